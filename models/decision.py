@@ -1,0 +1,69 @@
+"""Scores to decisions. Serving, evaluation and the gates all decide here.
+
+Scores are float32 probabilities in [0, 1], one a label, in the order of the labels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.errors import BadParameter
+from models.manifest import Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    label: str
+    probability: float
+    threshold: float
+
+
+def rank(scores: NDArray[np.float32]) -> NDArray[np.intp]:
+    """Indices of the labels `[..., C]` by falling score; equal scores keep the labels' order."""
+    return np.argsort(-scores, axis=-1, kind="stable")
+
+
+def above(
+    scores: NDArray[np.float32], thresholds: Sequence[float] | NDArray[np.float32] | float
+) -> NDArray[np.bool_]:
+    """Which labels are tags `[..., C]`: score ≥ threshold, compared in float32."""
+    return scores >= np.asarray(thresholds, np.float32)
+
+
+def classify(scores: NDArray[np.float32], manifest: Manifest, top_k: int) -> list[Prediction]:
+    """The `top_k` likeliest labels of one image, likeliest first. scores: `[C]`.
+
+    Raises BadParameter unless 1 ≤ top_k ≤ number of labels.
+    """
+    if not 1 <= top_k <= len(manifest.labels):
+        raise BadParameter(
+            f"top_k={top_k}: use 1 to {len(manifest.labels)}, the number of labels of"
+            f" {manifest.name}"
+        )
+    return [Prediction(manifest.labels[i], float(scores[i])) for i in rank(scores)[:top_k]]
+
+
+def tag(
+    scores: NDArray[np.float32], manifest: Manifest, threshold: float | None = None
+) -> list[Tag]:
+    """The labels one image has, likeliest first; none is an answer too. scores: `[C]`.
+
+    `threshold` in [0, 1] replaces every label's own; BadParameter outside.
+    """
+    if manifest.thresholds is None:
+        raise ValueError(f"{manifest.name} is single-label: it has no thresholds")
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise BadParameter(f"threshold={threshold}: use a number from 0 to 1")
+    thresholds = manifest.thresholds if threshold is None else [threshold] * len(scores)
+    tags = above(scores, thresholds)
+    return [
+        Tag(manifest.labels[i], float(scores[i]), thresholds[i]) for i in rank(scores) if tags[i]
+    ]

@@ -1,0 +1,151 @@
+"""What a bundle says about itself: `manifest.json`, read strictly and never changed in memory."""
+
+import re
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Task = Literal["single", "multi"]
+Precision = Literal["fp32", "fp16", "int8"]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+
+MANIFEST_FILE = "manifest.json"
+MODEL_FILE = "model.onnx"
+GOLDEN_SCORES_FILE = "golden/scores.json"
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Preprocess(Frozen):
+    """How bytes become the network's input; the rest is inside the graph."""
+
+    image_size_px: int = Field(ge=8, le=1024, description="side S of the square input")
+    crop_fraction: float = Field(
+        gt=0, le=1, description="side of the centred box / shorter side of the picture"
+    )
+
+
+class Tensors(Frozen):
+    """Names of the graph's tensors.
+
+    images: uint8 `[N, S, S, 3]`; scores: float32 `[N, C]`, probabilities; maps: float32
+    `[N, C, h, w]`, each position's own logits, or None where the head allows none.
+    """
+
+    images: str = "images"
+    scores: str = "scores"
+    maps: str | None = "maps"
+
+
+class Metric(Frozen):
+    """A measured figure and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Baseline(Frozen):
+    """What the model said on its validation images: the reference for drift."""
+
+    label_share: tuple[Probability, ...] = Field(
+        description="share of the images for which each label was predicted"
+    )
+    confidence_edges: tuple[float, ...] = Field(description="upper edges of the bins, ascending")
+    confidence_counts: tuple[int, ...] = Field(
+        description="images whose highest score is in the bin"
+    )
+
+    @model_validator(mode="after")
+    def _bins_match(self) -> Self:
+        if len(self.confidence_edges) != len(self.confidence_counts):
+            raise ValueError("confidence_edges and confidence_counts differ in length")
+        return self
+
+
+class Gate(Frozen):
+    """What the bytes-to-probability gate measured on one file of the network."""
+
+    tolerance: float = Field(gt=0, description="largest allowed difference of a score")
+    max_difference: float = Field(
+        ge=0, description="largest difference seen, golden and validation"
+    )
+    flips: int = Field(ge=0, description="decisions that changed, all within the tolerance")
+    metrics: dict[str, float] = Field(description="measured on ONNX Runtime, validation images")
+
+
+class Variant(Frozen):
+    """One file of the network, and what its gate measured."""
+
+    file: str
+    precision: Precision
+    gate: Gate
+
+
+class Provenance(Frozen):
+    """Where the model comes from."""
+
+    created: str = Field(description="UTC, ISO 8601")
+    git_commit: str | None
+    recipe: dict[str, Any] = Field(description="as resolved for the run")
+    data_fingerprint: Sha256 = Field(description="over the split: every image's hash and labels")
+    weights: str = Field(description="what the training started from")
+    weights_sha256: Sha256 | None
+    weights_licence: str
+    libraries: dict[str, str]
+
+
+class Manifest(Frozen):
+    """`manifest.json`. Unknown keys, other schema versions and contradictions are refused."""
+
+    schema_version: Literal[1] = 1
+    name: Name
+    version: int = Field(ge=1)
+    task: Task
+    labels: tuple[str, ...] = Field(min_length=1, description="in the order of the scores")
+    thresholds: tuple[Probability, ...] | None = Field(
+        description="multi-label: the score from which each label is a tag; single-label: None"
+    )
+    temperature: float = Field(gt=0, description="divides the logits, inside the graph")
+    preprocess: Preprocess
+    tensors: Tensors = Tensors()
+    opset: int = Field(ge=1)
+    variants: tuple[Variant, ...] = Field(min_length=1, description="the first is model.onnx, fp32")
+    metrics: dict[str, Metric]
+    baseline: Baseline
+    training_images: str = Field(
+        description="file of the training images' sha256, one a line: later comparisons skip them"
+    )
+    release: dict[str, Any] | None = Field(
+        default=None, description="what the release that published this version decided"
+    )
+    provenance: Provenance
+    files: dict[str, Sha256] = Field(description="sha256 of every file but this one, by path")
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        if len(set(self.labels)) != len(self.labels) or "" in self.labels:
+            raise ValueError("labels must be distinct and not empty")
+        if self.task == "single" and self.thresholds is not None:
+            raise ValueError("thresholds belong to multi-label models only")
+        if self.task == "multi" and len(self.thresholds or ()) != len(self.labels):
+            raise ValueError("a multi-label model needs one threshold a label")
+        if len(self.baseline.label_share) != len(self.labels):
+            raise ValueError("baseline.label_share needs one share a label")
+        if (self.variants[0].file, self.variants[0].precision) != (MODEL_FILE, "fp32"):
+            raise ValueError(f"the first variant must be {MODEL_FILE} in fp32")
+        needed = [v.file for v in self.variants] + [GOLDEN_SCORES_FILE, self.training_images]
+        if missing := [file for file in needed if file not in self.files]:
+            raise ValueError(f"files does not list {', '.join(missing)}")
+        for file in self.files:
+            path = PurePosixPath(file)
+            if str(path) != file or path.is_absolute() or ".." in path.parts:
+                raise ValueError(f"{file!r} is no relative path inside the bundle")
+            if not re.fullmatch(r"[\w./-]+", file, re.ASCII):
+                raise ValueError(f"{file!r} has characters other than letters, digits, . _ - /")
+        return self

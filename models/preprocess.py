@@ -1,0 +1,157 @@
+"""Bytes to the network's input: the one decoder of the project, for training and for serving.
+
+bytes -> format, limits -> upright RGB picture -> uint8 [S, S, 3]
+"""
+
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from models.errors import FormatUnsupported, ImageMissing, ImageTooLarge, ImageUndecodable
+from models.manifest import Preprocess
+
+MEGAPIXELS_MAX = 89.0  # Pillow itself warns of a decompression bomb just above
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {  # EXIF orientation -> the turn that undoes it
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def decode(
+    data: bytes, preprocess: Preprocess, megapixels_max: float = MEGAPIXELS_MAX
+) -> NDArray[np.uint8]:
+    """The network's input for one image file: uint8 `[S, S, 3]`, RGB.
+
+    One resample, bilinear with antialias, of the centred square box with side
+    `min(w, h) * crop_fraction`. Errors as in `load`.
+    """
+    size = preprocess.image_size_px
+    picture = load(data, size / preprocess.crop_fraction, megapixels_max)
+    side = min(picture.size) * preprocess.crop_fraction
+    left, top = (picture.width - side) / 2, (picture.height - side) / 2
+    box = (left, top, left + side, top + side)
+    return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR, box))
+
+
+def load(data: bytes, shorter_px: float, megapixels_max: float = MEGAPIXELS_MAX) -> Image.Image:
+    """The whole picture, upright, in mode RGB; alpha over white; first frame only.
+
+    A JPEG comes reduced by 2, 4 or 8 where its shorter side stays `shorter_px` or longer.
+    ICC profiles are not applied. 16-bit samples are divided by 257.
+
+    Raises ImageMissing (no bytes), FormatUnsupported (a known format that is neither JPEG, PNG
+    nor WebP), ImageTooLarge (more than `megapixels_max`, told by the header before any pixel is
+    decoded) and ImageUndecodable (anything else that is no complete picture).
+    """
+    image = _open(data, megapixels_max)
+    try:
+        return _picture(image, shorter_px)
+    except Exception as error:  # Pillow raises OSError, ValueError, SyntaxError, struct.error, …
+        if image.format in ("JPEG", "MPO") and (mended := _mend(data, shorter_px)):
+            return mended
+        raise ImageUndecodable(f"the {image.format} image is damaged or incomplete") from error
+
+
+def image_format(data: bytes) -> str:
+    """JPEG, PNG or WEBP, decided by the first bytes. Errors as in `load`."""
+    if not data:
+        raise ImageMissing("the image has no bytes")
+    if data[:3] == b"\xff\xd8\xff":
+        return "JPEG"
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        return "PNG"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    if other := _unsupported(data):
+        raise FormatUnsupported(f"the image is a {other}; send JPEG, PNG or WebP")
+    raise ImageUndecodable("the bytes are no JPEG, PNG or WebP image")
+
+
+def _unsupported(data: bytes) -> str | None:
+    if data[:6] in (b"GIF87a", b"GIF89a"):
+        return "GIF"
+    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return "TIFF"
+    if data[:2] == b"BM" and data[6:10] == b"\0\0\0\0":  # the reserved bytes; text has none
+        return "BMP"
+    if data[4:8] == b"ftyp":
+        brand = data[8:12]
+        if brand in (b"avif", b"avis"):
+            return "AVIF"
+        if brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"):
+            return "HEIC"
+    return None
+
+
+def _open(data: bytes, megapixels_max: float) -> Image.Image:
+    """The header only."""
+    name = image_format(data)
+    too_large = f"more than the limit of {megapixels_max:g} megapixels"
+    try:
+        image = Image.open(io.BytesIO(data), formats=[name])
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageTooLarge(f"the image has {too_large}") from error
+    except UnidentifiedImageError as error:
+        raise ImageUndecodable(f"the {name} image has no readable header") from error
+    except Exception as error:
+        raise ImageUndecodable(f"the {name} image is damaged") from error
+    width, height = image.size
+    if width * height > megapixels_max * 1e6:
+        raise ImageTooLarge(f"the image has {width} x {height} pixels, {too_large}")
+    return image
+
+
+def _picture(image: Image.Image, shorter_px: float) -> Image.Image:
+    if isinstance(image, ImageFile.ImageFile) and image.format in ("JPEG", "MPO"):
+        scale = next((s for s in (8, 4, 2) if min(image.size) >= s * shorter_px), 1)
+        if scale > 1:
+            image.draft(None, (image.width // scale, image.height // scale))
+    image.load()
+    turn = _UPRIGHT.get(_orientation(image))
+    picture = _rgb(image)
+    return picture if turn is None else picture.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+    except Exception:  # a damaged EXIF block says nothing; the pixels are still good
+        return 1
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        samples = np.asarray(image).astype(np.uint32)
+        return Image.fromarray(((samples + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        upper = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, upper).convert("RGB")
+    return image.convert("RGB")
+
+
+def _mend(data: bytes, shorter_px: float) -> Image.Image | None:
+    """The picture of a JPEG whose end marker is lost, or None where pixels are missing too.
+
+    The decoder fills missing pixels from whatever follows the data. So two different tails give
+    the same picture only if nothing was missing. A progressive JPEG could lack whole scans and
+    not show it: it is not mended.
+    """
+    whole = data.rstrip(b"\xff")  # half an end marker
+    tails = (b"\xff\xd9", b"\xaa\x55" * 64 + b"\xff\xd9")
+    try:
+        images = [Image.open(io.BytesIO(whole + tail), formats=["JPEG"]) for tail in tails]
+        if "progressive" in images[0].info:
+            return None
+        first, second = (_picture(image, shorter_px) for image in images)
+    except Exception:  # still not decodable
+        return None
+    return first if first.tobytes() == second.tobytes() else None

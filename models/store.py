@@ -1,0 +1,100 @@
+"""The store: `<root>/<name>/<version>/` bundles, and which version of each is released.
+
+`<root>/<name>/RELEASED` holds the number of the version that is served by default.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from models import bundle
+from models.errors import BundleError
+from models.manifest import MANIFEST_FILE, Manifest
+
+DEFAULT_ROOT = Path(__file__).parent / "bundles"
+RELEASED_FILE = "RELEASED"
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}", re.ASCII)
+_VERSION = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Store:
+    """All bundles below one folder. Errors are BundleError and name the valid choices."""
+
+    root: Path = DEFAULT_ROOT
+
+    def names(self) -> list[str]:
+        """Names that have at least one bundle, sorted."""
+        if not self.root.is_dir():
+            return []
+        found = (p.name for p in self.root.iterdir() if _NAME.fullmatch(p.name))
+        return sorted(name for name in found if self.versions(name))
+
+    def versions(self, name: str) -> list[int]:
+        """Complete versions of `name`, ascending; empty if there are none."""
+        folder = self._folder(name)
+        if not folder.is_dir():
+            return []
+        return sorted(
+            int(p.name)
+            for p in folder.iterdir()
+            if _VERSION.fullmatch(p.name) and (p / MANIFEST_FILE).is_file()
+        )
+
+    def released(self, name: str) -> int:
+        """The version of `name` that is served by default."""
+        versions = self._existing_versions(name)
+        file = self._folder(name) / RELEASED_FILE
+        try:
+            text = file.read_text(encoding="utf-8").strip()
+        except FileNotFoundError as error:
+            raise BundleError(f"{name} has versions, but none is released: {file}") from error
+        if not _VERSION.fullmatch(text) or int(text) not in versions:
+            raise BundleError(f"{file} says {text!r:.40}; versions of {name}: {_list(versions)}")
+        return int(text)
+
+    def path(self, reference: str) -> Path:
+        """The folder of `name` (its released version) or `name:version`."""
+        name, _, version = reference.partition(":")
+        if not _NAME.fullmatch(name) or (":" in reference and not _VERSION.fullmatch(version)):
+            raise BundleError(f"{reference!r:.80} is no model: use NAME or NAME:VERSION")
+        number = int(version) if version else self.released(name)
+        if number not in (versions := self._existing_versions(name)):
+            raise BundleError(f"{name} has no version {number}; it has {_list(versions)}")
+        return self._folder(name) / str(number)
+
+    def add(self, name: str, make: Callable[[int], tuple[Manifest, dict[str, bytes]]]) -> Path:
+        """Write the next version of `name` and return its folder.
+
+        `make(version)` gives the manifest and the files. The first bundle of a name is released
+        at once; later ones wait for `release`.
+        """
+        version = max(self.versions(name), default=0) + 1
+        path = self._folder(name) / str(version)
+        bundle.write(path, *make(version))
+        if version == 1:
+            self.release(name, version)
+        return path
+
+    def release(self, name: str, version: int) -> None:
+        """Make `version` the one that is served by default."""
+        if version not in (versions := self._existing_versions(name)):
+            raise BundleError(f"{name} has no version {version}; it has {_list(versions)}")
+        bundle.write_text_atomically(self._folder(name) / RELEASED_FILE, f"{version}\n")
+
+    def _folder(self, name: str) -> Path:
+        if not _NAME.fullmatch(name):
+            raise BundleError(
+                f"{name!r:.80} is no name: use 1 to 63 lower-case letters, digits, - and _"
+            )
+        return self.root / name
+
+    def _existing_versions(self, name: str) -> list[int]:
+        if versions := self.versions(name):
+            return versions
+        raise BundleError(f"no model {name} in {self.root}; there are: {_list(self.names())}")
+
+
+def _list(choices: list[str] | list[int]) -> str:
+    return ", ".join(str(choice) for choice in choices) or "none"
