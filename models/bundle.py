@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from models.errors import BundleError
-from models.manifest import MANIFEST_FILE, MODEL_FILE, Manifest
+from models.manifest import MANIFEST_FILE, MANIFEST_HASH_FILE, MODEL_FILE, Manifest
 
 UNFINISHED_PREFIX = ".unfinished-"
 
@@ -55,7 +55,9 @@ def write(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None:
     try:
         for name, data in files.items():
             _write_synced(unfinished / name, data)
-        _write_synced(unfinished / MANIFEST_FILE, manifest.model_dump_json(indent=2).encode())
+        text = manifest.model_dump_json(indent=2).encode()
+        _write_synced(unfinished / MANIFEST_HASH_FILE, _hash_line(text))
+        _write_synced(unfinished / MANIFEST_FILE, text)
         for folder, _, _ in os.walk(unfinished):
             sync_folder(Path(folder))
         unfinished.chmod(0o755)  # mkdtemp makes it private
@@ -73,13 +75,16 @@ def write(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None:
 def read(path: Path) -> Bundle:
     """Read and check the bundle in the folder `path`.
 
-    Raises BundleError, in one line that names the file, if the manifest is missing or invalid, or
-    any file is missing, changed or not listed.
+    Raises BundleError, in one line that names the file, if the manifest is missing, changed or
+    invalid, or any file is missing, changed, not listed or a symbolic link.
     """
     manifest = read_manifest(path)
-    present = {p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir()}
-    if strange := sorted(present - {MANIFEST_FILE} - set(manifest.files)):
-        raise BundleError(f"{path / strange[0]} is not listed in {MANIFEST_FILE}")
+    listed = {MANIFEST_FILE, MANIFEST_HASH_FILE, *manifest.files}
+    for file in sorted(path.rglob("*")):
+        if file.is_symlink():
+            raise BundleError(f"{file} is a symbolic link; a bundle holds its own files")
+        if not file.is_dir() and file.relative_to(path).as_posix() not in listed:
+            raise BundleError(f"{file} is not listed in {MANIFEST_FILE}")
     files = {}
     for name, expected in manifest.files.items():
         try:
@@ -95,21 +100,25 @@ def read_manifest(path: Path) -> Manifest:
     """The manifest of the bundle in the folder `path`, without reading the other files."""
     file = path / MANIFEST_FILE
     try:
-        return Manifest.model_validate_json(file.read_bytes())
+        text, hash_line = file.read_bytes(), (path / MANIFEST_HASH_FILE).read_bytes()
+        if hash_line != _hash_line(text):
+            raise BundleError(f"{file} was changed: its sha256 is not that in {MANIFEST_HASH_FILE}")
+        return Manifest.model_validate_json(text)
     except OSError as error:
-        raise BundleError(f"{path} is no bundle: {file} cannot be read") from error
+        raise BundleError(f"{path} is no bundle: {error.filename} cannot be read") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the text"
-        raise BundleError(f"{file} is invalid: {where}: {first['msg']}") from error
+        problem = " ".join(f"{where}: {first['msg']}".split())  # one line, whatever it quotes
+        raise BundleError(f"{file} is invalid: {problem}") from error
 
 
-def write_text_atomically(path: Path, text: str) -> None:
-    """Replace the file `path` by one holding `text`: readers see the old one or the new one."""
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace the file `path` by one holding `data`: readers see the old one or the new one."""
     handle, name = tempfile.mkstemp(prefix=UNFINISHED_PREFIX, dir=path.parent)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, 0o644)  # mkstemp makes it private
@@ -127,6 +136,11 @@ def sync_folder(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _hash_line(text: bytes) -> bytes:
+    """The content of `manifest.sha256`, as `sha256sum --check` reads it."""
+    return f"{sha256(text)}  {MANIFEST_FILE}\n".encode()
 
 
 def _write_synced(path: Path, data: bytes) -> None:

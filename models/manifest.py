@@ -13,6 +13,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
 MANIFEST_FILE = "manifest.json"
+MANIFEST_HASH_FILE = "manifest.sha256"
 MODEL_FILE = "model.onnx"
 GOLDEN_SCORES_FILE = "golden/scores.json"
 
@@ -125,7 +126,9 @@ class Manifest(Frozen):
         default=None, description="what the release that published this version decided"
     )
     provenance: Provenance
-    files: dict[str, Sha256] = Field(description="sha256 of every file but this one, by path")
+    files: dict[str, Sha256] = Field(
+        description="sha256 of every file but the manifest and its hash, by path"
+    )
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:

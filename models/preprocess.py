@@ -4,6 +4,7 @@ bytes -> format, limits -> upright RGB picture -> uint8 [S, S, 3]
 """
 
 import io
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,26 +35,43 @@ def decode(
     `min(w, h) * crop_fraction`. Errors as in `load`.
     """
     size = preprocess.image_size_px
-    picture = load(data, size / preprocess.crop_fraction, megapixels_max)
-    side = min(picture.size) * preprocess.crop_fraction
-    left, top = (picture.width - side) / 2, (picture.height - side) / 2
+    stored = _decoded(data, size / preprocess.crop_fraction, megapixels_max)
+    side = min(stored.width, stored.height) * preprocess.crop_fraction
+    left, top = (stored.width - side) / 2, (stored.height - side) / 2
     box = (left, top, left + side, top + side)
-    return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR, box))
+    square = stored.picture.resize((size, size), Image.Resampling.BILINEAR, box)
+    return np.asarray(_upright(square, stored.turn))  # a centred square may turn last
 
 
 def load(data: bytes, shorter_px: float, megapixels_max: float = MEGAPIXELS_MAX) -> Image.Image:
     """The whole picture, upright, in mode RGB; alpha over white; first frame only.
 
     A JPEG comes reduced by 2, 4 or 8 where its shorter side stays `shorter_px` or longer.
-    ICC profiles are not applied. 16-bit samples are divided by 257.
+    ICC profiles are not applied. 16-bit grey is divided by 257; of 16-bit colour Pillow keeps the
+    high byte, up to a level less.
 
     Raises ImageMissing (no bytes), FormatUnsupported (a known format that is neither JPEG, PNG
     nor WebP), ImageTooLarge (more than `megapixels_max`, told by the header before any pixel is
     decoded) and ImageUndecodable (anything else that is no complete picture).
     """
+    stored = _decoded(data, shorter_px, megapixels_max)
+    return _upright(stored.picture, stored.turn)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A picture as its file holds it: in RGB, but not yet turned."""
+
+    picture: Image.Image
+    width: float  # in pixels of `picture`; not whole where a reduced JPEG's last pixels stick out
+    height: float
+    turn: Image.Transpose | None
+
+
+def _decoded(data: bytes, shorter_px: float, megapixels_max: float) -> _Stored:
     image = _open(data, megapixels_max)
     try:
-        return _picture(image, shorter_px)
+        return _stored(image, shorter_px)
     except Exception as error:  # Pillow raises OSError, ValueError, SyntaxError, struct.error, …
         if image.format in ("JPEG", "MPO") and (mended := _mend(data, shorter_px)):
             return mended
@@ -109,14 +127,19 @@ def _open(data: bytes, megapixels_max: float) -> Image.Image:
     return image
 
 
-def _picture(image: Image.Image, shorter_px: float) -> Image.Image:
+def _stored(image: Image.Image, shorter_px: float) -> _Stored:
+    width, height = image.size
+    scale = 1
     if isinstance(image, ImageFile.ImageFile) and image.format in ("JPEG", "MPO"):
         scale = next((s for s in (8, 4, 2) if min(image.size) >= s * shorter_px), 1)
         if scale > 1:
             image.draft(None, (image.width // scale, image.height // scale))
     image.load()
     turn = _UPRIGHT.get(_orientation(image))
-    picture = _rgb(image)
+    return _Stored(_rgb(image), width / scale, height / scale, turn)
+
+
+def _upright(picture: Image.Image, turn: Image.Transpose | None) -> Image.Image:
     return picture if turn is None else picture.transpose(turn)
 
 
@@ -138,20 +161,22 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _mend(data: bytes, shorter_px: float) -> Image.Image | None:
+def _mend(data: bytes, shorter_px: float) -> _Stored | None:
     """The picture of a JPEG whose end marker is lost, or None where pixels are missing too.
 
     The decoder fills missing pixels from whatever follows the data. So two different tails give
-    the same picture only if nothing was missing. A progressive JPEG could lack whole scans and
-    not show it: it is not mended.
+    the same picture only if nothing was missing. A JPEG that is progressive, has a scan for each
+    colour or has restart markers could lack a whole part and not show it: it is not mended.
     """
+    scan = data.rfind(b"\xff\xda")  # its last start-of-scan marker
     whole = data.rstrip(b"\xff")  # half an end marker
     tails = (b"\xff\xd9", b"\xaa\x55" * 64 + b"\xff\xd9")
     try:
         images = [Image.open(io.BytesIO(whole + tail), formats=["JPEG"]) for tail in tails]
-        if "progressive" in images[0].info:
+        in_parts = b"\xff\xdd" in data[:scan] or data[scan + 4] != len(images[0].getbands())
+        if "progressive" in images[0].info or in_parts:
             return None
-        first, second = (_picture(image, shorter_px) for image in images)
+        first, second = (_stored(image, shorter_px) for image in images)
     except Exception:  # still not decodable
         return None
-    return first if first.tobytes() == second.tobytes() else None
+    return first if first.picture.tobytes() == second.picture.tobytes() else None

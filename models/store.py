@@ -33,21 +33,14 @@ class Store:
 
     def versions(self, name: str) -> list[int]:
         """Complete versions of `name`, ascending; empty if there are none."""
-        folder = self._folder(name)
-        if not folder.is_dir():
-            return []
-        return sorted(
-            int(p.name)
-            for p in folder.iterdir()
-            if _VERSION.fullmatch(p.name) and (p / MANIFEST_FILE).is_file()
-        )
+        return sorted(int(p.name) for p in self._taken(name) if (p / MANIFEST_FILE).is_file())
 
     def released(self, name: str) -> int:
         """The version of `name` that is served by default."""
         versions = self._existing_versions(name)
         file = self._folder(name) / RELEASED_FILE
         try:
-            text = file.read_text(encoding="utf-8").strip()
+            text = file.read_text(encoding="utf-8", errors="replace").strip()
         except FileNotFoundError as error:
             raise BundleError(f"{name} has versions, but none is released: {file}") from error
         if not _VERSION.fullmatch(text) or int(text) not in versions:
@@ -67,13 +60,20 @@ class Store:
     def add(self, name: str, make: Callable[[int], tuple[Manifest, dict[str, bytes]]]) -> Path:
         """Write the next version of `name` and return its folder.
 
-        `make(version)` gives the manifest and the files. The first bundle of a name is released
-        at once; later ones wait for `release`.
+        `make(version)` gives the manifest and the files; it is called again, with the next number,
+        where another process took this one meanwhile. The first bundle of a name is released at
+        once; later ones wait for `release`.
         """
-        version = max(self.versions(name), default=0) + 1
-        path = self._folder(name) / str(version)
-        bundle.write(path, *make(version))
-        if version == 1:
+        while True:
+            version = max((int(p.name) for p in self._taken(name)), default=0) + 1
+            path = self._folder(name) / str(version)
+            try:
+                bundle.write(path, *make(version))
+                break
+            except BundleError:
+                if not path.exists():
+                    raise
+        if not (self._folder(name) / RELEASED_FILE).exists():
             self.release(name, version)
         return path
 
@@ -81,7 +81,7 @@ class Store:
         """Make `version` the one that is served by default."""
         if version not in (versions := self._existing_versions(name)):
             raise BundleError(f"{name} has no version {version}; it has {_list(versions)}")
-        bundle.write_text_atomically(self._folder(name) / RELEASED_FILE, f"{version}\n")
+        bundle.write_atomically(self._folder(name) / RELEASED_FILE, f"{version}\n".encode())
 
     def _folder(self, name: str) -> Path:
         if not _NAME.fullmatch(name):
@@ -89,6 +89,12 @@ class Store:
                 f"{name!r:.80} is no name: use 1 to 63 lower-case letters, digits, - and _"
             )
         return self.root / name
+
+    def _taken(self, name: str) -> list[Path]:
+        """Everything that has a version's number for its name, complete or not."""
+        folder = self._folder(name)
+        paths = folder.iterdir() if folder.is_dir() else []
+        return [p for p in paths if _VERSION.fullmatch(p.name)]
 
     def _existing_versions(self, name: str) -> list[int]:
         if versions := self.versions(name):

@@ -1,0 +1,69 @@
+"""A small valid manifest and the files of its bundle."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from models.bundle import hashes, write
+from models.manifest import Manifest
+
+FILES: dict[str, bytes] = {
+    "model.onnx": b"the network",
+    "golden/baseline.jpg": b"a picture",
+    "golden/scores.json": json.dumps({"golden/baseline.jpg": [0.7, 0.2, 0.1]}).encode(),
+    "report.html": b"<p>fine</p>",
+    "training_images.txt": b"\n",
+}
+
+
+def values(files: Mapping[str, bytes] = FILES, **changes: Any) -> dict[str, Any]:
+    """A manifest as JSON would give it, before any check."""
+    gate = {"tolerance": 1e-4, "max_difference": 3e-6, "flips": 0, "metrics": {"error": 0.1}}
+    return {
+        "schema_version": 1,
+        "name": "pets",
+        "version": 1,
+        "task": "single",
+        "labels": ["cat", "dog", "emu"],
+        "thresholds": None,
+        "temperature": 1.25,
+        "preprocess": {"image_size_px": 24, "crop_fraction": 0.875},
+        "tensors": {"images": "images", "scores": "scores", "maps": None},
+        "opset": 20,
+        "variants": [{"file": "model.onnx", "precision": "fp32", "gate": gate}],
+        "metrics": {"error": {"value": 0.1, "low": 0.08, "high": 0.12}},
+        "baseline": {
+            "label_share": [0.5, 0.3, 0.2],
+            "confidence_edges": [0.5, 1.0],
+            "confidence_counts": [3, 7],
+        },
+        "training_images": "training_images.txt",
+        "release": None,
+        "provenance": {
+            "created": "2030-01-01T00:00:00Z",
+            "git_commit": None,
+            "recipe": {"lr": 0.003, "epochs": 3},
+            "data_fingerprint": "0" * 64,
+            "weights": "none",
+            "weights_sha256": None,
+            "weights_licence": "none",
+            "libraries": {"numpy": "2"},
+        },
+        "files": hashes(files),
+    } | changes
+
+
+def multi(**changes: Any) -> dict[str, Any]:
+    """What makes the manifest a multi-label one."""
+    return {"task": "multi", "thresholds": [0.5, 0.25, 0.75]} | changes
+
+
+def manifest(files: Mapping[str, bytes] = FILES, **changes: Any) -> Manifest:
+    return Manifest.model_validate(values(files, **changes))
+
+
+def written(path: Path, files: Mapping[str, bytes] = FILES, **changes: Any) -> Path:
+    """The folder of a bundle that was just written."""
+    write(path, manifest(files, **changes), files)
+    return path

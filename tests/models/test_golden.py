@@ -1,0 +1,238 @@
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from models.bundle import Bundle, hashes
+from models.errors import GateError
+from models.golden import Agreement, Runner, check, compare, forms, inputs, scores_file
+from models.manifest import Manifest
+from models.preprocess import decode, load
+from tests.models.bundles import FILES, manifest, multi
+from tests.models.pictures import encoded
+from tests.models.reference import drawn
+
+PICTURES = [
+    encoded(drawn(500, 400), "JPEG", quality=95),
+    encoded(drawn(300, 420)[:, ::-1], "PNG"),
+    encoded(255 - drawn(90, 60), "WEBP", quality=95),
+]
+TOLERANCE = 1e-4
+
+
+def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """A network: the softmax of the mean colours of one corner."""
+    assert images.dtype == np.uint8
+    logits = images[:, :12, :12].mean(axis=(1, 2), dtype=np.float64) / 40
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
+
+
+def bundle_of(one: Manifest, files: dict[str, bytes], scores: NDArray[np.float32]) -> Bundle:
+    content = FILES | files | {"golden/scores.json": scores_file(list(files), scores)}
+    listed = one.model_copy(update={"files": hashes(content)})
+    return Bundle(Path("pets/1"), listed, content)
+
+
+@pytest.fixture(scope="module")
+def files() -> dict[str, bytes]:
+    return forms(PICTURES)
+
+
+@pytest.fixture(scope="module")
+def bundle(files: dict[str, bytes]) -> Bundle:
+    return bundle_of(manifest(), files, run(inputs(files, manifest().preprocess)))
+
+
+# Forms
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "mode"),
+    [
+        ("baseline.jpg", "JPEG", "RGB"),
+        ("progressive.jpg", "JPEG", "RGB"),
+        ("exif-turned.jpg", "JPEG", "RGB"),
+        ("cmyk.jpg", "JPEG", "CMYK"),
+        ("grey.jpg", "JPEG", "L"),
+        ("png-named.jpg", "PNG", "RGB"),
+        ("palette.png", "PNG", "P"),
+        ("sixteen-bit.png", "PNG", "I;16"),
+        ("transparent.png", "PNG", "RGBA"),
+        ("lossy.webp", "WEBP", "RGB"),
+    ],
+)
+def test_each_form_is_what_its_name_says(
+    name: str, form: str, mode: str, files: dict[str, bytes]
+) -> None:
+    image = Image.open(io.BytesIO(files[f"golden/{name}"]))
+    assert (image.format, image.mode) == (form, mode)
+    assert ("progressive" in image.info) == (name == "progressive.jpg")
+    assert image.getexif().get(0x0112, 1) == (6 if name == "exif-turned.jpg" else 1)
+    assert image.has_transparency_data == (name in ("palette.png", "transparent.png"))
+
+
+def test_there_is_no_other_form(files: dict[str, bytes]) -> None:
+    assert len(files) == 10
+    assert all(name.startswith("golden/") for name in files)
+
+
+def test_the_pictures_take_turns_and_shrink_to_384(files: dict[str, bytes]) -> None:
+    sizes = [load(data, 1e9).size for data in files.values()]
+    assert sizes == [(384, 307), (274, 384), (90, 60)] * 3 + [(384, 307)]
+
+
+def test_one_picture_is_enough_and_its_forms_in_full_colour_still_show_it() -> None:
+    preprocess = manifest().preprocess
+    expected = decode(PICTURES[0], preprocess).astype(int)
+    for name, data in forms(PICTURES[:1]).items():
+        if not name.endswith(("grey.jpg", "sixteen-bit.png", "transparent.png", "palette.png")):
+            assert np.abs(decode(data, preprocess) - expected).mean() < 6, name
+
+
+def test_sixteen_bit_samples_use_the_full_range(files: dict[str, bytes]) -> None:
+    samples = np.asarray(Image.open(io.BytesIO(files["golden/sixteen-bit.png"])))
+    assert samples.max() > 40000
+
+
+def test_opacity_reaches_from_nearly_none_to_full(files: dict[str, bytes]) -> None:
+    alpha = np.asarray(Image.open(io.BytesIO(files["golden/transparent.png"])))[:, :, 3]
+    assert alpha.min() <= 2
+    assert alpha.max() >= 250
+
+
+# Scores
+
+
+def test_scores_come_back_from_the_file_to_the_last_bit() -> None:
+    scores = np.random.default_rng(0).random((4, 37), np.float32)
+    scores[0, :3] = [0.0, 1.0, float(np.finfo(np.float32).tiny)]
+    names = ["golden/a", "golden/b", "golden/c", "golden/d"]
+    table = json.loads(scores_file(names, scores))
+    assert list(table) == names
+    assert np.array(list(table.values()), np.float32).tobytes() == scores.tobytes()
+
+
+def test_a_name_without_scores_is_refused() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        scores_file(["golden/a", "golden/b"], np.zeros((1, 3), np.float32))
+
+
+def test_the_right_runner_passes_alone_and_in_a_batch(bundle: Bundle) -> None:
+    sizes = []
+
+    def recorded(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        sizes.append(images.shape)
+        return run(images)
+
+    assert check(bundle, recorded, TOLERANCE) == Agreement(0.0, 0)
+    assert sizes == [(1, 24, 24, 3)] * 10 + [(10, 24, 24, 3)]
+
+
+def only_in_a_batch(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return run(images) if len(images) > 1 else run(images) * np.float32(0.9)
+
+
+def only_alone(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return run(images) if len(images) == 1 else run(images)[::-1]
+
+
+def one_bad_label(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    scores = run(images)
+    scores[-1, 1] += np.float32(2e-4)
+    return scores
+
+
+def not_a_number(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    scores = run(images)
+    scores[-1, 2] = np.nan
+    return scores
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda images: run(images)[:, [1, 0, 2]],
+        lambda images: run(images) * np.float32(1.001),
+        lambda images: run(images[:, :, :, ::-1]),
+        lambda images: run(images[:, ::-1]),
+        lambda images: np.full((len(images), 3), 1 / 3, np.float32),
+        only_in_a_batch,
+        only_alone,
+        one_bad_label,
+        not_a_number,
+    ],
+    ids=[
+        *("labels swapped", "scaled", "BGR", "upside down", "constant", "only in a batch"),
+        *("only alone", "one bad label", "NaN"),
+    ],
+)
+def test_a_wrong_runner_is_refused_and_the_label_named(wrong: Runner, bundle: Bundle) -> None:
+    message = r"scores differ by \S+, more than 0\.0001: image \d, label '(cat|dog|emu)'"
+    with pytest.raises(GateError, match=message) as caught:
+        check(bundle, wrong, TOLERANCE)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda images: run(images)[:, :2],
+        lambda images: np.concatenate([run(images), run(images)[:, :1]], axis=1),
+        lambda images: run(images)[:1],
+        lambda images: run(images)[0],
+        lambda images: run(images)[:, None],
+        lambda images: run(images) if len(images) == 1 else run(images).ravel(),
+    ],
+    ids=["label missing", "label too many", "first only", "no batch", "an axis more", "flat batch"],
+)
+def test_scores_of_another_shape_are_refused(wrong: Runner, bundle: Bundle) -> None:
+    with pytest.raises(GateError, match=r"scores have the shape \(.*\), not \(10, 3\)"):
+        check(bundle, wrong, TOLERANCE)
+
+
+def test_a_changed_preprocessing_is_noticed(bundle: Bundle) -> None:
+    preprocess = bundle.manifest.preprocess.model_copy(update={"crop_fraction": 1.0})
+    other = bundle.manifest.model_copy(update={"preprocess": preprocess})
+    with pytest.raises(GateError, match="scores differ"):
+        check(Bundle(bundle.path, other, bundle.files), run, TOLERANCE)
+
+
+def test_a_difference_within_the_tolerance_passes_and_is_reported(bundle: Bundle) -> None:
+    off = np.float32(3e-5)
+    agreement = check(bundle, lambda images: run(images) + off, TOLERANCE)
+    assert agreement.max_difference == pytest.approx(3e-5, rel=0.01)
+    with pytest.raises(GateError, match=r"more than 2e-05"):
+        check(bundle, lambda images: run(images) + off, 2e-5)
+
+
+def test_a_small_difference_that_changes_the_first_label_is_counted() -> None:
+    expected = np.array([[0.4, 0.40001, 0.2], [0.1, 0.8, 0.1]], np.float32)
+    got = np.array([[0.40001, 0.4, 0.2], [0.1, 0.8, 0.1]], np.float32)
+    agreement = compare(expected, got, manifest(), TOLERANCE)
+    assert agreement.flips == 1
+    assert compare(expected, expected, manifest(), TOLERANCE) == Agreement(0.0, 0)
+
+
+def test_each_label_that_crosses_its_threshold_is_counted() -> None:
+    one = manifest(**multi(thresholds=[0.5, 0.25, 0.75]))
+    expected = np.array([[0.5, 0.25, 0.75], [0.1, 0.2, 0.3]], np.float32)
+    got = expected - np.float32(1e-5)
+    assert compare(expected, got, one, TOLERANCE).flips == 3
+
+
+def test_flips_of_both_batch_sizes_add_up(files: dict[str, bytes]) -> None:
+    scores = run(inputs(files, manifest().preprocess))
+    tied = scores.copy()
+    tied[0] = [0.4, 0.40001, 0.2]
+
+    def other(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        found = run(images)
+        found[np.all(np.isclose(found, scores[0], atol=1e-6), axis=1)] = [0.40001, 0.4, 0.2]
+        return found
+
+    assert check(bundle_of(manifest(), files, tied), other, TOLERANCE).flips == 2

@@ -1,0 +1,144 @@
+import json
+import math
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from models.manifest import Baseline, Manifest, Preprocess
+from tests.models.bundles import FILES, manifest, multi, values
+
+
+def test_json_gives_the_same_manifest_back() -> None:
+    for one in (manifest(), manifest(**multi()), manifest(release={"p": 0.01, "worse": ["cat"]})):
+        assert Manifest.model_validate_json(one.model_dump_json()) == one
+
+
+def test_labels_keep_their_order_and_any_script() -> None:
+    labels = ["zebra", "Ärger", "犬 🐕"]
+    text = manifest(labels=labels).model_dump_json()
+    assert Manifest.model_validate_json(text).labels == tuple(labels)
+
+
+@pytest.mark.parametrize("schema_version", [0, 2, "two", None])
+def test_another_schema_version_is_refused(schema_version: object) -> None:
+    with pytest.raises(ValidationError, match="schema_version"):
+        manifest(schema_version=schema_version)
+
+
+@pytest.mark.parametrize(
+    "where",
+    ["", "preprocess", "tensors", "baseline", "provenance", "variants.0", "variants.0.gate"],
+)
+def test_an_unknown_key_is_refused_at_every_depth(where: str) -> None:
+    raw: Any = values()
+    found = raw
+    for part in where.split("."):
+        found = found[int(part)] if part.isdigit() else found[part] if part else found
+    found["colour"] = "blue"
+    with pytest.raises(ValidationError, match=r"colour\n +Extra inputs"):
+        Manifest.model_validate(raw)
+
+
+@pytest.mark.parametrize("key", [key for key in values() if key not in ("tensors", "release")])
+def test_a_missing_key_is_refused(key: str) -> None:
+    raw = values()
+    del raw[key]
+    if key == "schema_version":
+        assert Manifest.model_validate(raw).schema_version == 1  # code need not repeat it
+    else:
+        with pytest.raises(ValidationError, match=f"{key}\n +Field required"):
+            Manifest.model_validate(raw)
+
+
+def test_a_manifest_does_not_change_in_memory() -> None:
+    one = manifest()
+    with pytest.raises(ValidationError, match="frozen"):
+        one.version = 2
+    with pytest.raises(ValidationError, match="frozen"):
+        one.preprocess.crop_fraction = 1.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "Pets"}, "name"),
+        ({"name": "pets\n"}, "name"),
+        ({"name": "../pets"}, "name"),
+        ({"name": "p" * 64}, "name"),
+        ({"version": 0}, "version"),
+        ({"task": "both"}, "'single' or 'multi'"),
+        ({"labels": []}, "labels"),
+        ({"labels": ["cat", "dog", "cat"]}, "labels must be distinct"),
+        ({"labels": ["cat", "dog", ""]}, "labels must be distinct and not empty"),
+        ({"labels": ["cat", "dog"]}, "one share a label"),
+        ({"thresholds": [0.5, 0.5, 0.5]}, "multi-label models only"),
+        (multi(thresholds=None), "one threshold a label"),
+        (multi(thresholds=[0.5, 0.5]), "one threshold a label"),
+        (multi(thresholds=[0.5, 0.5, 1.01]), r"thresholds\.2"),
+        (multi(thresholds=[0.5, math.nan, 0.5]), r"thresholds\.1"),
+        ({"temperature": 0.0}, "temperature"),
+        ({"temperature": math.inf}, "temperature"),
+        ({"preprocess": {"image_size_px": 7, "crop_fraction": 1}}, "image_size_px"),
+        ({"preprocess": {"image_size_px": 2048, "crop_fraction": 1}}, "image_size_px"),
+        ({"preprocess": {"image_size_px": 224, "crop_fraction": 0}}, "crop_fraction"),
+        ({"preprocess": {"image_size_px": 224, "crop_fraction": 1.1}}, "crop_fraction"),
+        ({"metrics": {"error": {"value": math.nan, "low": 0, "high": 1}}}, "finite"),
+        ({"variants": []}, "variants"),
+        ({"training_images": "other.txt"}, "files does not list other.txt"),
+        ({"files": {}}, "files does not list model.onnx, golden/scores.json"),
+        ({"files": values()["files"] | {"report.html": "0" * 63}}, r"files\.`report\.html`"),
+    ],
+)
+def test_a_manifest_that_makes_no_sense_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Manifest.model_validate(values() | changes)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("../model.onnx", "golden/../../x", "/etc/passwd", "./report.html", "golden//x"),
+        *("golden/", "", "a\nb", "a b", "C:\\x", "golden\\x", "ä.jpg", "a\0b", ".."),
+    ],
+)
+def test_a_path_that_leaves_the_bundle_or_is_odd_is_refused(path: str) -> None:
+    with pytest.raises(ValidationError, match=r"no relative path|has characters"):
+        manifest(FILES | {path: b""})
+
+
+@pytest.mark.parametrize(
+    ("file", "precision"), [("model.fp16.onnx", "fp32"), ("model.onnx", "fp16")]
+)
+def test_the_first_variant_is_the_fp32_network(file: str, precision: str) -> None:
+    files = FILES | {"model.fp16.onnx": b"half"}
+    variant = values()["variants"][0]
+    other = variant | {"file": "model.fp16.onnx", "precision": "fp16"}
+    assert manifest(files, variants=[variant, other]).variants[1].precision == "fp16"
+    with pytest.raises(ValidationError, match=r"first variant must be model\.onnx in fp32"):
+        manifest(files, variants=[variant | {"file": file, "precision": precision}])
+
+
+def test_a_variant_whose_file_is_not_listed_is_refused() -> None:
+    variant = values()["variants"][0]
+    other = variant | {"file": "model.int8.onnx", "precision": "int8"}
+    with pytest.raises(ValidationError, match=r"files does not list model\.int8\.onnx"):
+        manifest(variants=[variant, other])
+
+
+def test_bins_of_the_baseline_must_match() -> None:
+    with pytest.raises(ValidationError, match="differ in length"):
+        Baseline(label_share=(1.0,), confidence_edges=(0.5, 1.0), confidence_counts=(1,))
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_numbers_that_are_not_finite_are_refused_in_json_too(number: str) -> None:
+    text = json.dumps(values()).replace("1.25", number)
+    with pytest.raises(ValidationError, match="temperature"):
+        Manifest.model_validate_json(text)
+
+
+def test_preprocess_accepts_its_whole_range() -> None:
+    for size in (8, 1024):
+        for fraction in (1e-3, 1.0):
+            assert Preprocess(image_size_px=size, crop_fraction=fraction).image_size_px == size
