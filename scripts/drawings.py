@@ -1,0 +1,124 @@
+"""Draws data sets: shapes on busy backgrounds, for the demonstration and the tests.
+
+python -m scripts.drawings FOLDER
+"""
+
+import csv
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+SHAPES = ("circle", "cross", "ring", "square", "star", "triangle")
+_OVERSAMPLING = 2  # drawn larger and reduced, for smooth edges
+
+
+def single_label(folder: Path, images_per_shape: int, seed: int) -> None:
+    """One folder a shape, each with pictures of it."""
+    random = np.random.default_rng(seed)
+    for shape in SHAPES:
+        (folder / shape).mkdir(parents=True, exist_ok=True)
+        for number in range(images_per_shape):
+            picture([shape], random).save(folder / shape / f"{number:04}.jpg", quality=90)
+
+
+def multi_label(folder: Path, images: int, seed: int) -> None:
+    """Pictures of none to three different shapes, and `labels.csv` (fname, labels)."""
+    random = np.random.default_rng(seed)
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    with (folder / "labels.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["fname", "labels"])
+        for number in range(images):
+            count = random.choice(4, p=[0.1, 0.3, 0.3, 0.3])
+            shapes = sorted(random.choice(SHAPES, count, replace=False).tolist())
+            picture(shapes, random).save(folder / "images" / f"{number:04}.jpg", quality=90)
+            writer.writerow([f"{number:04}.jpg", " ".join(shapes)])
+
+
+def picture(shapes: Sequence[str], random: np.random.Generator) -> Image.Image:
+    """A picture of 96 to 104 × 96 pixels with each of the shapes once, side by side."""
+    width, height = int(random.integers(96, 105)) * _OVERSAMPLING, 96 * _OVERSAMPLING
+    image = _background(width, height, random)
+    draw = ImageDraw.Draw(image)
+    slots = random.permutation(max(len(shapes), 1))
+    for shape, slot in zip(shapes, slots, strict=False):
+        room = width / len(slots)
+        radius = min(room, height) * random.uniform(0.3, 0.45)
+        x = room * slot + random.uniform(radius, max(radius, room - radius))
+        y = random.uniform(radius, height - radius)
+        colour = tuple(random.integers(0, 256, 3).tolist())
+        _shape(draw, shape, x, y, radius, random.uniform(0, 2 * math.pi), colour)
+    return image.resize((width // _OVERSAMPLING, height // _OVERSAMPLING), Image.Resampling.BOX)
+
+
+def _background(width: int, height: int, random: np.random.Generator) -> Image.Image:
+    patches = random.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    image = Image.fromarray(patches).resize((width, height), Image.Resampling.BICUBIC)
+    draw = ImageDraw.Draw(image)
+    for _ in range(12):
+        ends = random.uniform(0, 1, (2, 2)) * (width, height)
+        colour = tuple(random.integers(0, 256, 3).tolist())
+        draw.line([*ends[0], *ends[1]], colour, int(random.integers(1, 5)))
+    return image
+
+
+def _shape(
+    draw: ImageDraw.ImageDraw,
+    shape: str,
+    x: float,
+    y: float,
+    radius: float,
+    angle: float,
+    colour: tuple[int, ...],
+) -> None:
+    """One shape inside the circle of `radius` around (x, y), turned by `angle`, with an edge."""
+    edge = 255 if sum(colour) < 384 else 0
+    options = {"outline": (edge, edge, edge), "width": 2 * _OVERSAMPLING}
+    box = (x - radius, y - radius, x + radius, y + radius)
+    if shape == "circle":
+        draw.ellipse(box, colour, **options)
+    elif shape == "ring":
+        draw.ellipse(box, None, outline=colour, width=int(radius / 3))
+    else:
+        corners = [
+            (x + radius * r * math.cos(angle + a), y + radius * r * math.sin(angle + a))
+            for r, a in _CORNERS[shape]
+        ]
+        draw.polygon(corners, colour, **options)
+
+
+def _alternating(points: int, inner: float) -> list[tuple[float, float]]:
+    """Corners (radius, angle) of a star."""
+    return [
+        (inner if corner % 2 else 1.0, math.pi * corner / points) for corner in range(2 * points)
+    ]
+
+
+def _regular(corners: int) -> list[tuple[float, float]]:
+    return [(1.0, 2 * math.pi * corner / corners) for corner in range(corners)]
+
+
+_ARM = 0.18  # half the width of a cross's arm, as an angle at the rim (radians) and a share
+_CORNERS: dict[str, list[tuple[float, float]]] = {
+    "triangle": _regular(3),
+    "square": _regular(4),
+    "star": _alternating(5, 0.4),
+    "cross": [
+        corner
+        for arm in range(4)
+        for corner in (
+            (1.0, arm * math.pi / 2 - _ARM),
+            (1.0, arm * math.pi / 2 + _ARM),
+            (math.sqrt(2) * math.sin(_ARM), arm * math.pi / 2 + math.pi / 4),
+        )
+    ],
+}
+
+
+if __name__ == "__main__":
+    single_label(Path(sys.argv[1]) / "shapes", 200, seed=1)
+    multi_label(Path(sys.argv[1]) / "scenes", 1200, seed=2)

@@ -1,0 +1,77 @@
+"""Logits to probabilities that mean what they say, and a threshold for each label."""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import expit, log_softmax, softmax
+
+from models.decision import above
+from models.manifest import Task
+
+Logits = NDArray[np.float32]
+Targets = NDArray[np.bool_]
+_FOLDS = 5
+_TEMPERATURES = (0.05, 20.0)
+
+
+def probabilities(logits: Logits, task: Task, temperature: float) -> NDArray[np.float32]:
+    """Scores `[N, C]`: softmax or sigmoid of logits / temperature."""
+    scaled = logits.astype(np.float64) / temperature
+    scores = softmax(scaled, axis=1) if task == "single" else expit(scaled)
+    return np.asarray(scores, np.float32)
+
+
+def fit_temperature(logits: Logits, targets: Targets, task: Task) -> float:
+    """The temperature with the least negative log-likelihood (Guo et al., 2017).
+
+    targets: `[N, C]`; for single-label one True a row.
+    """
+
+    def loss(log_temperature: float) -> float:
+        scaled = logits.astype(np.float64) / np.exp(log_temperature)
+        if task == "single":
+            return float(-log_softmax(scaled, axis=1)[targets].mean())
+        return float((np.logaddexp(0, scaled) - scaled * targets).mean())
+
+    bounds = tuple(np.log(_TEMPERATURES))
+    return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))
+
+
+def fit_thresholds(scores: NDArray[np.float32], targets: Targets) -> tuple[float, ...]:
+    """For each label the threshold with the best F1, half-way between two scores.
+
+    A label that no image has gets 0.5.
+    """
+    thresholds = []
+    for column, truth in zip(scores.T, targets.T, strict=True):
+        order = np.argsort(-column, kind="stable")
+        f1 = 2 * np.cumsum(truth[order]) / (np.arange(1, len(column) + 1) + truth.sum())
+        ranked = np.append(column[order], 0)
+        f1[ranked[:-1] == ranked[1:]] = 0  # equal scores cannot be told apart
+        best = int(np.argmax(f1))
+        middle = (float(ranked[best]) + float(ranked[best + 1])) / 2
+        thresholds.append(round(middle, 6) if truth.any() else 0.5)
+    return tuple(thresholds)
+
+
+def cross_fitted(
+    logits: Logits, targets: Targets, task: Task
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Scores and tags `[N, C]`, each image's from a fit that did not see it (five folds).
+
+    Single-label tags are empty: it has no thresholds.
+    """
+    folds = np.random.default_rng(0).permutation(len(logits)) % min(_FOLDS, len(logits))
+    scores = np.empty(logits.shape, np.float32)
+    tags = np.zeros(logits.shape, np.bool_)
+    for fold in np.unique(folds):
+        held_out, seen = folds == fold, folds != fold
+        if not seen.any():  # one image in all: nothing to fit on
+            seen = held_out
+        temperature = fit_temperature(logits[seen], targets[seen], task)
+        scores[held_out] = probabilities(logits[held_out], task, temperature)
+        if task == "multi":
+            fitted = probabilities(logits[seen], task, temperature)
+            thresholds = fit_thresholds(fitted, targets[seen])
+            tags[held_out] = above(scores[held_out], thresholds)
+    return scores, tags

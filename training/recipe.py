@@ -1,0 +1,114 @@
+"""How a run is made: every option, validated once, kept in the run as it was resolved."""
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from models.errors import RecipeError
+from models.manifest import Frozen, Task
+
+Arch = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
+Device = Literal["auto", "cuda", "cpu"]
+
+
+class Recipe(Frozen):
+    """The options of `train`; a TOML file given with `--recipe` has the same names."""
+
+    data: str = Field(description="folder of class folders, CSV, or Oxford-IIIT Pet folder")
+    pattern: str | None = Field(
+        None, description="regular expression on the file name; group 1 is the label"
+    )
+    images: str | None = Field(None, description="folder that a CSV's file names are relative to")
+    task: Task | None = Field(None, description="single or multi; left out: told by the data")
+    valid: float = Field(0.2, gt=0, lt=1, description="share held out where no split is given")
+    seed: int = Field(42, ge=0, description="seed of the split and of the training")
+
+    arch: Arch = Field("resnet18", description="resnet18, 34, 50, 101 or 152")
+    weights: str = Field(
+        "imagenet", description="imagenet (torchvision's), none, or a .pth or .safetensors file"
+    )
+    image_size: int = Field(224, ge=32, le=1024, description="side of the square input, pixels")
+    crop_fraction: float = Field(
+        1.0, gt=0, le=1, description="evaluation: centred box / shorter side"
+    )
+
+    epochs: int = Field(5, ge=0, description="epochs of the whole network")
+    freeze_epochs: int = Field(1, ge=0, description="epochs of the head alone, first")
+    lr: str = Field(
+        "2e-3",
+        description="peak rate of the head alone; afterwards half of it, falling to a hundredth"
+        " at the stem. Or STEM:HEAD for the rates of the whole network",
+    )
+    batch_size: int = Field(64, ge=2, description="images a step")
+    weight_decay: float = Field(0.05, ge=0, description="of AdamW; none on norms and biases")
+
+    flip: float = Field(0.5, ge=0, le=1, description="probability of a mirrored image")
+    rotation: float = Field(10.0, ge=0, le=180, description="largest turn, degrees")
+    scale: float = Field(0.5, gt=0, le=1, description="smallest share of the area in a crop")
+    warp: float = Field(0.1, ge=0, le=0.5, description="strength of the perspective")
+    light: float = Field(0.2, ge=0, lt=1, description="strength of brightness and contrast")
+
+    device: Device = Field("auto", description="auto (cuda where there is one), cuda or cpu")
+
+    @field_validator("lr")
+    @classmethod
+    def _rates_are_positive(cls, text: str) -> str:
+        try:
+            rates = [float(part) for part in text.split(":")]
+        except ValueError:
+            rates = []
+        if not 1 <= len(rates) <= 2 or not all(0 < rate < float("inf") for rate in rates):
+            raise ValueError("use a positive number, or STEM:HEAD as in 1e-6:1e-4")
+        return text
+
+    @model_validator(mode="after")
+    def _trains_at_all(self) -> Self:
+        if self.epochs + self.freeze_epochs == 0:
+            raise ValueError("epochs and freeze_epochs are both 0: nothing would be trained")
+        return self
+
+    @property
+    def head_rate(self) -> float:
+        """Peak rate of the head while the rest is frozen."""
+        return float(self.lr.split(":")[-1])
+
+    @property
+    def whole_rates(self) -> tuple[float, float]:
+        """Peak rates (stem, head) of the whole network; fastai's `fine_tune` does the same."""
+        stem, colon, head = self.lr.partition(":")
+        return (float(stem), float(head)) if colon else (float(stem) / 200, float(stem) / 2)
+
+
+def resolve(options: dict[str, Any], file: Path | None = None) -> Recipe:
+    """The recipe of a TOML file, overridden by `options`; RecipeError names what is wrong."""
+    from_file: dict[str, Any] = {}
+    if file is not None:
+        try:
+            from_file = tomllib.loads(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise RecipeError(f"{file} is no readable TOML: {error}") from error
+    try:
+        return Recipe.model_validate({**from_file, **options})
+    except ValidationError as error:
+        raise RecipeError("; ".join(map(_explain, error.errors()))) from error
+
+
+def pick_device(device: Device) -> torch.device:
+    """The device that `auto`, `cuda` or `cpu` stands for; RecipeError if there is no CUDA."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise RecipeError("--device cuda: torch finds no usable NVIDIA GPU; use auto or cpu")
+    name = "cuda" if device == "auto" and torch.cuda.is_available() else device
+    return torch.device("cpu" if name == "auto" else name)
+
+
+def _explain(problem: Any) -> str:
+    name = ".".join(str(part) for part in problem["loc"]) or "recipe"
+    if problem["type"] == "extra_forbidden":
+        return f"{name} is no option; there are: {', '.join(Recipe.model_fields)}"
+    if problem["type"] == "missing":
+        return f"{name} is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{name}={problem['input']!r}: {message}" if problem["loc"] else message
