@@ -1,0 +1,1 @@
+"""Runs bundles: an HTTP service on BentoML and ONNX Runtime. Never imports torch."""

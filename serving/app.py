@@ -1,0 +1,123 @@
+"""The ASGI application: every request routed, timed and counted, every error a problem.
+
+It is all that the network reaches; BentoML starts it (`serving/service.py`).
+"""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from time import perf_counter
+from types import FrameType
+from typing import Any
+
+from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.routing import Mount, Router
+from starlette.staticfiles import StaticFiles
+from starlette.types import Message, Receive, Scope, Send
+
+from serving.cores import cpu_cores
+from serving.endpoints import Endpoints
+from serving.keys import Keys
+from serving.metrics import Metrics
+from serving.prediction import Predictor
+from serving.problems import as_problem, respond
+from serving.registry import Registry
+from serving.settings import Settings, read_api_keys
+
+ASSETS = "static_content"  # Swagger UI, in BentoML's wheel
+CLIENT_LEFT = 499  # nobody sees it; it keeps such requests apart in the metrics
+
+
+class Application:
+    """One worker's application. Loading starts with it and never stops it from answering."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        metrics_folder: Path,
+        schema: dict[str, Any],
+        worker: int = 0,
+        workers: int = 1,
+    ) -> None:
+        """worker: 0 to `workers` - 1. schema: what BentoML's client wants to know.
+
+        Raises SettingsError for an unusable file of API keys.
+        """
+        cores = max(1, cpu_cores() // workers)
+        self._settings = settings
+        self._metrics = Metrics(metrics_folder)
+        self._registry = Registry(settings, self._metrics, cores, worker)
+        self._predictor = Predictor(settings, self._registry, self._metrics, cores)
+        keys = Keys(read_api_keys(settings.api_keys_file))
+        endpoints = Endpoints(
+            settings, keys, self._registry, self._predictor, self._metrics, schema
+        )
+        routes = endpoints.routes()
+        self._endpoints = {route.path: route.name for route in routes}
+        assets = Mount("/docs", StaticFiles(packages=[("bentoml._internal.server", ASSETS)]))
+        self._router = Router([*routes, assets], redirect_slashes=False, lifespan=self._lifespan)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        state = scope.setdefault("state", {})
+        scope["app"] = self  # so that Starlette raises its 404 and 405
+        if scope["type"] != "http":
+            await self._router(scope, receive, send)
+            return
+        start_s = perf_counter()
+        status = CLIENT_LEFT
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                if self._registry.draining:  # so that the client's next request goes elsewhere
+                    MutableHeaders(scope=message)["Connection"] = "close"
+            await send(message)
+
+        try:
+            await self._router(scope, receive, answer)
+        except ClientDisconnect:
+            pass
+        except Exception as error:
+            refusal = self._refuse(error)
+            if status == CLIENT_LEFT:  # nothing was sent yet
+                await refusal(scope, receive, answer)
+        endpoint = self._endpoints.get(scope["path"], "other")
+        model = state.get("model", "")
+        self._metrics.requests.labels(endpoint, model, status).inc()
+        self._metrics.request_seconds.labels(endpoint).observe(perf_counter() - start_s)
+
+    def _refuse(self, error: Exception) -> Response:
+        problem, headers = as_problem(error, list(self._endpoints))
+        self._metrics.rejected.labels(problem.code).inc()
+        return respond(problem, headers)
+
+    @asynccontextmanager
+    async def _lifespan(self, _: Any) -> AsyncIterator[None]:
+        loading = asyncio.create_task(self._registry.load())
+        self._drain_on_sigterm()
+        yield
+        loading.cancel()
+        await self._registry.close()
+        self._predictor.close()
+
+    def _drain_on_sigterm(self) -> None:
+        """Put DRAIN_S before what the server does at SIGTERM: readiness goes off meanwhile.
+
+        The orchestrator goes on sending for a while, and a connection that the kernel has
+        accepted would hang.
+        """
+        loop = asyncio.get_running_loop()
+        stop = signal.getsignal(signal.SIGTERM)
+        if not callable(stop):
+            return
+
+        def drain(number: int, frame: FrameType | None) -> None:
+            self._registry.drain()
+            loop.call_soon_threadsafe(loop.call_later, self._settings.drain_s, stop, number, None)
+
+        signal.signal(signal.SIGTERM, drain)

@@ -1,0 +1,143 @@
+"""Reading a request's body: counted, under a deadline, in memory, and apart into its parts.
+
+Nothing is written to disk and nothing is fetched: text that is a URL is no image.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive
+
+from models.errors import BadParameter, BodyTooLarge, ImageMissing, TooManyImages
+from serving.settings import PARTS_MAX
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
+
+IMAGE_PART = "image"
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a request carries: images as they came, in order, and its form fields."""
+
+    images: Sequence[bytes]
+    fields: Sequence[tuple[str, str]]
+
+
+async def read(receive: Receive, headers: Headers, max_bytes: int) -> bytes:
+    """The whole body. Raises BodyTooLarge at the first byte past `max_bytes`, or at once where
+    the header announces more, and ClientDisconnect if the client leaves.
+    """
+    if int(headers.get("content-length", 0)) > max_bytes:
+        raise _too_large(max_bytes)
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
+        if size > max_bytes:
+            raise _too_large(max_bytes)
+        if not message.get("more_body", False):
+            return b"".join(chunks)
+
+
+def _too_large(max_bytes: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the body has more than {max_bytes / 2**20:g} MiB")
+
+
+def take_apart(body: bytes, headers: Headers) -> Content:
+    """The images and fields of a body.
+
+    Only multipart/form-data is taken apart; any other body is one image, whatever its header
+    says, because the bytes decide. Raises ImageMissing, TooManyImages and BadParameter.
+    """
+    kind, options = parse_options_header(headers.get("content-type"))
+    if not body:
+        parts = []
+    elif kind == b"multipart/form-data":
+        parts = _parts(body, options.get(b"boundary", b""))
+    else:
+        parts = [(IMAGE_PART, body)]
+    images = [data for name, data in parts if name == IMAGE_PART]
+    if not images:
+        raise ImageMissing(f"send one image as the body, or as multipart parts named {IMAGE_PART}")
+    return Content(images, [(name, _text(data)) for name, data in parts if name != IMAGE_PART])
+
+
+def _parts(body: bytes, boundary: bytes) -> list[tuple[str, bytes]]:
+    """Name and content of each part of a multipart body."""
+    if not boundary:
+        raise BadParameter("the multipart Content-Type names no boundary")
+    form = _Form()
+    try:
+        MultipartParser(boundary, form.callbacks()).write(body)
+    except FormParserError as error:
+        raise BadParameter("the multipart body is malformed") from error
+    if not form.complete:
+        raise BadParameter("the multipart body breaks off before its end")
+    return form.parts
+
+
+class _Form:
+    """Collects what the parser calls out, in its order: begin, headers, data, end."""
+
+    def __init__(self) -> None:
+        self.parts: list[tuple[str, bytes]] = []
+        self.complete = False
+        self._name = ""
+        self._header = b""
+        self._value = b""
+        self._data: list[bytes] = []
+
+    def callbacks(self) -> "MultipartCallbacks":
+        return {
+            "on_part_begin": self._begin,
+            "on_header_field": self._add_header,
+            "on_header_value": self._add_value,
+            "on_header_end": self._end_header,
+            "on_part_data": self._add_data,
+            "on_part_end": self._end,
+            "on_end": self._complete,
+        }
+
+    def _begin(self) -> None:
+        if len(self.parts) == PARTS_MAX:
+            raise TooManyImages(f"a body has {PARTS_MAX} parts at most")
+        self._name, self._data = "", []
+
+    def _add_header(self, data: bytes, start: int, end: int) -> None:
+        self._header += data[start:end]
+
+    def _add_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _end_header(self) -> None:
+        if self._header.lower() == b"content-disposition":
+            _, options = parse_options_header(self._value)
+            self._name = options.get(b"name", b"").decode(errors="replace")
+        self._header = self._value = b""
+
+    def _add_data(self, data: bytes, start: int, end: int) -> None:
+        self._data.append(data[start:end])
+
+    def _end(self) -> None:
+        self.parts.append((self._name, b"".join(self._data)))
+
+    def _complete(self) -> None:
+        self.complete = True
+
+
+def _text(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise BadParameter("a form field is not UTF-8 text") from error

@@ -1,0 +1,55 @@
+"""Giving up: when a request's deadline has come, or its client has left."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive
+
+from models.errors import DeadlineExceeded, ReadTimeout
+
+
+@asynccontextmanager
+async def reading(deadline_s: float, read_deadline_s: float) -> AsyncIterator[None]:
+    """Cancels its block at the first of two times, both on the event loop's clock.
+
+    Raises DeadlineExceeded at `deadline_s` and ReadTimeout at `read_deadline_s`.
+    """
+    try:
+        async with asyncio.timeout_at(min(deadline_s, read_deadline_s)):
+            yield
+    except TimeoutError as error:
+        if deadline_s <= read_deadline_s:
+            raise DeadlineExceeded("the time was up before the body had come") from error
+        raise ReadTimeout("the body came too slowly") from error
+
+
+@asynccontextmanager
+async def waited_for(receive: Receive, deadline_s: float) -> AsyncIterator[None]:
+    """Cancels its block when nobody waits for it any more. The body must have been read.
+
+    Raises DeadlineExceeded at `deadline_s`, on the event loop's clock, and ClientDisconnect when
+    the client leaves.
+    """
+    loop = asyncio.get_running_loop()
+    left = False
+
+    async def watch() -> None:
+        nonlocal left
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        left = True
+        timeout.reschedule(loop.time())
+
+    try:
+        async with asyncio.timeout_at(deadline_s) as timeout:
+            watcher = loop.create_task(watch())
+            try:
+                yield
+            finally:
+                watcher.cancel()
+    except TimeoutError as error:
+        if left:
+            raise ClientDisconnect from error
+        raise DeadlineExceeded("the answer was not ready in time") from error

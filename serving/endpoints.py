@@ -1,0 +1,103 @@
+"""What each path answers. The paths themselves are in `routes`, in the order of /docs."""
+
+import asyncio
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from models.manifest import MODEL_FILE
+from serving import openapi
+from serving.keys import Keys
+from serving.metrics import Metrics
+from serving.prediction import Predictor
+from serving.registry import Registry, Served, naming
+from serving.settings import Settings
+
+
+class Endpoints:
+    """The handlers; each returns its response or raises an error of `models.errors`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        keys: Keys,
+        registry: Registry,
+        predictor: Predictor,
+        metrics: Metrics,
+        schema: dict[str, Any],
+    ) -> None:
+        """schema: what BentoML's client wants to know of the service."""
+        self._settings = settings
+        self._keys = keys
+        self._registry = registry
+        self._predictor = predictor
+        self._metrics = metrics
+        self._schema = schema
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/classify", self.classify, methods=["POST"]),
+            Route("/tag", self.tag, methods=["POST"]),
+            Route("/models", self.models),
+            Route("/livez", self.livez),
+            Route("/readyz", self.readyz),
+            Route("/metrics", self.metrics),
+            Route("/docs", self.docs),
+            Route("/openapi.json", self.openapi),
+            Route("/schema.json", self.schema),
+        ]
+
+    async def classify(self, request: Request) -> Response:
+        self._check(request)
+        return await self._predictor.answer(request, "single")
+
+    async def tag(self, request: Request) -> Response:
+        self._check(request)
+        return await self._predictor.answer(request, "multi")
+
+    async def models(self, request: Request) -> Response:
+        self._check(request)
+        return JSONResponse({"models": [_describe(s) for s in self._registry.served.values()]})
+
+    async def livez(self, request: Request) -> Response:
+        self._registry.check_alive()
+        return JSONResponse({"status": "live"})
+
+    async def readyz(self, request: Request) -> Response:
+        self._registry.check_ready()
+        served = self._registry.served.values()
+        models = [{**naming(s.manifest), "provider": s.provider} for s in served]
+        return JSONResponse({"status": "ready", "models": models})
+
+    async def metrics(self, request: Request) -> Response:
+        served = [(s.manifest, s.provider) for s in self._registry.served.values()]
+        text = await asyncio.to_thread(self._metrics.scrape, served)
+        return Response(text, headers={"Content-Type": self._metrics.content_type})
+
+    async def docs(self, request: Request) -> Response:
+        return HTMLResponse(openapi.PAGE)
+
+    async def openapi(self, request: Request) -> Response:
+        return JSONResponse(openapi.specification(self._settings))
+
+    async def schema(self, request: Request) -> Response:
+        return JSONResponse(self._schema)
+
+    def _check(self, request: Request) -> None:
+        self._keys.check(request.headers)
+        self._registry.check_loaded()
+
+
+def _describe(served: Served) -> dict[str, Any]:
+    manifest = served.manifest
+    return {
+        **naming(manifest),
+        "task": manifest.task,
+        "labels": manifest.labels,
+        "provider": served.provider,
+        "precision": manifest.variants[0].precision,
+        "sha256": manifest.files[MODEL_FILE],
+        "metrics": {name: metric.model_dump() for name, metric in manifest.metrics.items()},
+    }

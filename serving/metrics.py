@@ -1,0 +1,168 @@
+"""The service's Prometheus metrics. Workers add up through files in one folder of this server.
+
+Every label comes from a closed set: declared endpoints, served models, their labels, codes.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.decision import above
+from models.manifest import MODEL_FILE, Manifest
+
+if TYPE_CHECKING:
+    from prometheus_client import Metric
+
+# One set a server: its supervisor makes the folder before it starts the workers.
+FOLDER_VARIABLE = "PROMETHEUS_LABRADOR_DIR"
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+_SHARES = tuple(n / 20 for n in range(1, 21))
+
+Stage = Literal["read", "decode", "queue", "infer", "respond"]
+
+
+class Metrics:
+    """All metrics of one worker, written to `folder`; one object a process."""
+
+    def __init__(self, folder: Path) -> None:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+        # The library picks its storage while it is imported, by that variable.
+        from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, multiprocess
+
+        for file in folder.glob("gauge_live*.db"):  # a dead worker's gauges go, its counts stay
+            if not _is_alive(pid := int(file.stem.rpartition("_")[2])):
+                multiprocess.mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]
+        self._folder = folder
+        self.content_type = CONTENT_TYPE_LATEST
+        self.requests = Counter(
+            "labrador_requests_total",
+            "Requests answered, by HTTP status; 499: the client left",
+            ["endpoint", "model", "code"],
+            registry=None,
+        )
+        self.request_seconds = Histogram(
+            "labrador_request_seconds",
+            "From a request's headers to the end of its answer",
+            ["endpoint"],
+            buckets=_SECONDS,
+            registry=None,
+        )
+        stages = Histogram(
+            "labrador_stage_seconds",
+            "Time of one stage of a request or, for infer, of a batch",
+            ["stage"],
+            buckets=_SECONDS,
+            registry=None,
+        )
+        names: tuple[Stage, ...] = ("read", "decode", "queue", "infer", "respond")
+        self.stage_seconds = {name: stages.labels(name) for name in names}
+        self.batch_size = Histogram(
+            "labrador_batch_size", "Images of one run", buckets=_IMAGES, registry=None
+        )
+        self.queue_images = Gauge(
+            "labrador_queue_images",
+            "Images that wait for their model",
+            multiprocess_mode="livesum",
+            registry=None,
+        )
+        self.rejected = Counter(
+            "labrador_rejected_total",
+            "Requests, or images of a batch, refused, by the problem's code",
+            ["reason"],
+            registry=None,
+        )
+        self.dropped = Counter(
+            "labrador_dropped_total",
+            "Images that never reached the model because nobody waited any more",
+            ["reason"],
+            registry=None,
+        )
+        self.predictions = Counter(
+            "labrador_predictions_total",
+            "First labels, or tags, that were answered",
+            ["model", "label"],
+            registry=None,
+        )
+        self.confidence = Histogram(
+            "labrador_confidence",
+            "Highest score of an image",
+            ["model"],
+            buckets=_SHARES,
+            registry=None,
+        )
+        self.model_ready = Gauge(
+            "labrador_model_ready",
+            "1 where every worker proved the model on its golden images",
+            ["model"],
+            multiprocess_mode="livemin",
+            registry=None,
+        )
+
+    @contextmanager
+    def stage(self, name: Stage) -> Iterator[None]:
+        start = perf_counter()
+        try:
+            yield
+        finally:
+            self.stage_seconds[name].observe(perf_counter() - start)
+
+    def drop(self, expired: bool) -> None:
+        """An image will not reach the model: its deadline has come, or its client has left."""
+        self.dropped.labels("expired" if expired else "disconnected").inc()
+
+    def observe_scores(self, scores: NDArray[np.float32], manifest: Manifest) -> None:
+        """Count what an image is, by the model's own thresholds. scores: `[C]`."""
+        self.confidence.labels(manifest.name).observe(float(scores.max()))
+        if manifest.thresholds is None:
+            present = np.array([scores.argmax()])
+        else:
+            present = np.flatnonzero(above(scores, manifest.thresholds))
+        for index in present:
+            self.predictions.labels(manifest.name, manifest.labels[index]).inc()
+
+    def scrape(self, served: Iterable[tuple[Manifest, str]]) -> bytes:
+        """The text for Prometheus, all workers added up. served: manifests and their providers.
+
+        `model_info` is made here: a series of the shared files would stay at 1 for ever.
+        """
+        from prometheus_client import generate_latest
+        from prometheus_client.core import GaugeMetricFamily
+        from prometheus_client.multiprocess import MultiProcessCollector
+
+        info = GaugeMetricFamily(
+            "labrador_model_info",
+            "What this worker serves",
+            labels=["model", "version", "provider", "precision", "sha256"],
+        )
+        for manifest, provider in served:
+            precision, sha256 = manifest.variants[0].precision, manifest.files[MODEL_FILE]
+            info.add_metric([manifest.name, str(manifest.version), provider, precision, sha256], 1)
+        shared = MultiProcessCollector(None, str(self._folder))  # type: ignore[no-untyped-call]
+        families = [*shared.collect(), info]  # type: ignore[no-untyped-call]
+        return generate_latest(_Families(families))
+
+
+class _Families:
+    """What `generate_latest` wants: an object that collects."""
+
+    def __init__(self, families: list["Metric"]) -> None:
+        self._families = families
+
+    def collect(self) -> list["Metric"]:
+        return self._families
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -1,0 +1,151 @@
+"""The API's description, for /openapi.json, and the page at /docs that shows it."""
+
+from collections.abc import Iterable
+from itertools import groupby
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from models.decision import Prediction, Tag
+from models.errors import (
+    BadParameter,
+    BodyTooLarge,
+    DeadlineExceeded,
+    FormatUnsupported,
+    ImageMissing,
+    ImageTooLarge,
+    ImageUndecodable,
+    LabradorError,
+    ModelUnknown,
+    NotReady,
+    Overloaded,
+    ReadTimeout,
+    TooManyImages,
+    Unauthorized,
+)
+from serving.prediction import TOP_K
+from serving.problems import MEDIA_TYPE
+from serving.settings import PARTS_MAX, Settings
+
+# Swagger UI comes from BentoML's wheel: the page needs no internet.
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<meta charset="utf-8">
+<title>Labrador API</title>
+<link rel="stylesheet" href="docs/swagger-ui.css">
+<div id="page"></div>
+<script src="docs/swagger-ui-bundle.js"></script>
+<script>SwaggerUIBundle({url: "openapi.json", dom_id: "#page"})</script>
+</html>
+"""
+
+_PREDICTION_ERRORS: tuple[type[LabradorError], ...] = (
+    BadParameter,
+    ImageMissing,
+    Unauthorized,
+    ModelUnknown,
+    ReadTimeout,
+    BodyTooLarge,
+    TooManyImages,
+    FormatUnsupported,
+    ImageUndecodable,
+    ImageTooLarge,
+    Overloaded,
+    LabradorError,
+    NotReady,
+    DeadlineExceeded,
+)
+
+
+def specification(settings: Settings) -> dict[str, Any]:
+    """The OpenAPI 3.1 document, with the limits of these settings."""
+    keyed: dict[str, Any] = {"security": [{"key": []}]} if settings.api_keys_file else {}
+    top_k = {"name": "top_k", "schema": {"type": "integer", "minimum": 1, "default": TOP_K}}
+    threshold = {"name": "threshold", "schema": {"type": "number", "minimum": 0, "maximum": 1}}
+    models: dict[str, Any] = {"summary": "What is served, where it runs and how good it was"}
+    models["responses"] = _responses(_object(models=_array(_MODEL)), [Unauthorized, NotReady])
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Labrador",
+            "version": "1",
+            "description": f"Images: JPEG, PNG or WebP, at most {settings.max_megapixels:g}"
+            f" megapixels each, {settings.max_body_mb:g} MiB and {PARTS_MAX} parts a body.",
+        },
+        "paths": {
+            "/classify": {"post": keyed | _prediction(top_k, "predictions", Prediction)},
+            "/tag": {"post": keyed | _prediction(threshold, "tags", Tag)},
+            "/models": {"get": keyed | models},
+            "/livez": {"get": {"responses": _responses({}, [NotReady])}},
+            "/readyz": {"get": {"responses": _responses({}, [NotReady])}},
+        },
+        "components": {"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
+    }
+
+
+def _object(**properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def _array(items: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": items}
+
+
+_TEXT = {"type": "string"}
+_NAMING = {"name": _TEXT, "version": _TEXT}
+_MODEL = _object(
+    **_NAMING,
+    task={"enum": ["single", "multi"]},
+    labels=_array(_TEXT),
+    provider=_TEXT,
+    precision=_TEXT,
+    sha256=_TEXT,
+    metrics={"type": "object"},
+)
+
+
+def _prediction(parameter: dict[str, Any], key: str, decision: type) -> dict[str, Any]:
+    """An operation that takes images and answers, as `key`, an array of `decision`."""
+    file = {"type": "string", "contentMediaType": "application/octet-stream"}
+    model = {"name": "model", "schema": _TEXT}
+    timeout = {"name": "X-Timeout-Ms", "schema": {"type": "integer", "minimum": 1}}
+    fields = {field["name"]: field["schema"] for field in (model, parameter)}
+    form = {"type": "object", "properties": {"image": _array(file)} | fields, "required": ["image"]}
+    raw = ("image/jpeg", "image/png", "image/webp", "application/octet-stream")
+    decisions = _array(TypeAdapter(decision).json_schema())
+    one_of_several = {"oneOf": [_object(**{key: decisions}), _object(error=_problem())]}
+    naming = _object(**_NAMING)
+    answers = [_object(model=naming, **{key: decisions})]
+    answers.append(_object(model=naming, results=_array(one_of_several)))
+    return {
+        "summary": f"One image, or several and the answer has results, one an image: its {key}",
+        "parameters": [
+            model | {"in": "query"},
+            parameter | {"in": "query"},
+            timeout | {"in": "header"},
+        ],
+        "requestBody": {
+            "required": True,
+            "content": {"multipart/form-data": {"schema": form}} | {kind: {} for kind in raw},
+        },
+        "responses": _responses({"oneOf": answers}, _PREDICTION_ERRORS),
+    }
+
+
+def _responses(answer: dict[str, Any], errors: Iterable[type[LabradorError]]) -> dict[str, Any]:
+    """200 with `answer`, and a problem for each status of the errors."""
+    responses: dict[str, Any] = {
+        "200": {"description": "OK", "content": {"application/json": {"schema": answer}}}
+    }
+    for status, group in groupby(sorted(errors, key=lambda e: e.status), lambda e: e.status):
+        codes = [error.code for error in group]
+        responses[str(status.value)] = {
+            "description": " or ".join(codes),
+            "content": {MEDIA_TYPE: {"schema": _problem(codes)}},
+        }
+    return responses
+
+
+def _problem(codes: list[str] | None = None) -> dict[str, Any]:
+    code = _TEXT if codes is None else {"enum": codes}
+    return _object(type=_TEXT, title=_TEXT, status={"type": "integer"}, detail=_TEXT, code=code)

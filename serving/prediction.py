@@ -1,0 +1,135 @@
+"""POST /classify and /tag, in the order of a request: read, choose, decode, run, decide, answer."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from models import decision
+from models.errors import LabradorError
+from models.manifest import Manifest, Task
+from models.preprocess import decode
+from serving.body import read, take_apart
+from serving.deadline import reading, waited_for
+from serving.metrics import Metrics
+from serving.parameters import gather, number, timeout_s, whole_number
+from serving.registry import Registry, Served, naming
+from serving.settings import Settings
+
+TOP_K = 5
+PARAMETERS: dict[Task, tuple[str, ...]] = {
+    "single": ("model", "top_k"),
+    "multi": ("model", "threshold"),
+}
+
+Scores = NDArray[np.float32]
+Decide = Callable[[Scores], list[decision.Prediction] | list[decision.Tag]]
+
+
+class Predictor:
+    """Answers prediction requests with the registry's models and its own decoding threads."""
+
+    def __init__(
+        self, settings: Settings, registry: Registry, metrics: Metrics, decoders: int
+    ) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._metrics = metrics
+        self._decoders = ThreadPoolExecutor(decoders, "decode")
+
+    async def answer(self, request: Request, task: Task) -> Response:
+        """The response; raises the errors of a request."""
+        now_s = asyncio.get_running_loop().time()
+        timeout = timeout_s(request.headers.get("x-timeout-ms"), self._settings.timeout_s)
+        deadline_s = now_s + timeout
+        with self._metrics.stage("read"):
+            async with reading(deadline_s, now_s + self._settings.read_timeout_s):
+                max_bytes = int(self._settings.max_body_mb * 2**20)
+                body = await read(request.receive, request.headers, max_bytes)
+            content = take_apart(body, request.headers)
+        query = request.query_params.multi_items()
+        parameters = gather(query, content.fields, PARAMETERS[task])
+        served = self._registry.choose(task, parameters.get("model"))
+        request.state.model = served.manifest.name
+        decide = _decide(parameters, served.manifest)
+
+        with served.batcher.admitted(len(content.images)):
+            async with waited_for(request.receive, deadline_s):
+                answers = await _each(
+                    [self._scores(image, served, deadline_s) for image in content.images]
+                )
+
+        with self._metrics.stage("respond"):
+            results = [self._result(answer, served.manifest, decide) for answer in answers]
+            answer = results[0] if len(results) == 1 else {"results": results}
+            return JSONResponse({"model": naming(served.manifest), **answer})
+
+    def close(self) -> None:
+        self._decoders.shutdown()
+
+    async def _scores(self, image: bytes, served: Served, deadline_s: float) -> Scores:
+        """One image file -> scores float32 `[C]`. Raises what `decode` and the batcher raise."""
+        preprocess, megapixels = served.manifest.preprocess, self._settings.max_megapixels
+        loop = asyncio.get_running_loop()
+        try:
+            with self._metrics.stage("decode"):
+                pixels = await loop.run_in_executor(
+                    self._decoders, decode, image, preprocess, megapixels
+                )
+        except asyncio.CancelledError:
+            self._metrics.drop(expired=loop.time() >= deadline_s)
+            raise
+        return await served.batcher.scores(pixels, deadline_s)
+
+    def _result(
+        self, answer: Scores | LabradorError, manifest: Manifest, decide: Decide
+    ) -> dict[str, Any]:
+        """One image's part of the response."""
+        if isinstance(answer, LabradorError):
+            self._metrics.rejected.labels(answer.code).inc()
+            return {"error": answer.problem()}
+        self._metrics.observe_scores(answer, manifest)
+        kind = "predictions" if manifest.task == "single" else "tags"
+        # dataclasses.asdict copies deeply: 10 µs a label
+        return {kind: [{n: getattr(d, n) for n in d.__slots__} for d in decide(answer)]}
+
+
+async def _each(scores: Sequence[Awaitable[Scores]]) -> Sequence[Scores | LabradorError]:
+    """The scores, or the error, of each image; of a lone image its error is raised.
+
+    It is raised and not kept: an exception that the frame it passes through holds is a cycle,
+    and with it the body stays in memory until Python next looks for cycles.
+    """
+    if len(scores) == 1:
+        return [await scores[0]]
+    answers: list[Scores | LabradorError] = []
+    for answer in await asyncio.gather(*scores, return_exceptions=True):
+        if isinstance(answer, BaseException) and not isinstance(answer, LabradorError):
+            raise answer
+        answers.append(answer)
+    return answers
+
+
+def _decide(parameters: dict[str, str], manifest: Manifest) -> Decide:
+    """How scores `[C]` become predictions or tags for these parameters.
+
+    Raises BadParameter now, by a trial, and not after the work.
+    """
+    if manifest.task == "single":
+        top_k = min(TOP_K, len(manifest.labels))
+        if "top_k" in parameters:
+            top_k = whole_number("top_k", parameters["top_k"])
+        decide: Decide = partial(decision.classify, manifest=manifest, top_k=top_k)
+    else:
+        threshold = (
+            number("threshold", parameters["threshold"]) if "threshold" in parameters else None
+        )
+        decide = partial(decision.tag, manifest=manifest, threshold=threshold)
+    decide(np.zeros(len(manifest.labels), np.float32))
+    return decide

@@ -1,0 +1,94 @@
+"""The service's settings: environment variables with the prefix LABRADOR_, read once.
+
+Unknown variables with that prefix are refused, so a misspelt limit cannot go unnoticed.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from models.errors import LabradorError
+from models.preprocess import MEGAPIXELS_MAX
+from models.store import DEFAULT_ROOT
+
+PREFIX = "LABRADOR_"
+PARTS_MAX = 64  # parts of a multipart body, so images of a request
+
+
+class SettingsError(LabradorError):
+    """A setting that is unknown or has a value that cannot be used."""
+
+
+class Settings(BaseSettings):
+    """Every setting with its default. Sizes: MB is MiB, a megapixel is a million pixels."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
+
+    models: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="comma list of NAME or NAME:VERSION; empty: all in the store"
+    )
+    model_store: Path = Field(default=DEFAULT_ROOT, description="folder with the bundles")
+    device: Literal["auto", "cuda", "cpu"] = Field(
+        default="auto", description="auto: CUDA where a GPU works; cuda never falls back"
+    )
+    max_body_mb: float = Field(default=10, gt=0, le=1024, description="largest request body")
+    max_megapixels: float = Field(
+        default=25, gt=0, le=MEGAPIXELS_MAX, description="largest image, told by its header"
+    )
+    max_queue: int = Field(
+        default=256, ge=PARTS_MAX, description="images a model holds, waiting or running"
+    )
+    max_batch: int = Field(default=32, ge=1, le=1024, description="images of one run")
+    timeout_s: float = Field(default=30, gt=0, description="from a request's headers to its answer")
+    read_timeout_s: float = Field(default=10, gt=0, description="for reading a request's body")
+    drain_s: float = Field(
+        default=5, ge=0, description="serving on after SIGTERM, while readiness is off"
+    )
+    api_keys_file: Path | None = Field(
+        default=None, description="file with one key a line; none: no key is asked for"
+    )
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
+
+    @field_validator("models")
+    @classmethod
+    def _distinct(cls, references: tuple[str, ...]) -> tuple[str, ...]:
+        names = [reference.partition(":")[0] for reference in references]
+        if len(set(names)) != len(names):
+            raise ValueError("serve one version of a model at a time")
+        return references
+
+
+def read_settings() -> Settings:
+    """The settings of this process's environment. Raises SettingsError, in one line."""
+    valid = [PREFIX + name.upper() for name in Settings.model_fields]
+    for name in sorted(os.environ):
+        if name.upper().startswith(PREFIX) and name.upper() not in valid:
+            raise SettingsError(f"{name} is no setting; valid: {', '.join(valid)}")
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = PREFIX + str(first["loc"][0]).upper()
+        raise SettingsError(
+            f"{name}={first['input']}: {first['msg'].removeprefix('Value error, ')}"
+        ) from error
+
+
+def read_api_keys(file: Path | None) -> tuple[bytes, ...]:
+    """The keys in `file`, one a line. Raises SettingsError if it cannot be read or holds none."""
+    if file is None:
+        return ()
+    try:
+        keys = tuple(filter(None, map(bytes.strip, file.read_bytes().splitlines())))
+    except OSError as error:
+        raise SettingsError(f"{PREFIX}API_KEYS_FILE={file}: {error.strerror}") from error
+    if not keys:
+        raise SettingsError(f"{PREFIX}API_KEYS_FILE={file} holds no key")
+    return keys

@@ -1,0 +1,100 @@
+"""A real `bentoml serve` of this repository, for tests of the whole."""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+ROOT = Path(__file__).parents[2]
+START_S = 60
+STOP_S = 30
+
+
+@dataclass(frozen=True)
+class Server:
+    url: str
+    port: int
+    process: subprocess.Popen[bytes]
+    log_file: Path
+
+    def worker(self) -> int:
+        """Process id of its one worker."""
+        pid = self.process.pid
+        return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+
+    def log(self) -> str:
+        return self.log_file.read_text()
+
+    def metric(self, series: str) -> float:
+        """Value of one series of /metrics, 0 where it is not there yet."""
+        for line in httpx.get(f"{self.url}/metrics").text.splitlines():
+            name, _, value = line.rpartition(" ")
+            if name == series:
+                return float(value)
+        return 0.0
+
+
+def command(folder: Path, port: int, **settings: object) -> tuple[list[str], dict[str, str]]:
+    """The command line and the environment of a server that keeps its files in `folder`."""
+    environment = {name: v for name, v in os.environ.items() if not name.startswith("LABRADOR_")}
+    environment |= {f"LABRADOR_{name.upper()}": str(value) for name, value in settings.items()}
+    environment |= {"BENTOML_HOME": str(folder / "bentoml"), "TMPDIR": str(folder)}
+    script = [sys.executable, "-m", "bentoml", "serve", "--port", str(port)]
+    return script, environment
+
+
+def _free_port() -> int:
+    """Below the range of which the kernel gives ports to connections: nobody takes it meanwhile."""
+    for port in random.sample(range(15_000, 32_000), 100):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError("100 ports are taken")
+
+
+@contextmanager
+def serve(folder: Path, ready: bool = True, **settings: object) -> Iterator[Server]:
+    """A server with these settings, up until the block ends; `ready`: wait until it says so."""
+    port = _free_port()
+    script, environment = command(folder, port, **{"drain_s": 0, **settings})
+    log_file = folder / "server.log"
+    with log_file.open("wb") as log:
+        process = subprocess.Popen(
+            script, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
+        )
+    server = Server(f"http://127.0.0.1:{port}", port, process, log_file)
+    try:
+        wait(server, "readyz" if ready else "livez")
+        yield server
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+
+
+def wait(server: Server, probe: str) -> None:
+    """Until the probe answers 200."""
+    answer = "nothing"
+    end_s = time.monotonic() + START_S
+    while time.monotonic() < end_s and server.process.poll() is None:
+        try:
+            response = httpx.get(f"{server.url}/{probe}")
+        except httpx.TransportError:
+            pass
+        else:
+            if response.status_code == 200:
+                return
+            answer = response.text
+        time.sleep(0.1)
+    raise AssertionError(f"/{probe} says {answer}; log: {server.log()}")

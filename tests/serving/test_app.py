@@ -1,0 +1,421 @@
+"""Requests to a running server: its answers and each of its refusals."""
+
+import io
+import json
+import os
+import socket
+import struct
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from models.preprocess import decode
+from tests import tiny
+from tests.serving.running import Server
+
+RED = tiny.picture((200, 30, 30))
+PREPROCESS = tiny.content("any", 1, "single")[0].preprocess
+MIB = 2**20
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=30) as client:
+        yield client
+
+
+def _scores(image: bytes, task: str) -> dict[str, float]:
+    """Label -> score, by the independent reference."""
+    pixels = decode(image, PREPROCESS)[None]
+    scores = tiny.reference_scores(pixels, "single" if task == "single" else "multi")[0]
+    return dict(zip(tiny.LABELS, scores.tolist(), strict=True))
+
+
+def _problem(response: httpx.Response, status: int, code: str) -> str:
+    """Check that the response is this problem and return its detail."""
+    assert response.headers["content-type"] == "application/problem+json", response.text
+    problem = response.json()
+    assert (response.status_code, problem["status"], problem["code"]) == (status, status, code)
+    assert set(problem) == {"type", "title", "status", "detail", "code"}
+    return str(problem["detail"])
+
+
+def _large_picture(side_px: int = 4000) -> bytes:
+    """A small file that takes long to decode."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (side_px, side_px), (200, 30, 30)).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _bomb_png(width: int, height: int) -> bytes:
+    """A PNG whose header claims so many pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        checksum = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + checksum
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    pixels = zlib.compress(b"\0" * 1000)
+    parts = (chunk(b"IHDR", header), chunk(b"IDAT", pixels), chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def _gif() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("P", (8, 8)).save(buffer, "GIF")
+    return buffer.getvalue()
+
+
+# Answers.
+
+
+@pytest.mark.parametrize("kind", ["image/jpeg", "application/octet-stream", "image/png", "text/x"])
+def test_classify_answers_the_likeliest_labels_of_a_raw_body(
+    client: httpx.Client, kind: str
+) -> None:
+    answer = client.post("/classify", content=RED, headers={"Content-Type": kind}).json()
+    assert answer["model"] == {"name": "colours", "version": "1"}
+    expected = sorted(_scores(RED, "single").items(), key=lambda item: -item[1])
+    assert [p["label"] for p in answer["predictions"]] == [label for label, _ in expected]
+    assert [p["probability"] for p in answer["predictions"]] == pytest.approx(
+        [score for _, score in expected], abs=1e-5
+    )
+
+
+def test_tag_answers_every_label_above_its_threshold(client: httpx.Client) -> None:
+    answer = client.post("/tag", files={"image": RED}).json()
+    assert answer["model"] == {"name": "tags", "version": "1"}
+    (tag,) = answer["tags"]
+    assert (tag["label"], tag["threshold"]) == ("red", 0.5)
+    assert tag["probability"] == pytest.approx(_scores(RED, "multi")["red"], abs=1e-5)
+
+
+def test_parameters_come_by_query_or_as_form_fields(client: httpx.Client) -> None:
+    for answer in (
+        client.post("/classify?top_k=1&model=colours", content=RED),
+        client.post("/classify", files={"image": RED}, data={"top_k": "1", "model": '"colours"'}),
+    ):
+        assert len(answer.json()["predictions"]) == 1
+    answer = client.post("/tag?threshold=0", files={"image": RED})
+    assert [tag["threshold"] for tag in answer.json()["tags"]] == [0, 0, 0]
+
+
+def test_each_image_of_a_batch_has_its_own_verdict(client: httpx.Client) -> None:
+    good, bad = ("image", ("dog.jpg", RED)), ("image", ("dog.jpg", b"no image"))
+    empty = ("image", ("empty.jpg", b""))
+    images = [good] * 20 + [bad] + [good] * 20 + [empty]
+    response = client.post("/classify", files=images)
+    assert response.status_code == 200
+    results = response.json()["results"]
+    assert len(results) == len(images)
+    assert results[20]["error"]["code"] == "image_undecodable"
+    assert results[41]["error"]["code"] == "image_missing"
+    alone = client.post("/classify", content=RED).json()["predictions"]
+    for number in {*range(41)} - {20}:
+        assert results[number]["predictions"][0]["label"] == alone[0]["label"]
+        assert results[number]["predictions"][0]["probability"] == pytest.approx(
+            alone[0]["probability"], abs=1e-5
+        )
+
+
+def test_requests_at_the_same_time_share_batches_and_get_their_own_answers(
+    server: Server, client: httpx.Client
+) -> None:
+    colours = np.random.default_rng(0).integers(0, 256, (120, 3)).tolist()
+    images = [tiny.picture((red, green, blue)) for red, green, blue in colours]
+    runs, ran = (server.metric(f"labrador_batch_size_{kind}") for kind in ("count", "sum"))
+
+    def ask(image: bytes) -> dict[str, float]:
+        answer = client.post("/classify", content=image).json()
+        return {p["label"]: p["probability"] for p in answer["predictions"]}
+
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(ask, images))
+    for image, answer in zip(images, answers, strict=True):
+        assert answer == pytest.approx(_scores(image, "single"), abs=1e-5)
+    new_runs = server.metric("labrador_batch_size_count") - runs
+    new_images = server.metric("labrador_batch_size_sum") - ran
+    assert new_images == 120
+    assert new_runs < 120
+
+
+def test_models_say_what_they_are_and_where_they_run(client: httpx.Client) -> None:
+    models = client.get("/models").json()["models"]
+    assert [(m["name"], m["version"], m["task"]) for m in models] == [
+        ("colours", "1", "single"),
+        ("tags", "1", "multi"),
+    ]
+    assert models[0]["labels"] == list(tiny.LABELS)
+    assert models[0]["provider"].endswith("ExecutionProvider")
+    assert models[0]["precision"] == "fp32"
+    assert len(models[0]["sha256"]) == 64
+    assert models[0]["metrics"]["accuracy"] == {"value": 0.9, "low": 0.8, "high": 0.95}
+
+
+def test_probes_answer(client: httpx.Client) -> None:
+    assert client.get("/livez").json() == {"status": "live"}
+    ready = client.get("/readyz").json()
+    assert ready["status"] == "ready"
+    assert ready["models"][1]["name"] == "tags"
+    assert client.head("/readyz").status_code == 200
+
+
+# Refusals.
+
+
+@pytest.mark.parametrize(
+    ("path", "detail"),
+    [
+        ("/classify?top_k=0", "top_k=0: use 1 to 3"),
+        ("/classify?top_k=4", "top_k=4: use 1 to 3"),
+        ("/classify?top_k=five", "top_k='five'"),
+        ("/classify?top_k=1&top_k=2", "given twice"),
+        ("/classify?threshold=0.5", "'threshold'; valid: model, top_k"),
+        ("/classify?model=tags", "use /tag"),
+        ("/tag?threshold=1.5", "threshold=1.5: use a number from 0 to 1"),
+        ("/tag?threshold=nan", "threshold=nan"),
+        ("/tag?top_k=1", "'top_k'; valid: model, threshold"),
+    ],
+)
+def test_a_bad_parameter_is_named_with_the_valid_choices(
+    client: httpx.Client, path: str, detail: str
+) -> None:
+    assert detail in _problem(client.post(path, content=RED), 400, "bad_parameter")
+
+
+def test_a_bad_parameter_refuses_the_whole_batch(client: httpx.Client) -> None:
+    response = client.post("/classify?top_k=9", files=[("image", RED), ("image", RED)])
+    _problem(response, 400, "bad_parameter")
+
+
+def test_a_malformed_timeout_is_a_bad_parameter(client: httpx.Client) -> None:
+    response = client.post("/classify", content=RED, headers={"X-Timeout-Ms": "soon"})
+    assert "X-Timeout-Ms" in _problem(response, 400, "bad_parameter")
+
+
+@pytest.mark.parametrize(
+    ("image", "status", "code"),
+    [
+        (b"", 400, "image_missing"),
+        (_gif(), 415, "format_unsupported"),
+        (b"this is text", 422, "image_undecodable"),
+        (b"http://169.254.169.254/latest/meta-data", 422, "image_undecodable"),
+        (RED[: len(RED) // 2], 422, "image_undecodable"),
+        (b"\x89PNG\r\n\x1a\n" + b"\0" * 100, 422, "image_undecodable"),
+        (b"\0" * MIB, 422, "image_undecodable"),
+        (_bomb_png(30_000, 30_000), 422, "image_too_large"),
+        (_bomb_png(5_001, 5_000), 422, "image_too_large"),
+    ],
+)
+@pytest.mark.parametrize("form", [False, True], ids=["raw", "multipart"])
+def test_what_is_no_image_is_refused(
+    client: httpx.Client, image: bytes, status: int, code: str, form: bool
+) -> None:
+    for path in ("/classify", "/tag"):
+        if form:
+            response = client.post(path, files={"image": ("dog.jpg", image, "image/jpeg")})
+        else:
+            response = client.post(path, content=image, headers={"Content-Type": "image/jpeg"})
+        _problem(response, status, code)
+
+
+def test_a_form_without_an_image_lacks_it(client: httpx.Client) -> None:
+    response = client.post("/classify", files={"file": ("dog.jpg", RED)})
+    assert "parts named image" in _problem(response, 400, "image_missing")
+
+
+def test_an_unknown_form_field_is_a_bad_parameter(client: httpx.Client) -> None:
+    response = client.post("/classify", files={"image": RED}, data={"topk": "3"})
+    assert "'topk'; valid: model, top_k" in _problem(response, 400, "bad_parameter")
+
+
+def test_a_url_in_place_of_an_image_is_never_fetched(client: httpx.Client) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0.5)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/dog.jpg"
+        form = {"image": (None, url)}
+        _problem(client.post("/classify", files=form), 422, "image_undecodable")
+        _problem(client.post("/classify", data={"image": url}), 422, "image_undecodable")
+        with pytest.raises(TimeoutError):
+            listener.accept()
+
+
+def test_an_unknown_model_is_not_found(client: httpx.Client) -> None:
+    response = client.post("/classify?model=pets", content=RED)
+    assert "'pets'; served here: colours" in _problem(response, 404, "model_unknown")
+
+
+@pytest.mark.parametrize("path", ["/", "/nope", "/classify/", "/docs.json", "/healthz", "/docs2"])
+def test_an_undeclared_path_is_not_found(client: httpx.Client, path: str) -> None:
+    assert "/classify" in _problem(client.get(path), 404, "not_found")
+    assert "/classify" in _problem(client.post(path, content=RED), 404, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("GET", "/classify", {"POST"}),
+        ("PUT", "/tag", {"POST"}),
+        ("OPTIONS", "/classify", {"POST"}),
+        ("POST", "/models", {"GET", "HEAD"}),
+        ("DELETE", "/readyz", {"GET", "HEAD"}),
+    ],
+)
+def test_a_wrong_method_is_told_the_right_one(
+    client: httpx.Client, method: str, path: str, allow: set[str]
+) -> None:
+    response = client.request(method, path)
+    _problem(response, 405, "method_not_allowed")
+    assert set(response.headers["allow"].split(", ")) == allow
+
+
+def test_a_body_that_says_it_is_too_large_is_refused(client: httpx.Client) -> None:
+    response = client.post("/classify", content=bytes(11 * MIB))
+    assert "10 MiB" in _problem(response, 413, "body_too_large")
+
+
+def test_a_chunked_body_is_counted_and_memory_does_not_grow(
+    server: Server, client: httpx.Client
+) -> None:
+    def memory_mib() -> int:
+        pages = Path(f"/proc/{server.worker()}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE") // MIB
+
+    def refuse() -> None:
+        chunks = (bytes(MIB // 4) for _ in range(44))
+        _problem(client.post("/classify", content=chunks), 413, "body_too_large")
+
+    refuse()
+    before_mib = memory_mib()
+    for _ in range(20):
+        refuse()
+    assert memory_mib() < before_mib + 30
+
+
+def test_65_images_are_too_many(client: httpx.Client) -> None:
+    images = [("image", ("dog.jpg", RED))]
+    assert len(client.post("/classify", files=images * 64).json()["results"]) == 64
+    _problem(client.post("/classify", files=images * 65), 413, "too_many_images")
+
+
+def test_a_slow_body_times_out(server: Server, client: httpx.Client) -> None:
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nx")
+        answer = b""
+        while data := connection.recv(65536):  # until the server closes it
+            answer += data
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == "read_timeout"
+
+
+def test_a_deadline_that_passes_is_told(server: Server, client: httpx.Client) -> None:
+    response = client.post("/classify", content=_large_picture(), headers={"X-Timeout-Ms": "5"})
+    _problem(response, 504, "deadline_exceeded")
+
+
+def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(client: httpx.Client) -> None:
+    picture = _large_picture(3000)
+    with ThreadPoolExecutor(1) as pool:
+        full = pool.submit(client.post, "/classify", files=[("image", picture)] * 64)
+        time.sleep(1)  # it takes all 64 places or none
+        refused: httpx.Response | None = None
+        while not full.done() and refused is None:
+            response = client.post("/classify", content=RED)
+            if response.status_code == 429:
+                refused = response
+        assert refused is not None, full.result().text[:200]
+        _problem(refused, 429, "overloaded")
+        assert int(refused.headers["retry-after"]) >= 1
+        assert all("predictions" in result for result in full.result().json()["results"])
+    assert client.post("/classify", content=RED).status_code == 200
+
+
+def test_a_client_that_leaves_takes_its_images_along(server: Server) -> None:
+    series = 'labrador_dropped_total{reason="disconnected"}'
+    before = server.metric(series)
+    request = httpx.Request(
+        "POST", f"{server.url}/classify", files=[("image", _large_picture(2000))] * 64
+    )
+    head = f"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: {len(request.read())}\r\n"
+    head += f"Content-Type: {request.headers['content-type']}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        connection.sendall(head.encode() + request.read())
+        time.sleep(0.3)
+    for _ in range(100):
+        if server.metric(series) > before:
+            return
+        time.sleep(0.1)
+    raise AssertionError("nothing was dropped")
+
+
+def test_hostile_bytes_never_make_it_fail(server: Server, client: httpx.Client) -> None:
+    random = np.random.default_rng(0)
+    failures = server.metric('labrador_rejected_total{reason="internal"}')
+    good = {"jpeg": RED, "png": _large_picture(64), "webp": _webp()}
+    for image in good.values():
+        for _ in range(25):
+            broken = bytearray(image)
+            for place in random.integers(0, len(broken), 1 + len(broken) // 100):
+                broken[place] = random.integers(0, 256)
+            cut = bytes(broken[: random.integers(1, len(broken) + 1)])
+            assert client.post("/classify", content=cut).status_code in (200, 415, 422)
+    assert server.metric('labrador_rejected_total{reason="internal"}') == failures
+    assert client.get("/readyz").status_code == 200
+
+
+def _webp() -> bytes:
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(RED)).save(buffer, "WEBP")
+    return buffer.getvalue()
+
+
+# What an operator sees.
+
+
+def test_every_request_is_counted_once_and_paths_nobody_declared_are_one_series(
+    server: Server, client: httpx.Client
+) -> None:
+    answered = 'labrador_requests_total{code="200",endpoint="classify",model="colours"}'
+    refused = 'labrador_requests_total{code="422",endpoint="classify",model="colours"}'
+    strange = 'labrador_requests_total{code="404",endpoint="other",model=""}'
+    red = 'labrador_predictions_total{label="red",model="colours"}'
+    before = [server.metric(series) for series in (answered, refused, strange, red)]
+    for number in range(5):
+        client.post("/classify", content=RED)
+        client.post("/classify", content=b"text")
+        client.get(f"/{number}")
+    after = [server.metric(series) for series in (answered, refused, strange, red)]
+    assert [new - old for new, old in zip(after, before, strict=True)] == [5, 5, 5, 5]
+
+
+def test_the_log_holds_nothing_a_client_wrote(server: Server, client: httpx.Client) -> None:
+    secret = "n0b0dy-sh0uld-l0g-this"
+    client.post(f"/{secret}", content=secret)
+    client.post(f"/classify?{secret}={secret}", content=secret)
+    client.post(f"/classify?model={secret}", content=RED)
+    client.post("/classify", content=secret, headers={"X-Timeout-Ms": secret})
+    body = f"--{secret}\r\n{secret}"
+    kind = f"multipart/form-data; boundary={secret}"
+    client.post("/classify", content=body, headers={"Content-Type": kind})
+    assert secret not in server.log()
+
+
+def test_metrics_have_no_series_of_a_strange_path(server: Server, client: httpx.Client) -> None:
+    threads = [
+        threading.Thread(target=client.get, args=(f"/strange-{number}",)) for number in range(50)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    text = client.get("/metrics").text
+    assert "strange" not in text
+    assert len(text) < 100_000

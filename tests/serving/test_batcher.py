@@ -1,0 +1,222 @@
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from time import perf_counter
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from models.errors import DeadlineExceeded, Overloaded
+from serving.batcher import Batcher
+from serving.metrics import Metrics
+
+NEVER_S = 1e9
+
+
+class Model:
+    """Scores an image by its first pixel; every run waits until it is let go, if `held`."""
+
+    def __init__(self, held: bool = False) -> None:
+        self.batches: list[list[int]] = []
+        self.started = threading.Semaphore(0)
+        self.go = threading.Event()
+        if not held:
+            self.go.set()
+
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        self.batches.append(images[:, 0, 0, 0].tolist())
+        self.started.release()
+        self.go.wait(10)
+        return images[:, 0, 0, :].astype(np.float32)
+
+
+def _image(number: int) -> NDArray[np.uint8]:
+    return np.full((2, 2, 3), number, np.uint8)
+
+
+def _run(
+    test: Callable[[Batcher], Awaitable[None]],
+    model: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+    metrics: Metrics,
+    max_batch: int = 4,
+    max_queue: int = 64,
+) -> None:
+    async def scenario() -> None:
+        batcher = Batcher(model, metrics, max_batch, max_queue)
+        try:
+            await test(batcher)
+        finally:
+            await batcher.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+def _ask(batcher: Batcher, *numbers: int) -> list[asyncio.Task[NDArray[np.float32]]]:
+    return [asyncio.ensure_future(batcher.scores(_image(n), NEVER_S)) for n in numbers]
+
+
+async def _started(model: Model) -> None:
+    await asyncio.to_thread(model.started.acquire)
+
+
+def test_a_lone_image_runs_at_once_and_alone(metrics: Metrics) -> None:
+    model = Model()
+
+    async def test(batcher: Batcher) -> None:
+        for number in range(3):
+            assert (await batcher.scores(_image(number), NEVER_S)).tolist() == [number] * 3
+
+    _run(test, model, metrics)
+    assert model.batches == [[0], [1], [2]]
+
+
+def test_what_waits_while_the_model_runs_becomes_batches_in_order(metrics: Metrics) -> None:
+    model = Model(held=True)
+
+    async def test(batcher: Batcher) -> None:
+        tasks = _ask(batcher, 0)
+        await _started(model)
+        tasks += _ask(batcher, *range(1, 8))
+        await asyncio.sleep(0)
+        model.go.set()
+        rows = await asyncio.gather(*tasks)
+        assert [row.tolist() for row in rows] == [[n] * 3 for n in range(8)]
+
+    _run(test, model, metrics)
+    assert model.batches == [[0], [1, 2, 3, 4], [5, 6, 7]]
+
+
+def test_an_abandoned_image_never_reaches_the_model(metrics: Metrics) -> None:
+    model = Model(held=True)
+    before = metrics.dropped.labels("disconnected")._value.get()
+
+    async def test(batcher: Batcher) -> None:
+        first, *waiting = _ask(batcher, 0)
+        await _started(model)
+        waiting = _ask(batcher, 1, 2, 3)
+        await asyncio.sleep(0)
+        waiting[1].cancel()
+        await asyncio.wait([waiting[1]])
+        model.go.set()
+        await asyncio.gather(first, waiting[0], waiting[2])
+
+    _run(test, model, metrics)
+    assert model.batches == [[0], [1, 3]]
+    assert metrics.dropped.labels("disconnected")._value.get() == before + 1
+
+
+def test_an_image_abandoned_as_the_model_takes_it_never_reaches_the_model(
+    metrics: Metrics,
+) -> None:
+    model = Model()
+
+    async def test(batcher: Batcher) -> None:
+        (task,) = _ask(batcher, 0)
+        await asyncio.sleep(0)  # it is in the queue now, and the batcher wakes up next
+        task.cancel()
+        await asyncio.wait([task])
+        assert (await batcher.scores(_image(1), NEVER_S)).tolist() == [1] * 3
+        assert batcher.fault(timeout_s=60) is None
+
+    _run(test, model, metrics)
+    assert model.batches == [[1]]
+
+
+def test_an_expired_image_never_reaches_the_model(metrics: Metrics) -> None:
+    model = Model(held=True)
+    before = metrics.dropped.labels("expired")._value.get()
+
+    async def test(batcher: Batcher) -> None:
+        tasks = _ask(batcher, 0)
+        await _started(model)
+        soon = asyncio.get_running_loop().time() + 0.01
+        late = asyncio.ensure_future(batcher.scores(_image(1), soon))
+        tasks += _ask(batcher, 2)
+        await asyncio.sleep(0.05)
+        model.go.set()
+        await asyncio.gather(*tasks)
+        with pytest.raises(DeadlineExceeded):
+            await late
+
+    _run(test, model, metrics)
+    assert model.batches == [[0], [2]]
+    assert metrics.dropped.labels("expired")._value.get() == before + 1
+
+
+def test_a_client_that_leaves_during_its_run_disturbs_nobody(metrics: Metrics) -> None:
+    model = Model(held=True)
+
+    async def test(batcher: Batcher) -> None:
+        (first,) = _ask(batcher, 0)
+        await _started(model)
+        first.cancel()
+        (second,) = _ask(batcher, 1)
+        await asyncio.sleep(0)
+        model.go.set()
+        assert (await second).tolist() == [1] * 3
+
+    _run(test, model, metrics)
+
+
+def test_a_full_queue_refuses_and_says_when_to_come_back(metrics: Metrics) -> None:
+    async def test(batcher: Batcher) -> None:
+        with batcher.admitted(60), batcher.admitted(4):
+            with pytest.raises(Overloaded, match="64 wait") as refusal, batcher.admitted(1):
+                pass
+            assert refusal.value.retry_after_s == 1
+        with batcher.admitted(64):
+            pass
+
+    _run(test, Model(), metrics)
+
+
+def test_retry_after_follows_the_measured_rate(metrics: Metrics) -> None:
+    def slow(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        end_s = perf_counter() + 0.1
+        while perf_counter() < end_s:
+            threading.Event().wait(0.01)
+        return images[:, 0, 0, :].astype(np.float32)
+
+    async def test(batcher: Batcher) -> None:
+        await batcher.scores(_image(0), NEVER_S)
+        with batcher.admitted(64), pytest.raises(Overloaded) as refusal, batcher.admitted(1):
+            pass
+        assert refusal.value.retry_after_s >= 7  # 64 images, 0.1 s each or more
+
+    _run(test, slow, metrics)
+
+
+def test_a_failed_run_fails_its_images_and_shows_until_one_succeeds(metrics: Metrics) -> None:
+    broken = True
+
+    def fragile(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if broken:
+            raise RuntimeError("device lost")
+        return images[:, 0, 0, :].astype(np.float32)
+
+    async def test(batcher: Batcher) -> None:
+        nonlocal broken
+        with pytest.raises(RuntimeError, match="device lost"):
+            await batcher.scores(_image(0), NEVER_S)
+        assert batcher.fault(timeout_s=60) == "its last run failed"
+        broken = False
+        await batcher.scores(_image(0), NEVER_S)
+        assert batcher.fault(timeout_s=60) is None
+
+    _run(test, fragile, metrics)
+
+
+def test_a_run_that_does_not_end_is_a_fault(metrics: Metrics) -> None:
+    model = Model(held=True)
+
+    async def test(batcher: Batcher) -> None:
+        (task,) = _ask(batcher, 0)
+        await _started(model)
+        assert batcher.fault(timeout_s=60) is None
+        await asyncio.sleep(0.02)
+        assert batcher.fault(timeout_s=0.01) == "its run takes longer than 0.01 s"
+        model.go.set()
+        await task
+
+    _run(test, model, metrics)

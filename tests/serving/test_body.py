@@ -1,0 +1,128 @@
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive
+
+from models.errors import BadParameter, BodyTooLarge, ImageMissing, TooManyImages
+from serving.body import read, take_apart
+
+MULTIPART = Headers({"Content-Type": "multipart/form-data; boundary=edge"})
+
+
+def _receiving(messages: Sequence[dict[str, Any]]) -> Receive:
+    left = iter(messages)
+
+    async def receive() -> Message:
+        return next(left)
+
+    return receive
+
+
+def _chunks(*chunks: bytes) -> list[dict[str, Any]]:
+    last = len(chunks) - 1
+    return [
+        {"type": "http.request", "body": chunk, "more_body": number < last}
+        for number, chunk in enumerate(chunks)
+    ]
+
+
+def _part(name: str, data: bytes, filename: str | None = None) -> bytes:
+    file = f'; filename="{filename}"' if filename else ""
+    head = f'--edge\r\nContent-Disposition: form-data; name="{name}"{file}\r\n'
+    return head.encode() + b"Content-Type: image/jpeg\r\n\r\n" + data + b"\r\n"
+
+
+END = b"--edge--\r\n"
+
+
+def test_a_body_comes_whole_from_its_chunks() -> None:
+    body = asyncio.run(read(_receiving(_chunks(b"one", b"", b"two")), Headers({}), 6))
+    assert body == b"onetwo"
+
+
+def test_a_body_is_counted_whatever_its_header_says() -> None:
+    headers = Headers({"Content-Length": "1"})
+    with pytest.raises(BodyTooLarge):
+        asyncio.run(read(_receiving(_chunks(b"one", b"two!")), headers, 6))
+
+
+def test_a_body_that_says_it_is_too_large_is_not_read() -> None:
+    with pytest.raises(BodyTooLarge):
+        asyncio.run(read(_receiving([]), Headers({"Content-Length": "7"}), 6))
+
+
+def test_a_client_that_leaves_is_told_apart() -> None:
+    messages = [*_chunks(b"one", b"two")[:1], {"type": "http.disconnect"}]
+    with pytest.raises(ClientDisconnect):
+        asyncio.run(read(_receiving(messages), Headers({}), 6))
+
+
+@pytest.mark.parametrize("kind", ["image/jpeg", "application/x-www-form-urlencoded", "text/x", ""])
+def test_any_other_body_is_one_image_whatever_its_header_says(kind: str) -> None:
+    content = take_apart(b"bytes", Headers({"Content-Type": kind}))
+    assert (content.images, content.fields) == ([b"bytes"], [])
+
+
+def test_multipart_images_and_fields_come_apart_in_order() -> None:
+    body = (
+        _part("image", b"a\r\n--edg", "a.jpg") + _part("top_k", b"3") + _part("image", b"b") + END
+    )
+    content = take_apart(body, MULTIPART)
+    assert content.images == [b"a\r\n--edg", b"b"]
+    assert content.fields == [("top_k", "3")]
+
+
+def test_an_empty_part_is_an_image_without_bytes() -> None:
+    assert take_apart(_part("image", b"", "a.jpg") + END, MULTIPART).images == [b""]
+
+
+@pytest.mark.parametrize("body", [b"", END, _part("top_k", b"3") + END])
+def test_without_an_image_part_the_image_is_missing(body: bytes) -> None:
+    with pytest.raises(ImageMissing, match="parts named image"):
+        take_apart(body, MULTIPART)
+
+
+def test_an_empty_body_lacks_its_image() -> None:
+    with pytest.raises(ImageMissing):
+        take_apart(b"", Headers({"Content-Type": "image/jpeg"}))
+
+
+def test_64_parts_are_the_most() -> None:
+    assert len(take_apart(_part("image", b"x") * 64 + END, MULTIPART).images) == 64
+    with pytest.raises(TooManyImages, match="64"):
+        take_apart(_part("image", b"x") * 65 + END, MULTIPART)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"no boundary at all",
+        _part("image", b"x"),
+        _part("image", b"x") + b"--edge",
+        b"--edge\r\n" + b"X: y\r\n" * 10000 + b"\r\nx\r\n" + END,
+        b"--edge\r\nContent-Disposition: form-data; name="
+        + b"n" * 100_000
+        + b"\r\n\r\nx\r\n"
+        + END,
+        b"--edge\r\n\xff\xfe: \0\r\n\r\nx\r\n" + END,
+    ],
+)
+def test_a_malformed_multipart_body_is_a_bad_parameter(body: bytes) -> None:
+    with pytest.raises(BadParameter, match="multipart body"):
+        take_apart(body, MULTIPART)
+
+
+@pytest.mark.parametrize("options", ["", "; boundary=", "; boundary=" + "x" * 1000])
+def test_a_boundary_that_cannot_be_used_is_a_bad_parameter(options: str) -> None:
+    headers = Headers({"Content-Type": f"multipart/form-data{options}"})
+    with pytest.raises(BadParameter, match="multipart"):
+        take_apart(b"--\r\n", headers)
+
+
+def test_a_field_that_is_no_text_is_a_bad_parameter() -> None:
+    with pytest.raises(BadParameter, match="UTF-8"):
+        take_apart(_part("image", b"x") + _part("top_k", b"\xff") + END, MULTIPART)

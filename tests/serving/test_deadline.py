@@ -1,0 +1,78 @@
+import asyncio
+
+import pytest
+from starlette.requests import ClientDisconnect
+from starlette.types import Message
+
+from models.errors import DeadlineExceeded, ReadTimeout
+from serving.deadline import reading, waited_for
+
+FOREVER_S = 30
+
+
+async def _stays() -> Message:
+    await asyncio.sleep(FOREVER_S)
+    raise AssertionError("nobody should wait so long")
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def test_slow_reading_is_a_read_timeout() -> None:
+    async def test() -> None:
+        async with reading(_now_s() + FOREVER_S, _now_s() + 0.01):
+            await asyncio.sleep(FOREVER_S)
+
+    with pytest.raises(ReadTimeout):
+        asyncio.run(test())
+
+
+def test_the_requests_own_deadline_counts_while_reading_too() -> None:
+    async def test() -> None:
+        async with reading(_now_s() + 0.01, _now_s() + FOREVER_S):
+            await asyncio.sleep(FOREVER_S)
+
+    with pytest.raises(DeadlineExceeded):
+        asyncio.run(test())
+
+
+def test_work_stops_at_its_deadline() -> None:
+    async def test() -> None:
+        async with waited_for(_stays, _now_s() + 0.01):
+            await asyncio.sleep(FOREVER_S)
+
+    with pytest.raises(DeadlineExceeded):
+        asyncio.run(test())
+
+
+def test_work_stops_when_the_client_leaves() -> None:
+    async def leaves() -> Message:
+        await asyncio.sleep(0.01)
+        return {"type": "http.disconnect"}
+
+    async def test() -> None:
+        async with waited_for(leaves, _now_s() + FOREVER_S):
+            await asyncio.sleep(FOREVER_S)
+
+    with pytest.raises(ClientDisconnect):
+        asyncio.run(test())
+
+
+def test_finished_work_is_left_alone_and_leaves_no_task_behind() -> None:
+    async def test() -> int:
+        async with waited_for(_stays, _now_s() + FOREVER_S):
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        return len(asyncio.all_tasks())
+
+    assert asyncio.run(test()) == 1
+
+
+def test_an_error_of_the_work_comes_through() -> None:
+    async def test() -> None:
+        async with waited_for(_stays, _now_s() + FOREVER_S):
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        asyncio.run(test())

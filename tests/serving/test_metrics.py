@@ -1,0 +1,59 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from models import bundle
+from serving.metrics import Metrics
+
+WORKER = """
+import sys
+from pathlib import Path
+from serving.metrics import Metrics
+metrics = Metrics(Path(sys.argv[1]))
+metrics.requests.labels("classify", "colours", 200).inc(2)
+metrics.queue_images.set(5)
+metrics.model_ready.labels("colours").set(0)
+"""
+
+
+def test_workers_add_up_and_only_the_living_hold_images(tmp_path: Path) -> None:
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", WORKER, str(tmp_path)], check=True)
+    script = WORKER + "print(metrics.scrape([]).decode())"
+    run = [sys.executable, "-c", script, str(tmp_path)]
+    text = subprocess.run(run, check=True, capture_output=True, text=True).stdout
+    assert 'requests_total{code="200",endpoint="classify",model="colours"} 6.0' in text
+    assert "labrador_queue_images 5.0" in text
+
+
+def test_model_info_names_what_runs(metrics: Metrics, store: Path) -> None:
+    manifest = bundle.read_manifest(store / "tags" / "1")
+    text = metrics.scrape([(manifest, "SomeProvider")]).decode()
+    assert (
+        'labrador_model_info{model="tags",precision="fp32",provider="SomeProvider",'
+        f'sha256="{manifest.files["model.onnx"]}",version="1"}} 1.0' in text
+    )
+    assert "labrador_model_info{" not in metrics.scrape([]).decode()
+
+
+def test_the_first_label_or_every_tag_is_counted(metrics: Metrics, store: Path) -> None:
+    def count(model: str, label: str) -> float:
+        return float(metrics.predictions.labels(model, label)._value.get())
+
+    scores = np.array([0.6, 0.7, 0.1], np.float32)
+    for name, expected in (("colours", [0, 1, 0]), ("tags", [1, 1, 0])):
+        manifest = bundle.read_manifest(store / name / "1")
+        before = [count(name, label) for label in manifest.labels]
+        metrics.observe_scores(scores, manifest)
+        after = [count(name, label) for label in manifest.labels]
+        assert (np.array(after) - before).tolist() == expected
+
+
+def test_stages_have_buckets_from_half_a_millisecond(metrics: Metrics) -> None:
+    with metrics.stage("decode"):
+        pass
+    assert (
+        'labrador_stage_seconds_bucket{le="0.0005",stage="decode"}' in metrics.scrape([]).decode()
+    )

@@ -1,0 +1,136 @@
+"""Tiny real bundles for tests, made without torch: the mean colour of a picture decides."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from models import golden
+from models.bundle import hashes
+from models.manifest import (
+    GOLDEN_SCORES_FILE,
+    MODEL_FILE,
+    Baseline,
+    Gate,
+    Manifest,
+    Metric,
+    Preprocess,
+    Provenance,
+    Task,
+    Tensors,
+    Variant,
+)
+from models.store import Store
+
+SIZE_PX = 16
+LABELS = ("red", "green", "blue")
+OPSET = 18
+# A label's logit is how much its channel is above the other two, and a pure colour is certain.
+WEIGHTS = np.array([[8, -4, -4], [-4, 8, -4], [-4, -4, 8]], np.float32)
+TRAINING_IMAGES_FILE = "training-images.txt"
+
+
+def picture(colour: tuple[int, int, int] = (200, 30, 30), size_px: int = 48) -> bytes:
+    """A JPEG of one colour with a darker corner."""
+    image = Image.new("RGB", (size_px, size_px), colour)
+    image.paste((10, 20, 30), (0, 0, size_px // 4, size_px // 4))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def reference_scores(images: NDArray[np.uint8], task: Task) -> NDArray[np.float32]:
+    """What the network must answer, in plain NumPy: uint8 `[N, S, S, 3]` -> float32 `[N, 3]`."""
+    logits = (images.astype(np.float64) / 255).mean(axis=(1, 2)) @ WEIGHTS
+    if task == "multi":
+        scores = 1 / (1 + np.exp(-logits))
+    else:
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        scores = powers / powers.sum(axis=1, keepdims=True)
+    return np.asarray(scores, np.float32)
+
+
+def network(task: Task) -> bytes:
+    """The ONNX graph: cast, scale, mean of each channel, one linear layer, softmax or sigmoid."""
+    last = (
+        helper.make_node("Softmax", ["logits"], ["scores"], axis=1)
+        if task == "single"
+        else helper.make_node("Sigmoid", ["logits"], ["scores"])
+    )
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
+            helper.make_node("Div", ["floats", "white"], ["shares"]),
+            helper.make_node("ReduceMean", ["shares", "axes"], ["means"], keepdims=0),
+            helper.make_node("MatMul", ["means", "weights"], ["logits"]),
+            last,
+        ],
+        "tiny",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", SIZE_PX, SIZE_PX, 3])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", len(LABELS)])],
+        [
+            numpy_helper.from_array(np.array(255, np.float32), "white"),
+            numpy_helper.from_array(np.array([1, 2], np.int64), "axes"),
+            numpy_helper.from_array(WEIGHTS, "weights"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+    onnx.checker.check_model(model, full_check=True)
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def content(
+    name: str, version: int, task: Task, model: bytes | None = None
+) -> tuple[Manifest, dict[str, bytes]]:
+    """The manifest and the files of a tiny bundle; `model` takes the place of its network."""
+    preprocess = Preprocess(image_size_px=SIZE_PX, crop_fraction=0.9)
+    files = golden.forms([picture((200, 30, 30)), picture((20, 180, 60)), picture((30, 60, 220))])
+    scores = reference_scores(golden.inputs(files, preprocess), task)
+    files[GOLDEN_SCORES_FILE] = golden.scores_file(list(files), scores)
+    files[MODEL_FILE] = network(task) if model is None else model
+    files[TRAINING_IMAGES_FILE] = b""
+    manifest = Manifest(
+        name=name,
+        version=version,
+        task=task,
+        labels=LABELS,
+        thresholds=(0.5, 0.5, 0.5) if task == "multi" else None,
+        temperature=1,
+        preprocess=preprocess,
+        tensors=Tensors(maps=None),
+        opset=OPSET,
+        variants=(
+            Variant(
+                file=MODEL_FILE,
+                precision="fp32",
+                gate=Gate(tolerance=1e-4, max_difference=0, flips=0, metrics={}),
+            ),
+        ),
+        metrics={"accuracy": Metric(value=0.9, low=0.8, high=0.95)},
+        baseline=Baseline(
+            label_share=(0.4, 0.3, 0.3), confidence_edges=(0.5, 1.0), confidence_counts=(1, 2)
+        ),
+        training_images=TRAINING_IMAGES_FILE,
+        provenance=Provenance(
+            created="2025-01-01T00:00:00Z",
+            git_commit=None,
+            recipe={},
+            data_fingerprint="0" * 64,
+            weights="none",
+            weights_sha256=None,
+            weights_licence="none",
+            libraries={},
+        ),
+        files=hashes(files),
+    )
+    return manifest, files
+
+
+def add(store: Path, name: str, task: Task, model: bytes | None = None) -> Path:
+    """Write the next version of a tiny bundle into the store and return its folder."""
+    return Store(store).add(name, lambda version: content(name, version, task, model))
