@@ -40,55 +40,62 @@ def multi_label(folder: Path, images: int, seed: int) -> None:
 
 
 def picture(shapes: Sequence[str], random: np.random.Generator) -> Image.Image:
-    """A picture of 96 to 104 × 96 pixels with each of the shapes once, side by side."""
+    """A picture of 96 × 96 to 104 × 96 pixels with up to four shapes: one large, or quarters."""
     width, height = int(random.integers(96, 105)) * _OVERSAMPLING, 96 * _OVERSAMPLING
     image = _background(width, height, random)
     draw = ImageDraw.Draw(image)
-    slots = random.permutation(max(len(shapes), 1))
-    for shape, slot in zip(shapes, slots, strict=False):
-        room = width / len(slots)
-        radius = min(room, height) * random.uniform(0.3, 0.45)
-        x = room * slot + random.uniform(radius, max(radius, room - radius))
-        y = random.uniform(radius, height - radius)
-        colour = tuple(random.integers(0, 256, 3).tolist())
-        _shape(draw, shape, x, y, radius, random.uniform(0, 2 * math.pi), colour)
+    across = 1 if len(shapes) == 1 else 2
+    room_x, room_y = width / across, height / across
+    for shape, place in zip(shapes, random.permutation(across**2), strict=False):
+        radius = min(room_x, room_y) * random.uniform(0.36, 0.46)
+        x = room_x * (place % across) + random.uniform(radius, room_x - radius)
+        y = room_y * (place // across) + random.uniform(radius, room_y - radius)
+        angle = random.uniform(0, 2 * math.pi)
+        _shape(draw, shape, (x, y), radius, angle, _colour(random, 0, 256))
     return image.resize((width // _OVERSAMPLING, height // _OVERSAMPLING), Image.Resampling.BOX)
 
 
 def _background(width: int, height: int, random: np.random.Generator) -> Image.Image:
-    patches = random.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    """Soft patches of colour with thin lines across."""
+    patches = random.integers(64, 192, (6, 8, 3), dtype=np.uint8)
     image = Image.fromarray(patches).resize((width, height), Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(image)
-    for _ in range(12):
-        ends = random.uniform(0, 1, (2, 2)) * (width, height)
-        colour = tuple(random.integers(0, 256, 3).tolist())
-        draw.line([*ends[0], *ends[1]], colour, int(random.integers(1, 5)))
+    for _ in range(8):
+        (x0, y0), (x1, y1) = random.uniform(0, 1, (2, 2)) * (width, height)
+        draw.line((x0, y0, x1, y1), _colour(random, 64, 192), int(random.integers(1, 4)))
     return image
+
+
+def _colour(random: np.random.Generator, low: int, high: int) -> tuple[int, int, int]:
+    red, green, blue = random.integers(low, high, 3).tolist()
+    return red, green, blue
 
 
 def _shape(
     draw: ImageDraw.ImageDraw,
     shape: str,
-    x: float,
-    y: float,
+    centre: tuple[float, float],
     radius: float,
     angle: float,
-    colour: tuple[int, ...],
+    colour: tuple[int, int, int],
 ) -> None:
-    """One shape inside the circle of `radius` around (x, y), turned by `angle`, with an edge."""
-    edge = 255 if sum(colour) < 384 else 0
-    options = {"outline": (edge, edge, edge), "width": 2 * _OVERSAMPLING}
+    """One shape inside the circle of `radius` around `centre`, turned by `angle`, outlined."""
+    x, y = centre
+    line = 2 * _OVERSAMPLING
+    edge = (255, 255, 255) if sum(colour) < 384 else (0, 0, 0)
     box = (x - radius, y - radius, x + radius, y + radius)
     if shape == "circle":
-        draw.ellipse(box, colour, **options)
+        draw.ellipse(box, colour, edge, line)
     elif shape == "ring":
-        draw.ellipse(box, None, outline=colour, width=int(radius / 3))
+        draw.ellipse(box, None, edge, int(radius / 2.5))
+        inside = (box[0] + line, box[1] + line, box[2] - line, box[3] - line)
+        draw.ellipse(inside, None, colour, int(radius / 2.5) - 2 * line)
     else:
         corners = [
             (x + radius * r * math.cos(angle + a), y + radius * r * math.sin(angle + a))
             for r, a in _CORNERS[shape]
         ]
-        draw.polygon(corners, colour, **options)
+        draw.polygon(corners, colour, edge, line)
 
 
 def _alternating(points: int, inner: float) -> list[tuple[float, float]]:

@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
         options.command(options)
     except RecipeError as error:
         parser.error(str(error))
-    except LabradorError as error:
+    except (LabradorError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -43,8 +43,9 @@ def _views(shapes: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor
         return torch.empty(count).uniform_(low, high, generator=generator)
 
     side = uniform(recipe.scale, 1).sqrt()
-    aspect = uniform(-1, 1).mul(math.log(4 / 3) / 2).exp()  # up to 4:3 from its middle
-    width, height = (side * aspect.sqrt()).clamp(max=1), (side / aspect.sqrt()).clamp(max=1)
+    stretch = uniform(-1, 1).mul(math.log(4 / 3) / 4).exp()  # from the squarest, half-way to 4:3
+    stretch = stretch.clamp(side, 1 / side)
+    width, height = side * stretch, side / stretch
     left, top = uniform(-1, 1), uniform(-1, 1)
     flip = torch.where(uniform(0, 1) < recipe.flip, -1.0, 1.0)
     angle = uniform(-1, 1) * math.radians(recipe.rotation)

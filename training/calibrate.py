@@ -38,7 +38,7 @@ def fit_temperature(logits: Logits, targets: Targets, task: Task) -> float:
 
 
 def fit_thresholds(scores: NDArray[np.float32], targets: Targets) -> tuple[float, ...]:
-    """For each label the threshold with the best F1, half-way between two scores.
+    """For each label the threshold with the best F1, half-way between two scores in float32.
 
     A label that no image has gets 0.5.
     """
@@ -46,11 +46,12 @@ def fit_thresholds(scores: NDArray[np.float32], targets: Targets) -> tuple[float
     for column, truth in zip(scores.T, targets.T, strict=True):
         order = np.argsort(-column, kind="stable")
         f1 = 2 * np.cumsum(truth[order]) / (np.arange(1, len(column) + 1) + truth.sum())
-        ranked = np.append(column[order], 0)
+        ranked = np.append(column[order], np.float32(0))
         f1[ranked[:-1] == ranked[1:]] = 0  # equal scores cannot be told apart
         best = int(np.argmax(f1))
-        middle = (float(ranked[best]) + float(ranked[best + 1])) / 2
-        thresholds.append(round(middle, 6) if truth.any() else 0.5)
+        upper, lower = ranked[best], ranked[best + 1]
+        middle = max((upper + lower) / 2, np.nextafter(lower, upper))  # never lower itself
+        thresholds.append(float(middle) if truth.any() else 0.5)
     return tuple(thresholds)
 
 

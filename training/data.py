@@ -45,8 +45,11 @@ def read(
     if pattern is not None:
         root, examples = path, list(_from_pattern(path, pattern))
     elif path.is_file():
-        root = Path(images) if images else _images_of_csv(path)
-        examples = list(_from_csv(path, root))
+        try:
+            root = Path(images) if images else _images_of_csv(path)
+            examples = list(_from_csv(path, root))
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise DataError(f"{path} is neither a folder nor a CSV file: {error}") from error
     elif (path / "images").is_dir() and (path / "annotations").is_dir():
         root, examples = path / "images", list(_from_oxford_pets(path))
     else:
@@ -98,14 +101,16 @@ def _from_pattern(data: Path, pattern: str) -> Iterator[Example]:
 def _images_of_csv(file: Path) -> Path:
     with file.open(encoding="utf-8-sig", newline="") as text:
         first = next(csv.DictReader(text), None)
-    name = (first or {}).get("fname") or ""
+    name = (first or {}).get("fname")
+    if not name:
+        return file.parent  # `_from_csv` says what is wrong
     folders = [file.parent, file.parent / "images", file.parent / "train"]
     for folder in folders:
-        if name and (folder / name).is_file():
+        if (folder / name).is_file():
             return folder
     raise DataError(
-        f"{file}: {name or 'its first image'} is in none of"
-        f" {', '.join(map(str, folders))}; name the folder with --images"
+        f"{file}: {name} is in none of {', '.join(map(str, folders))}; name the folder with"
+        " --images"
     )
 
 
@@ -147,7 +152,7 @@ def _from_oxford_pets(data: Path) -> Iterator[Example]:
         except OSError as error:
             raise DataError(f"{data / 'annotations' / name} cannot be read") from error
         for line in lines:
-            if not line or line.startswith("#"):
+            if not line.strip() or line.startswith("#"):
                 continue
             file = f"{line.split()[0]}.jpg"
             if not (data / "images" / file).is_file():

@@ -109,7 +109,7 @@ def evaluate(model: Model, dataset: Dataset, folder: Path) -> str:
 
 
 def truth(labels_of_images: Sequence[Sequence[str]], labels: Sequence[str]) -> NDArray[np.bool_]:
-    """Which image has which label: `[N, C]`. DataError names a label the model does not have."""
+    """Which image has which label: `[N, C]`. DataError on a label that is not the model's."""
     column = {label: number for number, label in enumerate(labels)}
     targets = np.zeros((len(labels_of_images), len(labels)), np.bool_)
     for row, names in enumerate(labels_of_images):
@@ -117,6 +117,8 @@ def truth(labels_of_images: Sequence[Sequence[str]], labels: Sequence[str]) -> N
             if name not in column:
                 raise DataError(f"the model has no label {name!r}; it has {', '.join(labels)}")
             targets[row, column[name]] = True
+    if not targets.any():
+        raise DataError(f"none of the {len(targets)} images has a label: nothing to go by")
     return targets
 
 

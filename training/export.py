@@ -68,7 +68,8 @@ def export(run: Run, name: str, store: Store, data_path: str | None = None) -> P
             )
 
         draft = Bundle(Path(name), manifest(gate.UNMEASURED), contents)
-        return manifest(gate.check(draft, network, outcome.labels, validation)), contents
+        measured = gate.check(draft, network, outcome.labels, outcome.thresholds, validation)
+        return manifest(measured), contents
 
     return store.add(name, make)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from models import golden
 from models.bundle import Bundle
 from models.errors import GateError
-from models.manifest import Gate, Manifest
+from models.manifest import Gate, Task
 from training import evaluate, metrics, runtime
 from training.network import Served
 
@@ -28,12 +28,18 @@ class Validation:
     labels: Sequence[Sequence[str]]
 
 
-def check(bundle: Bundle, reference: Served, labels: Sequence[str], validation: Validation) -> Gate:
+def check(
+    bundle: Bundle,
+    reference: Served,
+    labels: Sequence[str],
+    thresholds: Sequence[float] | None,
+    validation: Validation,
+) -> Gate:
     """Hold a bundle against the trained network; what was measured.
 
-    `labels` are the network's own, in its order. Raises GateError unless the graph has the
-    promised form, the golden files and all validation images give the network's scores within
-    the tolerance, and the decisions, by name, are as often right as the network's.
+    `labels`, in its order, and `thresholds` are the network's own. Raises GateError unless the
+    graph has the promised form, the golden files and all validation images give the network's
+    scores within the tolerance, and the decisions, by name, are as often right as the network's.
     """
     manifest = bundle.manifest
     _check_graph(bundle)
@@ -43,8 +49,9 @@ def check(bundle: Bundle, reference: Served, labels: Sequence[str], validation: 
     got = run(validation.images)
     on_validation = golden.compare(expected, got, manifest, golden.TOLERANCE_CPU)
     flips = on_golden.flips + on_validation.flips
-    trained = _figures(expected, labels, manifest, validation)
-    exported = _figures(got, manifest.labels, manifest, validation)
+    task = manifest.task
+    trained = _figures(expected, labels, thresholds, task, validation)
+    exported = _figures(got, manifest.labels, manifest.thresholds, task, validation)
     for name, value in exported.items():
         if not abs(value - trained[name]) <= golden.TOLERANCE_CPU + flips / len(got):
             raise GateError(
@@ -65,12 +72,13 @@ def reference_scores(reference: Served, images: NDArray[np.uint8]) -> NDArray[np
 def _figures(
     scores: NDArray[np.float32],
     labels: Sequence[str],
-    manifest: Manifest,
+    thresholds: Sequence[float] | None,
+    task: Task,
     validation: Validation,
 ) -> dict[str, float]:
     targets = evaluate.truth(validation.labels, labels)
-    said = evaluate.decide(scores, manifest.thresholds)
-    return metrics.values(evaluate.figures(manifest.task, scores, said, targets), len(scores))
+    said = evaluate.decide(scores, thresholds)
+    return metrics.values(evaluate.figures(task, scores, said, targets), len(scores))
 
 
 def _check_graph(bundle: Bundle) -> None:

@@ -46,7 +46,7 @@ def single_label(scores: Scores, targets: NDArray[np.int64]) -> Figures:
         return {
             "error": 1 - weights @ right / total,
             "top5_error": 1 - weights @ among_five / total,
-            "macro_f1": np.nanmean(_f1(weights, true, found), 1),
+            "macro_f1": _label_mean(_f1(weights, true, found)),
             "nll": weights @ nll / total,
             "ece": np.abs(weights @ gaps).sum(1) / total,
         }
@@ -71,9 +71,9 @@ def multi_label(scores: Scores, targets: NDArray[np.bool_], tags: NDArray[np.boo
         right = weights @ (targets & tags).sum(1)
         either = weights @ (targets.sum(1) + tags.sum(1))
         return {
-            "map": np.nanmean(precision, 0),
+            "map": _label_mean(np.stack(precision, 1)),
             "micro_f1": 2 * right / np.maximum(either, 1e-12),
-            "macro_f1": np.nanmean(_f1(weights, targets, tags), 1),
+            "macro_f1": _label_mean(_f1(weights, targets, tags)),
             "accuracy_multi": weights @ (targets == tags).mean(1) / total,
             "accuracy_all_negative": weights @ (~targets).mean(1) / total,
         }
@@ -108,10 +108,17 @@ def label_precisions(scores: Scores, targets: NDArray[np.bool_]) -> NDArray[np.f
 
 
 def _f1(weights: Weights, true: NDArray[Any], found: NDArray[Any]) -> NDArray[np.float64]:
-    """F1 of each label `[B, C]`, from 0 or 1 `[N, C]`; NaN where it is neither true nor found."""
-    either = weights @ true.astype(np.float64) + weights @ found.astype(np.float64)
+    """F1 of each label `[B, C]`, from 0 or 1 `[N, C]`; NaN where it is never true."""
+    occurs = weights @ true.astype(np.float64)
     both = weights @ (true * found).astype(np.float64)
-    return np.asarray(2 * both / np.where(either > 0, either, np.nan))
+    either = occurs + weights @ found.astype(np.float64)
+    return np.asarray(2 * both / np.where(occurs > 0, either, np.nan))
+
+
+def _label_mean(figures: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean `[B]` over the labels of `[B, C]` that are not NaN; NaN where all of them are."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.nansum(figures, 1) / np.isfinite(figures).sum(1))
 
 
 def values(figures: Figures, images: int) -> dict[str, float]:

@@ -1,7 +1,6 @@
 """The network: a torchvision ResNet that takes pixels, and the same with its decision inside."""
 
 from pathlib import Path
-from urllib.error import URLError
 
 import torch
 import torchvision
@@ -15,6 +14,7 @@ from training.recipe import Arch
 
 _MEAN = (0.485, 0.456, 0.406)  # of ImageNet, as all of torchvision's weights expect
 _DEVIATION = (0.229, 0.224, 0.225)
+_COUNTER = "num_batches_tracked"  # files from before PyTorch 0.4.1 lack it
 
 
 class Network(nn.Module):
@@ -93,7 +93,7 @@ def pretrain(network: Network, arch: Arch, weights: str) -> tuple[str, str | Non
         choice = torchvision.models.get_model_weights(arch)["DEFAULT"]
         try:
             state = choice.get_state_dict(check_hash=True)
-        except (URLError, OSError) as error:
+        except Exception as error:  # a download fails in many ways, and so does unpickling
             raise RecipeError(
                 f"--weights imagenet: {choice} cannot be downloaded from {choice.url} ({error});"
                 " download it elsewhere and give --weights FILE, or use --weights none"
@@ -112,8 +112,8 @@ def pretrain(network: Network, arch: Arch, weights: str) -> tuple[str, str | Non
             f"--weights {weights} is neither imagenet, none nor a readable state dict:"
             f" {str(error).partition(chr(10))[0]}"
         ) from error
-    if not isinstance(state, dict):
-        raise RecipeError(f"--weights {weights} holds a {type(state).__name__}, no state dict")
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise RecipeError(f"--weights {weights} is no state dict: it must map names to tensors")
     _load(network, state, weights, arch)
     return file.name, sha256(data), "unknown"
 
@@ -121,8 +121,9 @@ def pretrain(network: Network, arch: Arch, weights: str) -> tuple[str, str | Non
 def _load(network: Network, state: dict[str, Tensor], name: str, arch: Arch) -> None:
     body = {key: value for key, value in state.items() if not key.startswith("fc.")}
     own = {k: v for k, v in network.resnet.state_dict().items() if not k.startswith("fc.")}
-    wrong = sorted(own.keys() ^ body.keys()) or sorted(
-        key for key in own if own[key].shape != body[key].shape
+    differing = {key for key in own.keys() ^ body.keys() if not key.endswith(_COUNTER)}
+    wrong = sorted(differing) or sorted(
+        key for key in own.keys() & body.keys() if own[key].shape != body[key].shape
     )
     if wrong:
         raise RecipeError(f"--weights {name} is no {arch}: {wrong[0]} and {len(wrong) - 1} others")

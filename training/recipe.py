@@ -32,13 +32,14 @@ class Recipe(Frozen):
     )
     image_size: int = Field(224, ge=32, le=1024, description="side of the square input, pixels")
     crop_fraction: float = Field(
-        1.0, gt=0, le=1, description="evaluation: centred box / shorter side"
+        0.9, gt=0, le=1, description="evaluation: centred box / shorter side"
     )
 
     epochs: int = Field(5, ge=0, description="epochs of the whole network")
     freeze_epochs: int = Field(1, ge=0, description="epochs of the head alone, first")
     lr: str = Field(
-        "2e-3",
+        "8e-3",
+        coerce_numbers_to_str=True,  # as a TOML file may have it
         description="peak rate of the head alone; afterwards half of it, falling to a hundredth"
         " at the stem. Or STEM:HEAD for the rates of the whole network",
     )

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Self
 
 from pydantic import Field, ValidationError, model_validator
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from models.bundle import write_atomically
@@ -65,9 +66,13 @@ class Run:
     items: list[Item]
 
     def network(self) -> Network:
-        """The trained network, in evaluation mode, on the CPU."""
+        """The trained network, in evaluation mode, on the CPU. RunError if it is damaged."""
         network = Network(self.outcome.arch, len(self.outcome.labels))
-        network.resnet.load_state_dict(load_file(self.path / WEIGHTS_FILE))
+        file = self.path / WEIGHTS_FILE
+        try:
+            network.resnet.load_state_dict(load_file(file))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise RunError(f"{file} is missing or damaged") from error
         return network.eval()
 
 
@@ -110,7 +115,10 @@ def read(path: Path) -> Run:
         ) from error
     except ValidationError as error:
         raise RunError(f"{path / RUN_FILE} is damaged: {error.errors()[0]['msg']}") from error
-    return Run(path, outcome, split.read(path / SPLIT_FILE))
+    items = split.read(path / SPLIT_FILE)
+    if split.fingerprint(items) != outcome.provenance.data_fingerprint:
+        raise RunError(f"{path / SPLIT_FILE} was changed: it is not what {RUN_FILE} came from")
+    return Run(path, outcome, items)
 
 
 def provenance(

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +26,8 @@ def split(dataset: Dataset, hashes: Sequence[str], valid: float, seed: int) -> l
     """Hold out the share `valid` of the images, or what an official split says.
 
     Images with the same bytes stay together. Within each label (all images together for
-    multi-label data) they are ordered by sha256(seed + hash) and taken from the front.
+    multi-label data) they are ordered by sha256(seed + hash) and taken from the front, as long as
+    every label keeps an image to train on.
 
     Raises DataError if a side is left empty.
     """
@@ -59,23 +60,26 @@ def split(dataset: Dataset, hashes: Sequence[str], valid: float, seed: int) -> l
 def _held_out(dataset: Dataset, hashes: Sequence[str], valid: float, seed: int) -> set[str]:
     strata: dict[tuple[str, ...], dict[str, list[Example]]] = defaultdict(dict)
     stratum_of: dict[str, tuple[str, ...]] = {}
-    for example, h in zip(dataset.examples, hashes, strict=True):
+    pairs = zip(dataset.examples, hashes, strict=True)
+    for example, h in sorted(pairs, key=lambda pair: pair[0].labels):
         stratum = stratum_of.setdefault(h, example.labels if dataset.task == "single" else ())
         strata[stratum].setdefault(h, []).append(example)
+    trained = Counter(label for example in dataset.examples for label in example.labels)
     held_out = set()
-    for groups in strata.values():
-        size = sum(map(len, groups.values()))
-        missing = min(round(size * valid) or 1, size - 1)
+    for _, groups in sorted(strata.items()):
+        missing = max(1, round(sum(map(len, groups.values())) * valid))
         for h in sorted(groups, key=lambda h: hashlib.sha256(f"{seed} {h}".encode()).digest()):
-            if len(groups[h]) <= missing:
+            lost = Counter(label for example in groups[h] for label in example.labels)
+            if len(groups[h]) <= missing and all(trained[label] > lost[label] for label in lost):
                 held_out.add(h)
                 missing -= len(groups[h])
+                trained -= lost
     return held_out
 
 
 def write(path: Path, items: Sequence[Item]) -> None:
     """One JSON object a line."""
-    lines = (json.dumps(asdict(item), ensure_ascii=False) for item in items)
+    lines = (json.dumps(asdict(item)) for item in items)
     write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
 
 

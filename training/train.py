@@ -44,17 +44,19 @@ def train(recipe: Recipe, out: Path | None) -> Path:
     weights = pretrain(network, recipe.arch, recipe.weights)
     network.to(memory_format=torch.channels_last).to(device)
     path = run.create(out)
-    run.write_start(path, recipe, items)
     print(f"{recipe.arch} from weights {weights[0]}, on {device} -> {path}")
 
-    targets = evaluate.truth([item.labels for item in items], labels)
-    valid_targets = targets[held_out]
+    targets, valid_targets = (
+        evaluate.truth([item.labels for item in items if item.is_valid is side], labels)
+        for side in (False, True)
+    )
     preprocess = Preprocess(image_size_px=recipe.image_size, crop_fraction=recipe.crop_fraction)
     valid_images = pictures.served(_only(files, held_out, True), preprocess)
     pixels, shapes = pictures.presized(
         _only(files, held_out, False), round(recipe.image_size * _PRESIZE)
     )
-    learned = _loss_targets(targets[np.logical_not(held_out)], task)
+    learned = _loss_targets(targets, task)
+    run.write_start(path, recipe, items)
     started = time.perf_counter()
 
     def after_epoch(epoch: Epoch) -> None:

@@ -54,9 +54,9 @@ def test_a_missing_key_is_refused(key: str) -> None:
 def test_a_manifest_does_not_change_in_memory() -> None:
     one = manifest()
     with pytest.raises(ValidationError, match="frozen"):
-        one.version = 2
+        one.version = 2  # type: ignore[misc]
     with pytest.raises(ValidationError, match="frozen"):
-        one.preprocess.crop_fraction = 1.0
+        one.preprocess.crop_fraction = 1.0  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(

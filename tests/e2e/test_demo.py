@@ -1,0 +1,27 @@
+"""The whole way once, as a newcomer sees it."""
+
+import json
+import os
+import socket
+import subprocess
+from pathlib import Path
+
+
+def test_the_demo_trains_serves_and_answers_both_tasks(clone: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    done = subprocess.run(
+        ["scripts/demo", "--once", "--port", str(port)],
+        cwd=clone,
+        env={**os.environ, "BENTOML_HOME": str(clone / "bentoml")},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    classified, tagged, nothing, refused = answers
+    assert classified["predictions"][0]["label"] == "circle"
+    assert {tag["label"] for tag in tagged["tags"]} == {"cross", "star"}
+    assert nothing["tags"] == []
+    assert refused["code"] == "image_undecodable"
