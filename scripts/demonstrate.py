@@ -41,9 +41,9 @@ def main() -> int:
     print("demo/shapes: which shape is it?   demo/scenes: which shapes are in it?")
 
     say("2. Train: a ResNet-18 for each task, from nothing")
-    python(f"-m training train demo/shapes {TRAINING} --epochs 8 --out demo/runs/shapes")
+    python(f"-m training train demo/shapes {TRAINING} --epochs 6 --out demo/runs/shapes")
     python(
-        f"-m training train demo/scenes/labels.csv {TRAINING} --epochs 16 --out demo/runs/scenes"
+        f"-m training train demo/scenes/labels.csv {TRAINING} --epochs 12 --out demo/runs/scenes"
     )
 
     say("3. Export to ONNX, through the gate")
