@@ -1,0 +1,223 @@
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from models.bundle import Bundle, sha256
+from models.errors import BundleError, DataError, RunError
+from models.manifest import Preprocess, Task
+from models.preprocess import decode
+from models.store import Store
+from tests.training import samples
+from training import data, evaluate, metrics
+from training.evaluate import Model
+from training.run import Run
+
+CPU = torch.device("cpu")
+
+
+def rows_of(folder: Path) -> list[list[str]]:
+    with (folder / "predictions.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))
+
+
+def scores_of(folder: Path) -> "np.ndarray[tuple[int, int], np.dtype[np.float32]]":
+    return np.array([row[2:] for row in rows_of(folder)[1:]], np.float32)
+
+
+def figures_of(folder: Path) -> dict[str, Any]:
+    figures: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
+    return figures
+
+
+def model(
+    labels: tuple[str, ...] = ("blue", "green", "red"),
+    trained_on: frozenset[str] = frozenset(),
+    thresholds: tuple[float, ...] | None = None,
+) -> Model:
+    """Says how blue, green and red a picture is, as far as it knows these labels."""
+    channel = {"blue": 2, "green": 1, "red": 0}
+
+    def run(
+        images: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]",
+    ) -> "np.ndarray[tuple[int, int], np.dtype[np.float32]]":
+        means = images.mean((1, 2)) / 255
+        scores = np.stack([means[:, channel[label]] for label in labels], 1)
+        return np.asarray(
+            scores if thresholds else scores / scores.sum(1, keepdims=True), np.float32
+        )
+
+    preprocess = Preprocess(image_size_px=32, crop_fraction=1)
+    task: Task = "multi" if thresholds else "single"
+    return Model(task, labels, thresholds, preprocess, trained_on, run)
+
+
+def test_every_image_of_new_data_is_measured(tmp_path: Path) -> None:
+    folder = samples.class_folders(tmp_path / "new", 4, seed=9)
+    text = evaluate.evaluate(model(), data.read(str(folder)), tmp_path)
+    assert text.startswith("12 images, 0 left out that it was trained on;")
+    figures = figures_of(tmp_path)
+    assert figures["images"] == 12
+    assert figures["error"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert f"{figures['nll']['value']:.4f}   [{figures['nll']['low']:.4f}" in text
+
+
+def test_predictions_are_a_line_an_image_with_every_score_exactly(tmp_path: Path) -> None:
+    folder = samples.class_folders(tmp_path / "new", 2, seed=9)
+    evaluate.evaluate(model(), data.read(str(folder)), tmp_path)
+    header, *rows = rows_of(tmp_path)
+    assert header == ["path", "target", "blue", "green", "red"]
+    files = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*.jpg"))
+    assert [row[0] for row in rows] == files
+    assert [row[1] for row in rows] == [file.split("/")[0] for file in files]
+    images = np.stack([decode((folder / f).read_bytes(), model().preprocess) for f in files])
+    assert np.array_equal(scores_of(tmp_path), model().run(images))
+
+
+def test_figures_are_those_of_the_predictions(tmp_path: Path) -> None:
+    table = samples.table(tmp_path / "new", 20, seed=9)
+    dataset = data.read(str(table))
+    evaluate.evaluate(model(thresholds=(0.5, 0.45, 0.55)), dataset, tmp_path)
+    scores = scores_of(tmp_path)
+    targets = np.array([[n in e.labels for n in dataset.labels] for e in dataset.examples])
+    tags = scores >= np.array([0.5, 0.45, 0.55], np.float32)
+    expected = metrics.values(metrics.multi_label(scores, targets, tags), 20)
+    found = {name: m["value"] for name, m in figures_of(tmp_path).items() if name != "images"}
+    assert found == pytest.approx(expected)
+    assert [row[1] for row in rows_of(tmp_path)[1:]] == [
+        " ".join(e.labels) for e in dataset.examples
+    ]
+
+
+def test_images_the_model_was_trained_on_are_left_out_whatever_their_names(tmp_path: Path) -> None:
+    folder = samples.class_folders(tmp_path / "new", 4, seed=9)
+    seen = [folder / "red" / "001.jpg", folder / "blue" / "003.jpg"]
+    trained_on = frozenset(sha256(file.read_bytes()) for file in seen)
+    seen[0].rename(folder / "red" / "renamed.jpg")
+    text = evaluate.evaluate(model(trained_on=trained_on), data.read(str(folder)), tmp_path)
+    assert text.startswith("10 images, 2 left out")
+    paths = [row[0] for row in rows_of(tmp_path)[1:]]
+    assert len(paths) == 10
+    assert not {"red/renamed.jpg", "blue/003.jpg"} & set(paths)
+
+
+def test_nothing_is_measured_on_training_images_alone(tmp_path: Path) -> None:
+    folder = samples.class_folders(tmp_path / "new", 2, seed=9)
+    trained_on = frozenset(sha256(file.read_bytes()) for file in folder.rglob("*.jpg"))
+    with pytest.raises(DataError, match="trained on all 6 images: nothing to measure"):
+        evaluate.evaluate(model(trained_on=trained_on), data.read(str(folder)), tmp_path)
+    assert not (tmp_path / "metrics.json").exists()
+
+
+def test_a_label_the_model_does_not_have_is_refused_with_those_it_has(tmp_path: Path) -> None:
+    folder = samples.class_folders(tmp_path / "new", 2, seed=9)
+    two = model(labels=("green", "red"))
+    with pytest.raises(DataError, match="no label 'blue'; it has green, red"):
+        evaluate.evaluate(two, data.read(str(folder)), tmp_path)
+
+
+def test_data_may_have_fewer_labels_than_the_model(tmp_path: Path) -> None:
+    folder = samples.class_folders(tmp_path / "new", 4, seed=9)
+    for file in (folder / "green").iterdir():
+        file.unlink()
+    evaluate.evaluate(model(), data.read(str(folder)), tmp_path)
+    assert rows_of(tmp_path)[0] == ["path", "target", "blue", "green", "red"]
+    assert figures_of(tmp_path)["macro_f1"]["value"] == 1
+
+
+def test_data_without_any_label_is_refused(tmp_path: Path) -> None:
+    samples.put(tmp_path, "a.jpg", "b.jpg")
+    table = samples.write_csv(
+        tmp_path / "l.csv", [["fname", "labels"], ["a.jpg", ""], ["b.jpg", ""]]
+    )
+    with pytest.raises(DataError, match="none of the 2 images has a label"):
+        evaluate.evaluate(model(thresholds=(0.5, 0.5, 0.5)), data.read(str(table)), tmp_path)
+
+
+@pytest.mark.parametrize("task", ["single", "multi"])
+def test_a_run_and_its_bundle_give_the_same_figures(
+    task: Task, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    run: Run = request.getfixturevalue(f"{task}_run")
+    bundle: Bundle = request.getfixturevalue(f"{task}_bundle")
+    dataset = data.read(run.outcome.provenance.recipe["data"], task=task)
+    for name, path in (("run", run.path), ("bundle", bundle.path)):
+        (tmp_path / name).mkdir()
+        evaluate.evaluate(evaluate.load(str(path), CPU), dataset, tmp_path / name)
+    ours, theirs = figures_of(tmp_path / "run"), figures_of(tmp_path / "bundle")
+    held_out = [item.file for item in run.items if item.is_valid]
+    assert ours["images"] == theirs["images"] == len(held_out)
+    for name in ours.keys() - {"images"}:
+        assert ours[name] == pytest.approx(theirs[name], abs=1e-3), name
+    assert [row[:2] for row in rows_of(tmp_path / "run")] == [
+        row[:2] for row in rows_of(tmp_path / "bundle")
+    ]
+    assert [row[0] for row in rows_of(tmp_path / "run")[1:]] == held_out
+    np.testing.assert_allclose(
+        scores_of(tmp_path / "run"), scores_of(tmp_path / "bundle"), atol=1e-5
+    )
+
+
+def test_what_is_loaded_is_what_was_trained(
+    single_run: Run, multi_run: Run, multi_bundle: Bundle
+) -> None:
+    for run in (single_run, multi_run):
+        found = evaluate.load(str(run.path), CPU)
+        outcome = run.outcome
+        assert (found.task, found.labels, found.thresholds, found.preprocess) == (
+            outcome.task,
+            outcome.labels,
+            outcome.thresholds,
+            outcome.preprocess,
+        )
+        assert found.trained_on == {item.sha256 for item in run.items if not item.is_valid}
+    found = evaluate.load(str(multi_bundle.path), CPU)
+    assert (found.labels, found.thresholds) == (run.outcome.labels, run.outcome.thresholds)
+    assert found.trained_on == {item.sha256 for item in multi_run.items if not item.is_valid}
+
+
+def test_a_model_can_be_named_as_in_the_store(
+    store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(evaluate, "Store", lambda: store)
+    monkeypatch.chdir(tmp_path)
+    assert evaluate.load("colours", CPU).task == "single"
+    assert evaluate.load("stripes:1", CPU).task == "multi"
+    with pytest.raises(BundleError, match="no model shapes"):
+        evaluate.load("shapes", CPU)
+
+
+def test_a_folder_that_is_neither_run_nor_bundle_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="is no bundle"):
+        evaluate.load(str(tmp_path), CPU)
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(RunError, match="run.json is damaged"):
+        evaluate.load(str(tmp_path), CPU)
+
+
+def test_truth_marks_each_image_s_labels() -> None:
+    found = evaluate.truth([("b", "a"), (), ("c",)], ("a", "b", "c"))
+    assert found.tolist() == [[True, True, False], [False] * 3, [False, False, True]]
+
+
+def test_a_decision_is_the_likeliest_label_or_those_at_their_thresholds() -> None:
+    scores = np.array([[0.2, 0.5, 0.3], [0.4, 0.2, 0.4]], np.float32)
+    assert evaluate.decide(scores, None).astype(int).tolist() == [[0, 1, 0], [1, 0, 0]]
+    assert evaluate.decide(scores, (0.2, 0.6, 0.35)).astype(int).tolist() == [[1, 0, 0], [1, 0, 1]]
+
+
+def test_the_baseline_counts_what_is_said_and_how_confidently() -> None:
+    scores = np.array([[0.04, 0.02], [0.06, 0], [1, 0.9], [0.3, 0.97], [0, 0]], np.float32)
+    said = evaluate.decide(scores, (0.3, 0.95))
+    found = evaluate.baseline(scores, said)
+    assert found.label_share == (0.4, 0.2)
+    assert found.confidence_edges == pytest.approx(np.linspace(0.05, 1, 20))
+    assert dict(enumerate(found.confidence_counts)) == {n: 0 for n in range(20)} | {
+        0: 2,
+        1: 1,
+        19: 2,
+    }

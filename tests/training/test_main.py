@@ -1,0 +1,234 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from models import bundle
+from models.bundle import Bundle
+from models.store import Store
+from tests.training import samples
+from training import export, run
+from training.__main__ import main
+from training.recipe import Recipe
+from training.run import Run
+
+ROOT = Path(__file__).parents[2]
+QUICK = [
+    *("--weights", "none", "--device", "cpu", "--image-size", "32", "--batch-size", "16"),
+    *("--freeze-epochs", "1", "--epochs", "0", "--lr", "1e-2"),
+]
+
+Output = pytest.CaptureFixture[str]
+
+
+def one_line(output: Output) -> str:
+    """What went to stderr, which must be a single line."""
+    text = output.readouterr().err
+    assert text.count("\n") == 1, text
+    return text.rstrip("\n")
+
+
+def wrong_usage(arguments: list[str], output: Output) -> str:
+    """The last line of what argparse says to arguments that it, or a recipe, refuses."""
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    usage, _, message = output.readouterr().err.rstrip("\n").rpartition("\n")
+    assert usage.startswith("usage: python -m training")
+    return message
+
+
+def test_training_from_the_command_line_to_figures(
+    single_data: Path, tmp_path: Path, capsys: Output
+) -> None:
+    out = tmp_path / "run"
+    assert main(["train", str(single_data), "--out", str(out), *QUICK]) == 0
+    text = capsys.readouterr().out
+    assert "48 images, 3 labels, single-label: 39 to train on, 9 held out" in text
+    assert f"resnet18 from weights none, on cpu -> {out}" in text
+    assert "phase head  epoch 1  train_loss" in text
+    assert "9 held-out images, value and 95 % interval:" in text
+    assert text.endswith(f"next: python -m training export {out} --name NAME\n")
+    assert run.read(out).outcome.labels == ("blue", "green", "red")
+
+
+def test_a_recipe_file_is_used_and_flags_override_it(
+    single_data: Path, tmp_path: Path, capsys: Output
+) -> None:
+    file = tmp_path / "recipe.toml"
+    file.write_text(
+        'weights = "none"\nimage_size = 32\nepochs = 0\nbatch_size = 8\nseed = 5\nlr = 1e-2\n'
+    )
+    out = tmp_path / "run"
+    arguments = ["train", str(single_data), "--recipe", str(file), "--out", str(out)]
+    assert main([*arguments, "--seed", "6", "--device", "cpu"]) == 0
+    recipe = json.loads((out / "recipe.json").read_text())
+    assert (recipe["epochs"], recipe["batch_size"], recipe["seed"]) == (0, 8, 6)
+    assert "9 held out" in capsys.readouterr().out
+
+
+def test_every_option_of_a_recipe_is_a_flag(capsys: Output) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["train", "--help"])
+    assert caught.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for name in Recipe.model_fields.keys() - {"data"}:
+        assert f"--{name.replace('_', '-')} {name.upper()}" in text
+
+
+@pytest.mark.parametrize("command", ["--help", "evaluate --help", "export --help"])
+def test_help_is_there_for_every_command(command: str, capsys: Output) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(command.split())
+    assert caught.value.code == 0
+    assert "usage: python -m training" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--arch", "vgg16"], "arch='vgg16': Input should be 'resnet18', 'resnet34'"),
+        (["--epochs", "many"], "epochs='many': Input should be a valid integer"),
+        (["--lr", "0"], "lr='0': use a positive number, or STEM:HEAD"),
+        (["--weights", "missing.pth"], "--weights missing.pth is neither imagenet, none nor"),
+        (["--recipe", "missing.toml"], "missing.toml is no readable TOML"),
+        (["--momentum", "0.9"], "unrecognized arguments: --momentum 0.9"),
+    ],
+)
+def test_wrong_usage_of_train_is_two_and_says_what_is_right(
+    single_data: Path, tmp_path: Path, capsys: Output, arguments: list[str], message: str
+) -> None:
+    out = tmp_path / "run"
+    found = wrong_usage(["train", str(single_data), "--out", str(out), *arguments], capsys)
+    assert found.startswith("python -m training: error: ")
+    assert message in found
+    assert not out.exists()
+
+
+def test_an_unknown_key_in_a_file_lists_the_valid_ones(tmp_path: Path, capsys: Output) -> None:
+    file = tmp_path / "recipe.toml"
+    file.write_text("epoch = 3\n")
+    message = wrong_usage(["train", "pets", "--recipe", str(file)], capsys)
+    assert "epoch is no option; there are: data, pattern, images, task, valid, seed" in message
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["fit"], ["train"], ["evaluate", "run"], ["export", "run"], ["export", "--name", "x"]],
+)
+def test_a_command_without_what_it_needs_is_wrong_usage(
+    arguments: list[str], capsys: Output
+) -> None:
+    wrong_usage(arguments, capsys)
+
+
+def test_data_that_is_missing_is_one_and_one_line(tmp_path: Path, capsys: Output) -> None:
+    assert main(["train", str(tmp_path / "gone"), "--out", str(tmp_path / "run"), *QUICK]) == 1
+    expected = f"error: {tmp_path / 'gone'} does not exist: give a folder or a CSV file"
+    assert one_line(capsys) == expected
+
+
+def test_a_folder_in_use_is_one_and_stays_untouched(
+    single_data: Path, tmp_path: Path, capsys: Output
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    assert main(["train", str(single_data), "--out", str(tmp_path), *QUICK]) == 1
+    assert "is not empty; give another folder with --out" in one_line(capsys)
+    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_an_image_that_is_damaged_is_one_and_named(tmp_path: Path, capsys: Output) -> None:
+    folder = samples.class_folders(tmp_path / "data", 3)
+    (folder / "red" / "001.jpg").write_bytes(b"\xff\xd8\xff torn")
+    assert main(["train", str(folder), "--out", str(tmp_path / "run"), *QUICK]) == 1
+    message = one_line(capsys)
+    assert message.startswith("error: 1 images cannot be used: ")
+    assert str(folder / "red" / "001.jpg") in message
+
+
+def test_a_folder_that_cannot_be_read_is_one_and_one_line(
+    tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(self: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "iterdir", unreadable)
+    assert main(["train", str(tmp_path), *QUICK]) == 1
+    assert "Permission denied" in one_line(capsys)
+
+
+def test_an_interruption_is_130(capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("training.__main__.train", interrupted)
+    assert main(["train", "pets"]) == 130
+    assert one_line(capsys) == "interrupted"
+
+
+def test_evaluation_from_the_command_line(
+    multi_run: Run, multi_data: Path, tmp_path: Path, capsys: Output
+) -> None:
+    out = tmp_path / "figures"
+    arguments = ["evaluate", str(multi_run.path), "--data", str(multi_data), "--device", "cpu"]
+    assert main([*arguments, "--out", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("25 images, 25 left out that it was trained on;")
+    assert text.endswith(f"wrote {out / 'metrics.json'} and {out / 'predictions.csv'}\n")
+    assert json.loads((out / "metrics.json").read_text())["images"] == 25
+    assert main([*arguments, "--out", str(out)]) == 1
+    assert "is not empty" in one_line(capsys)
+
+
+def test_evaluation_asks_the_data_for_the_model_s_task(
+    multi_run: Run, single_data: Path, tmp_path: Path
+) -> None:
+    """Class folders of three colours, for a model of stripes."""
+    arguments = ["evaluate", str(multi_run.path), "--data", str(single_data), "--device", "cpu"]
+    assert main([*arguments, "--out", str(tmp_path / "figures")]) == 0
+    assert "map" in json.loads((tmp_path / "figures" / "metrics.json").read_text())
+
+
+def test_evaluation_of_what_is_no_model_is_one(
+    single_data: Path, tmp_path: Path, capsys: Output
+) -> None:
+    assert main(["evaluate", str(tmp_path), "--data", str(single_data)]) == 1
+    assert "is no bundle" in one_line(capsys)
+    assert main(["evaluate", "no-such:1", "--data", str(single_data)]) == 1
+    assert "no model no-such in" in one_line(capsys)
+
+
+def test_export_from_the_command_line(
+    single_run: Run,
+    single_bundle: Bundle,
+    tmp_path: Path,
+    capsys: Output,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(export, "onnx_bytes", lambda network, size: single_bundle.model)
+    arguments = ["export", str(single_run.path), "--name", "pets", "--store", str(tmp_path)]
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("gate passed: scores differ by ")
+    assert "(tolerance 1e-04), 0 decisions differ" in text
+    assert f"wrote {tmp_path / 'pets' / '1'}; version 1 of pets is released" in text
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    assert f"wrote {tmp_path / 'pets' / '2'}; version 1 of pets is released" in text
+    assert bundle.read(Store(tmp_path).path("pets:2")).manifest.version == 2
+
+
+def test_export_of_what_is_no_run_is_one(tmp_path: Path, capsys: Output) -> None:
+    assert main(["export", str(tmp_path), "--name", "pets", "--store", str(tmp_path)]) == 1
+    assert "is no complete run" in one_line(capsys)
+
+
+def test_the_module_runs_as_a_program(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "training", "train", str(tmp_path / "gone")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert (
+        done.stderr == f"error: {tmp_path / 'gone'} does not exist: give a folder or a CSV file\n"
+    )

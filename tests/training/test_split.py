@@ -1,0 +1,204 @@
+import json
+import random
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from models.bundle import sha256
+from models.errors import DataError, RunError
+from models.manifest import Task
+from training import split
+from training.data import Dataset, Example
+from training.split import Item
+
+
+def name_of(number: int) -> str:
+    """The content of an image stands for its hash here."""
+    return sha256(str(number).encode())
+
+
+def dataset(
+    labels: Sequence[str | tuple[str, ...]],
+    task: Task = "single",
+    names: Sequence[str] | None = None,
+    sides: Sequence[bool | None] | None = None,
+) -> Dataset:
+    several = [(label,) if isinstance(label, str) else label for label in labels]
+    files = names or [f"{number:04}.jpg" for number in range(len(labels))]
+    given = sides or [None] * len(labels)
+    examples = tuple(map(Example, files, several, given))
+    return Dataset(Path("data"), examples, tuple(sorted({n for s in several for n in s})), task)
+
+
+def hashes(count: int) -> list[str]:
+    return [name_of(number) for number in range(count)]
+
+
+def held_out(items: Sequence[Item]) -> set[str]:
+    return {item.sha256 for item in items if item.is_valid}
+
+
+def test_items_keep_the_order_and_what_is_known_of_each_image() -> None:
+    items = split.split(dataset(["cat", "dog"] * 5), hashes(10), 0.2, 42)
+    assert [item.file for item in items] == [f"{number:04}.jpg" for number in range(10)]
+    assert [item.sha256 for item in items] == hashes(10)
+    assert [item.labels for item in items] == [("cat",), ("dog",)] * 5
+
+
+def test_the_share_is_held_out_of_each_label() -> None:
+    labels = ["common"] * 200 + ["rare"] * 20 + ["lone"] * 5
+    items = split.split(dataset(labels), hashes(225), 0.2, 42)
+    assert Counter(item.labels[0] for item in items if item.is_valid) == {
+        "common": 40,
+        "rare": 4,
+        "lone": 1,
+    }
+    halves = split.split(dataset(labels), hashes(225), 0.5, 42)
+    assert Counter(i.labels[0] for i in halves if i.is_valid)["common"] == 100
+
+
+@pytest.mark.parametrize("task", ["single", "multi"])
+def test_the_split_does_not_depend_on_names_or_order(task: Task) -> None:
+    labels = ["cat", "dog", "emu"] * 20
+    expected = held_out(split.split(dataset(labels, task), hashes(60), 0.3, 42))
+    pairs = list(zip(labels, hashes(60), strict=True))
+    random.Random(0).shuffle(pairs)
+    shuffled, theirs = [label for label, _ in pairs], [h for _, h in pairs]
+    names = [f"elsewhere/{number}.png" for number in range(60)]
+    assert held_out(split.split(dataset(shuffled, task, names), theirs, 0.3, 42)) == expected
+
+
+def test_the_split_is_written_down_here_and_stays_so_on_every_machine() -> None:
+    items = split.split(dataset(["cat"] * 12), hashes(12), 0.25, 42)
+    order = sorted(range(12), key=lambda n: sha256(f"42 {name_of(n)}".encode()))
+    assert held_out(items) == {name_of(number) for number in order[:3]}
+    assert order[:3] == [6, 2, 11]
+
+
+def test_the_split_depends_on_the_seed() -> None:
+    splits = [held_out(split.split(dataset(["cat"] * 50), hashes(50), 0.2, s)) for s in range(4)]
+    assert len(set(map(frozenset, splits))) == 4
+
+
+def test_more_held_out_images_include_those_of_a_smaller_share() -> None:
+    few, more = (
+        held_out(split.split(dataset(["cat"] * 50), hashes(50), share, 42)) for share in (0.1, 0.3)
+    )
+    assert few < more
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_images_with_the_same_bytes_stay_together(seed: int) -> None:
+    contents = [name_of(number % 20) for number in range(60)]
+    items = split.split(dataset(["cat", "dog"] * 30), contents, 0.3, seed)
+    assert sum(item.is_valid for item in items) > 0
+    for content in set(contents):
+        assert len({item.is_valid for item in items if item.sha256 == content}) == 1
+
+
+@pytest.mark.parametrize("valid", [0.01, 0.2, 0.5, 0.99])
+def test_every_label_keeps_an_image_to_train_on(valid: float) -> None:
+    labels = ["lone"] + ["pair"] * 2 + ["twins"] * 2 + ["many"] * 30
+    contents = [name_of(n) for n in (0, 1, 2, 3, 3, *range(10, 40))]
+    items = split.split(dataset(labels), contents, valid, 42)
+    assert {i.labels[0] for i in items if not i.is_valid} == {"lone", "pair", "twins", "many"}
+    assert {i.labels[0] for i in items if i.is_valid} == {"pair", "many"}
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_every_label_of_multi_label_images_keeps_one_to_train_on(seed: int) -> None:
+    labels = [("rare", "common"), ("odd",), *[("common",)] * 10, *[()] * 10]
+    items = split.split(dataset(labels, "multi"), hashes(22), 0.5, seed)
+    assert {"rare", "odd", "common"} == {n for i in items if not i.is_valid for n in i.labels}
+    assert sum(item.is_valid for item in items) == 11
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_same_bytes_under_two_labels_leave_both_something_to_train_on(seed: int) -> None:
+    """Whatever their order: cat's ten images, of which the dogs have two as well."""
+    labels = ["cat"] * 10 + ["dog"] * 2
+    contents = [*hashes(10), name_of(0), name_of(1)]
+    items = split.split(dataset(labels), contents, 0.6, seed)
+    assert {item.labels[0] for item in items if not item.is_valid} == {"cat", "dog"}
+    turned = split.split(dataset(labels[::-1]), contents[::-1], 0.6, seed)
+    assert held_out(turned) == held_out(items)
+
+
+def test_an_official_split_is_used_as_it_is() -> None:
+    sides = [number in (1, 2, 7) for number in range(10)]
+    items = split.split(dataset(["cat", "dog"] * 5, sides=sides), hashes(10), 0.5, 42)
+    assert [item.is_valid for item in items] == sides
+
+
+def test_an_official_split_with_an_image_on_both_sides_is_refused_by_name() -> None:
+    sides = [False, True, False, True]
+    contents = [name_of(n) for n in (1, 1, 2, 3)]
+    with pytest.raises(DataError) as caught:
+        split.split(dataset(["cat"] * 4, sides=sides), contents, 0.5, 42)
+    assert "1 images are on both sides" in str(caught.value)
+    assert "0000.jpg, 0001.jpg: remove one" in str(caught.value)
+    assert "0002.jpg" not in str(caught.value)
+
+
+def test_an_official_split_may_repeat_an_image_on_one_side() -> None:
+    contents = [name_of(n) for n in (1, 1, 2, 2)]
+    items = split.split(dataset(["a"] * 4, sides=[True, True, False, False]), contents, 0.5, 42)
+    assert [item.is_valid for item in items] == [True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("labels", "sides", "side"),
+    [
+        (["cat", "dog"], None, "validation"),
+        (["cat", "dog"], [False, False], "validation"),
+        (["cat", "dog"], [True, True], "training"),
+    ],
+)
+def test_a_side_left_empty_is_refused(
+    labels: list[str], sides: list[bool] | None, side: str
+) -> None:
+    with pytest.raises(DataError, match=f"no image for {side}: 2 images in all"):
+        split.split(dataset(labels, sides=sides), hashes(2), 0.5, 42)
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    items = [
+        Item("Ä ö\u2028/\x85.jpg", name_of(0), ("kläffer", "x y"), True),
+        Item("not-utf-8-\udcff.jpg", name_of(1), (), False),
+    ]
+    split.write(tmp_path / "split.jsonl", items)
+    assert split.read(tmp_path / "split.jsonl") == items
+    lines = (tmp_path / "split.jsonl").read_text().splitlines()
+    assert [json.loads(line)["is_valid"] for line in lines] == [True, False]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"{", b"[]\n", b'{"file": "a.jpg"}\n', b"\xff\n", b"3\n", b'{"labels": ["x"], "more": 1}\n'],
+)
+def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "split.jsonl"
+    file.write_bytes(content)
+    with pytest.raises(RunError, match="split.jsonl is missing or damaged"):
+        split.read(file)
+    file.unlink()
+    with pytest.raises(RunError, match="split.jsonl is missing or damaged"):
+        split.read(file)
+
+
+def test_the_fingerprint_is_of_contents_labels_and_sides() -> None:
+    items = [Item(f"{n}.jpg", name_of(n), ("cat",), n < 2) for n in range(6)]
+    expected = split.fingerprint(items)
+    renamed = [Item(f"other/{i.file}", i.sha256, i.labels, i.is_valid) for i in items]
+    assert split.fingerprint(renamed[::-1]) == expected
+    assert expected == "85c68979c3a90846cd753976127f2b2886fd90a4d8ca57067d8aefc0ab4537d5"
+    first, *rest = items
+    for changed in (
+        Item(first.file, name_of(99), first.labels, first.is_valid),
+        Item(first.file, first.sha256, ("dog",), first.is_valid),
+        Item(first.file, first.sha256, first.labels, not first.is_valid),
+    ):
+        assert split.fingerprint([changed, *rest]) != expected
+    assert split.fingerprint(rest) != expected
