@@ -54,6 +54,15 @@ def test_presized_pictures_are_whole_squares_with_their_shapes(tmp_path: Path) -
         assert np.array_equal(square[19, [12, 19]], corners[1])
 
 
+def test_a_large_jpeg_is_not_reduced_below_its_square(tmp_path: Path) -> None:
+    """Stripes of four pixels survive in half the size; in an eighth they would be grey."""
+    stripes = (np.arange(512) // 4 % 2 * 255).astype(np.uint8)
+    picture = Image.fromarray(np.broadcast_to(stripes[None, :, None], (512, 512, 3)).copy())
+    picture.save(tmp_path / "stripes.jpg", quality=95)
+    (square,), _ = pictures.presized([tmp_path / "stripes.jpg"], 256)
+    assert square.float().std() > 100
+
+
 def test_presized_pictures_are_upright(tmp_path: Path) -> None:
     picture = Image.fromarray(np.zeros((48, 96, 3), np.uint8))
     exif = Image.Exif()

@@ -98,6 +98,13 @@ def test_images_with_the_same_bytes_stay_together(seed: int) -> None:
         assert len({item.is_valid for item in items if item.sha256 == content}) == 1
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_many_copies_of_one_image_do_not_exceed_the_share(seed: int) -> None:
+    contents = [name_of(max(number - 5, 0)) for number in range(20)]  # six copies of one
+    items = split.split(dataset(["cat"] * 20), contents, 0.2, seed)
+    assert sum(item.is_valid for item in items) == 4
+
+
 @pytest.mark.parametrize("valid", [0.01, 0.2, 0.5, 0.99])
 def test_every_label_keeps_an_image_to_train_on(valid: float) -> None:
     labels = ["lone"] + ["pair"] * 2 + ["twins"] * 2 + ["many"] * 30
