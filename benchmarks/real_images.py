@@ -2,9 +2,9 @@
 
 python -m benchmarks.real_images FOLDER RUNS
 
-FOLDER holds `pets/`, `voc2007/`, `caltech101/` and `weights/resnet18-distilled.pth`. The
-runs stay in RUNS. Prints a table: the held-out figure with its 95 % interval, seconds of the whole command, images a second
-while the whole network trained.
+FOLDER holds `pets/`, `voc2007/`, `caltech101/` and `weights/resnet18-distilled.pth`; the runs stay
+in RUNS. Prints a table: the held-out figure with its 95 % interval, seconds of the whole command,
+images a second while the whole network trained.
 """
 
 import json

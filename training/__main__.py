@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 refused or failed, with one line that says why; 2 wrong us
 """
 
 import argparse
+import io
 import sys
 from pathlib import Path
 
@@ -98,4 +99,6 @@ def _flag(name: str) -> str:
 
 
 if __name__ == "__main__":
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # each epoch shows at once, in a log file too
     sys.exit(main())

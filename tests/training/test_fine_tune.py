@@ -319,6 +319,23 @@ def test_the_gradient_is_clipped() -> None:
     assert max(norms) == pytest.approx(1, abs=1e-3)
 
 
+def test_each_step_has_the_gradient_of_its_own_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same batch at almost no rate: the gradient neither grows nor changes."""
+    own = network()
+    gradients: list[Tensor] = []
+
+    def keep(*_: Any) -> None:
+        gradients.append(own.resnet.fc.weight.grad.clone())
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", keep)
+    monkeypatch.setattr(module, "_NORM_MAX", 1e9)
+    trained(own, freeze_epochs=3, epochs=0, batch_size=24, **STILL)
+    assert len(gradients) == 3
+    assert gradients[0].abs().max() > 0
+    for gradient in gradients[1:]:
+        torch.testing.assert_close(gradient, gradients[0], rtol=0.05, atol=1e-3)
+
+
 def test_augmentation_s_strengths_reach_the_images() -> None:
     """Options that change what is trained on change the weights."""
     still = trained(network(), epochs=0, **STILL)
