@@ -42,9 +42,7 @@ def main() -> int:
 
     say("2. Train: a ResNet-18 for each task, from nothing")
     python(f"-m training train demo/shapes {TRAINING} --epochs 6 --out demo/runs/shapes")
-    python(
-        f"-m training train demo/scenes/labels.csv {TRAINING} --epochs 12 --out demo/runs/scenes"
-    )
+    python(f"-m training train demo/scenes/labels.csv {TRAINING} --epochs 9 --out demo/runs/scenes")
 
     say("3. Export to ONNX, through the gate")
     for name in ("shapes", "scenes"):

@@ -129,7 +129,7 @@ def _optimizer(blocks: list[nn.Module], rates: list[float], decay: float) -> tor
         weights, others = [p for p in learning if p.ndim > 1], [p for p in learning if p.ndim == 1]
         groups += [{"params": weights, "lr": rate, "weight_decay": decay}] if weights else []
         groups += [{"params": others, "lr": rate, "weight_decay": 0.0}] if others else []
-    return torch.optim.AdamW(groups)
+    return torch.optim.AdamW(groups, fused=True)
 
 
 def _batches(
