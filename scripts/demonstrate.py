@@ -41,8 +41,10 @@ def main() -> int:
     print("demo/shapes: which shape is it?   demo/scenes: which shapes are in it?")
 
     say("2. Train: a ResNet-18 for each task, from nothing")
-    python(f"-m training train demo/shapes {TRAINING} --epochs 6 --out demo/runs/shapes")
-    python(f"-m training train demo/scenes/labels.csv {TRAINING} --epochs 9 --out demo/runs/scenes")
+    python(f"-m training train demo/shapes {TRAINING} --epochs 5 --out demo/runs/shapes")
+    python(
+        f"-m training train demo/scenes/labels.csv {TRAINING} --epochs 10 --out demo/runs/scenes"
+    )
 
     say("3. Export to ONNX, through the gate")
     for name in ("shapes", "scenes"):

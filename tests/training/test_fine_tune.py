@@ -234,8 +234,8 @@ class Recorded(torch.optim.AdamW):
 
     made: "list[Recorded]" = []
 
-    def __init__(self, groups: Any) -> None:
-        super().__init__(groups)
+    def __init__(self, groups: Any, fused: bool) -> None:
+        super().__init__(groups, fused=fused)
         self.steps: list[dict[int, tuple[float, float]]] = []
         Recorded.made.append(self)
 

@@ -191,6 +191,15 @@ def test_evaluation_asks_the_data_for_the_model_s_task(
     assert "map" in json.loads((tmp_path / "figures" / "metrics.json").read_text())
 
 
+def test_a_single_label_model_is_not_measured_on_images_with_several_labels(
+    single_run: Run, multi_data: Path, tmp_path: Path, capsys: Output
+) -> None:
+    """Only one of the labels would count."""
+    arguments = ["evaluate", str(single_run.path), "--data", str(multi_data), "--device", "cpu"]
+    assert main([*arguments, "--out", str(tmp_path / "figures")]) == 1
+    assert "a single-label task needs exactly one an image" in one_line(capsys)
+
+
 def test_evaluation_of_what_is_no_model_is_one(
     single_data: Path, tmp_path: Path, capsys: Output
 ) -> None:
