@@ -1,7 +1,6 @@
 """What `bentoml build` makes serves from an environment with its own requirements only."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -10,6 +9,7 @@ from pathlib import Path
 import httpx
 
 from tests import tiny
+from tests.serving.running import free_port
 
 
 def test_a_bento_serves_from_a_fresh_environment_without_torch(clone: Path) -> None:
@@ -30,8 +30,7 @@ def test_a_bento_serves_from_a_fresh_environment_without_torch(clone: Path) -> N
     absent = "import importlib.util as u, sys; sys.exit(u.find_spec('torch') is not None)"
     _run([python, "-c", absent], clone, home)
 
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     command = [python, "-m", "bentoml", "serve", str(bento), "--port", str(port)]
     home["LABRADOR_DRAIN_S"] = "0"
     with subprocess.Popen(command, cwd=clone.parent, env=home) as server:

@@ -2,14 +2,14 @@
 
 import json
 import os
-import socket
 import subprocess
 from pathlib import Path
 
+from tests.serving.running import free_port
+
 
 def test_the_demo_trains_serves_and_answers_both_tasks(clone: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     done = subprocess.run(
         ["scripts/demo", "--once", "--port", str(port)],
         cwd=clone,

@@ -3,11 +3,11 @@
 import json
 import os
 import re
-import socket
 import subprocess
 from pathlib import Path
 
 from tests.e2e.conftest import ROOT
+from tests.serving.running import free_port
 
 
 def _commands(heading: str) -> str:
@@ -19,8 +19,7 @@ def _commands(heading: str) -> str:
 
 
 def test_the_commands_of_the_readme_train_export_and_answer(clone: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     commands = _commands("Train, export, serve").replace("3000", str(port))
     commands = commands.replace("bentoml serve", f"bentoml serve --port {port}")
     done = subprocess.run(

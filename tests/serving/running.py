@@ -52,7 +52,7 @@ def command(folder: Path, port: int, **settings: object) -> tuple[list[str], dic
     return script, environment
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """Below the range of which the kernel gives ports to connections: nobody takes it meanwhile."""
     for port in random.sample(range(15_000, 32_000), 100):
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):
@@ -63,7 +63,7 @@ def _free_port() -> int:
 @contextmanager
 def serve(folder: Path, ready: bool = True, **settings: object) -> Iterator[Server]:
     """A server with these settings, up until the block ends; `ready`: wait until it says so."""
-    port = _free_port()
+    port = free_port()
     script, environment = command(folder, port, **{"drain_s": 0, **settings})
     log_file = folder / "server.log"
     with log_file.open("wb") as log:
