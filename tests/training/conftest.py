@@ -6,6 +6,7 @@ import torch
 
 from models import bundle
 from models.bundle import Bundle
+from models.manifest import Task
 from models.store import Store
 from tests.training import samples
 from training import run
@@ -64,3 +65,21 @@ def single_bundle(store: Store) -> Bundle:
 @pytest.fixture(scope="session")
 def multi_bundle(store: Store) -> Bundle:
     return bundle.read(store.path("stripes"))
+
+
+@pytest.fixture(params=["single", "multi"])
+def task(request: pytest.FixtureRequest) -> Task:
+    chosen: Task = request.param
+    return chosen
+
+
+@pytest.fixture(name="run")
+def finished_run(task: Task, request: pytest.FixtureRequest) -> Run:
+    found: Run = request.getfixturevalue(f"{task}_run")
+    return found
+
+
+@pytest.fixture(name="bundle")
+def either_bundle(task: Task, request: pytest.FixtureRequest) -> Bundle:
+    found: Bundle = request.getfixturevalue(f"{task}_bundle")
+    return found

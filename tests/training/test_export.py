@@ -13,7 +13,7 @@ from models import bundle as bundles
 from models import golden
 from models.bundle import Bundle
 from models.errors import BundleError, DataError, GateError
-from models.manifest import GOLDEN_SCORES_FILE, Manifest, Task
+from models.manifest import GOLDEN_SCORES_FILE, Manifest
 from models.store import Store
 from tests.training import samples
 from training import data, runtime
@@ -21,24 +21,6 @@ from training import export as module
 from training.export import export
 from training.network import Served
 from training.run import Run
-
-
-@pytest.fixture(params=["single", "multi"])
-def task(request: pytest.FixtureRequest) -> Task:
-    chosen: Task = request.param
-    return chosen
-
-
-@pytest.fixture
-def run(task: Task, request: pytest.FixtureRequest) -> Run:
-    found: Run = request.getfixturevalue(f"{task}_run")
-    return found
-
-
-@pytest.fixture
-def bundle(task: Task, request: pytest.FixtureRequest) -> Bundle:
-    found: Bundle = request.getfixturevalue(f"{task}_bundle")
-    return found
 
 
 @pytest.fixture

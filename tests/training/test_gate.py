@@ -12,29 +12,11 @@ from onnx import numpy_helper
 from models import golden
 from models.bundle import Bundle, hashes
 from models.errors import GateError
-from models.manifest import Manifest, Task
+from models.manifest import Manifest
 from training import gate, pictures
 from training.gate import Validation
 from training.network import Served
 from training.run import Run
-
-
-@pytest.fixture(params=["single", "multi"])
-def task(request: pytest.FixtureRequest) -> Task:
-    chosen: Task = request.param
-    return chosen
-
-
-@pytest.fixture
-def run(task: Task, request: pytest.FixtureRequest) -> Run:
-    found: Run = request.getfixturevalue(f"{task}_run")
-    return found
-
-
-@pytest.fixture
-def bundle(task: Task, request: pytest.FixtureRequest) -> Bundle:
-    found: Bundle = request.getfixturevalue(f"{task}_bundle")
-    return found
 
 
 def served(run: Run) -> Served:
