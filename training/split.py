@@ -3,13 +3,13 @@
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from models.bundle import sha256, write_atomically
 from models.errors import DataError, RunError
-from training.data import Dataset, Example
+from training.data import Dataset
 
 
 @dataclass(frozen=True)
@@ -22,57 +22,74 @@ class Item:
     is_valid: bool
 
 
-def split(dataset: Dataset, hashes: Sequence[str], valid: float, seed: int) -> list[Item]:
+def split(
+    dataset: Dataset, hashes: Sequence[str], groups: Sequence[int], valid: float, seed: int
+) -> list[Item]:
     """Hold out the share `valid` of the images, or what an official split says.
 
-    Images with the same bytes stay together. Within each label (all images together for
-    multi-label data) they are ordered by sha256(seed + hash) and taken from the front, as long as
-    every label keeps an image to train on.
+    hashes, groups: each image's sha256, and its group as `duplicates.groups` numbers them. A group
+    stays together. Within each label (all images together for multi-label data) the groups are
+    ordered by sha256(seed + smallest hash) and taken from the front, as long as every label keeps
+    an image to train on.
 
-    Raises DataError if a side is left empty.
+    Raises DataError if a side is left empty or an official split has the same bytes on both.
     """
-    official = [example.is_valid for example in dataset.examples]
-    if None not in official:
-        held_out = {h for h, is_valid in zip(hashes, official, strict=True) if is_valid}
-        trained = {h for h, is_valid in zip(hashes, official, strict=True) if not is_valid}
-        if leaks := held_out & trained:
-            names = [
-                example.file
-                for example, h in zip(dataset.examples, hashes, strict=True)
-                if h in leaks
-            ]
-            raise DataError(
-                f"{len(leaks)} images are on both sides of the given split, among them"
-                f" {', '.join(names[:4])}: remove one of each pair"
-            )
-    else:
-        held_out = _held_out(dataset, hashes, valid, seed)
+    sides = [example.is_valid for example in dataset.examples]
+    if None in sides:
+        held_out = _held_out(dataset, hashes, groups, valid, seed)
+        sides = [group in held_out for group in groups]
     items = [
-        Item(example.file, h, example.labels, h in held_out)
-        for example, h in zip(dataset.examples, hashes, strict=True)
+        Item(example.file, h, example.labels, bool(is_valid))
+        for example, h, is_valid in zip(dataset.examples, hashes, sides, strict=True)
     ]
+    if leaks := straddling(items, hashes):
+        names = [item.file for trained, validated in leaks for item in (*trained, *validated)]
+        raise DataError(
+            f"{len(leaks)} images are on both sides of the given split, among them"
+            f" {', '.join(names[:4])}: `python -m training inspect DATA --out AUDIT` lists the"
+            " copies to train on; leave them out with --quarantine AUDIT/quarantine.csv"
+        )
     for side, name in ((True, "validation"), (False, "training")):
         if not any(item.is_valid is side for item in items):
-            raise DataError(f"the split leaves no image for {name}: {len(items)} images in all")
+            raise DataError(
+                f"the split leaves no image for {name}: {len(items)} images in all, of which each"
+                " label keeps one to train on, with its near-duplicates"
+            )
     return items
 
 
-def _held_out(dataset: Dataset, hashes: Sequence[str], valid: float, seed: int) -> set[str]:
-    strata: dict[tuple[str, ...], dict[str, list[Example]]] = defaultdict(dict)
-    stratum_of: dict[str, tuple[str, ...]] = {}
-    pairs = zip(dataset.examples, hashes, strict=True)
-    for example, h in sorted(pairs, key=lambda pair: pair[0].labels):
-        stratum = stratum_of.setdefault(h, example.labels if dataset.task == "single" else ())
-        strata[stratum].setdefault(h, []).append(example)
+def straddling(
+    items: Sequence[Item], keys: Sequence[Hashable]
+) -> list[tuple[list[Item], list[Item]]]:
+    """What is on both sides of the split: the trained and the held-out items that share a key."""
+    sides: dict[Hashable, tuple[list[Item], list[Item]]] = defaultdict(lambda: ([], []))
+    for item, key in zip(items, keys, strict=True):
+        sides[key][item.is_valid].append(item)
+    return [(trained, held_out) for trained, held_out in sides.values() if trained and held_out]
+
+
+def _held_out(
+    dataset: Dataset, hashes: Sequence[str], groups: Sequence[int], valid: float, seed: int
+) -> set[int]:
+    members: dict[int, list[tuple[tuple[str, ...], str]]] = defaultdict(list)
+    for example, h, group in zip(dataset.examples, hashes, groups, strict=True):
+        members[group].append((example.labels, h))
+    strata: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for group, images in members.items():
+        strata[min(images)[0] if dataset.task == "single" else ()].append(group)
+
+    def order(group: int) -> bytes:
+        return hashlib.sha256(f"{seed} {min(h for _, h in members[group])}".encode()).digest()
+
     trained = Counter(label for example in dataset.examples for label in example.labels)
     held_out = set()
-    for _, groups in sorted(strata.items()):
-        missing = max(1, round(sum(map(len, groups.values())) * valid))
-        for h in sorted(groups, key=lambda h: hashlib.sha256(f"{seed} {h}".encode()).digest()):
-            lost = Counter(label for example in groups[h] for label in example.labels)
-            if len(groups[h]) <= missing and all(trained[label] > lost[label] for label in lost):
-                held_out.add(h)
-                missing -= len(groups[h])
+    for _, stratum in sorted(strata.items()):
+        missing = max(1, round(sum(len(members[group]) for group in stratum) * valid))
+        for group in sorted(stratum, key=order):
+            lost = Counter(label for labels, _ in members[group] for label in labels)
+            if len(members[group]) <= missing and all(trained[name] > lost[name] for name in lost):
+                held_out.add(group)
+                missing -= len(members[group])
                 trained -= lost
     return held_out
 

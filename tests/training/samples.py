@@ -28,6 +28,15 @@ def jpeg(labels: Sequence[str], random: np.random.Generator, size: tuple[int, in
     return buffer.getvalue()
 
 
+def photo(seed: int, size: tuple[int, int] = (96, 72)) -> Image.Image:
+    """Soft patches and fine grain, a different picture for each seed. size: width, height."""
+    random = np.random.default_rng(seed)
+    patches = random.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    soft = Image.fromarray(patches).resize(size, Image.Resampling.BICUBIC)
+    grain = random.normal(0, 6, (size[1], size[0], 3))
+    return Image.fromarray((np.asarray(soft) + grain).clip(0, 255).astype(np.uint8))
+
+
 def image(seed: int, labels: Sequence[str] = ("red",), size: tuple[int, int] = (40, 36)) -> bytes:
     """One image file, a different one for each seed."""
     return jpeg(labels, np.random.default_rng(seed), size)

@@ -5,7 +5,8 @@ import pytest
 from models.errors import DataError
 from tests.training.samples import image, put, write_csv
 from training import data
-from training.data import Dataset, Example
+from training.data import Dataset
+from training.layouts import Example
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
@@ -39,12 +40,37 @@ def test_class_folders_are_labels(tmp_path: Path) -> None:
     )
 
 
-def test_only_images_count_and_empty_or_hidden_folders_are_no_labels(tmp_path: Path) -> None:
-    put(tmp_path, "cat/a.jpg", "cat/notes.txt", "cat/b.gif", ".cache/c.jpg", "stray.jpg")
-    (tmp_path / "empty").mkdir()
+def test_only_images_count_and_hidden_folders_are_no_labels(tmp_path: Path) -> None:
+    put(tmp_path, "cat/a.jpg", "cat/notes.txt", "cat/b.gif", "cat/._a.jpg", ".cache/c.jpg")
     found = data.read(str(tmp_path))
     assert labels_of(found) == {"cat/a.jpg": ("cat",)}
     assert found.labels == ("cat",)
+    assert found.notes == ()
+
+
+def test_a_class_folder_without_images_is_no_label_and_not_forgotten(tmp_path: Path) -> None:
+    put(tmp_path, "cat/a.jpg", "dog/b.gif", "emu/deep/c.jpg")
+    (tmp_path / "bird").mkdir()
+    found = data.read(str(tmp_path))
+    assert (found.labels, found.empty) == (("cat", "emu"), ("bird", "dog"))
+    with pytest.raises(DataError) as caught:
+        data.check_labels(found)
+    assert "is in the class folders bird, dog of" in str(caught.value)
+    assert "add some or remove the folders" in str(caught.value)
+
+
+def test_class_folders_without_images_say_what_an_image_is(tmp_path: Path) -> None:
+    put(tmp_path, "cat/a.gif")
+    assert refused(tmp_path) == f"{tmp_path} holds no images (.jpeg, .jpg, .png, .webp)"
+
+
+def test_images_beside_class_folders_are_left_out_and_told_of(tmp_path: Path) -> None:
+    put(tmp_path, "cat/a.jpg", *(f"stray-{number}.jpg" for number in range(7)))
+    found = data.read(str(tmp_path))
+    assert labels_of(found) == {"cat/a.jpg": ("cat",)}
+    (note,) = found.notes
+    assert note.startswith("7 images beside the class folders have no label: stray-0.jpg, stray-1")
+    assert note.endswith("stray-4.jpg and 2 more")
 
 
 def test_class_folders_can_be_a_multi_label_task(tmp_path: Path) -> None:
@@ -70,7 +96,9 @@ def test_a_split_s_name_among_others_is_a_label(tmp_path: Path) -> None:
 
 def test_a_missing_path_is_named(tmp_path: Path) -> None:
     missing = tmp_path / "missing"
-    assert refused(missing) == f"{missing} does not exist: give a folder or a CSV file"
+    assert refused(missing) == (
+        f"{missing} does not exist: give a folder, a CSV file, oxford-pets or voc2007"
+    )
 
 
 def test_a_folder_without_class_folders_says_which_layouts_there_are(tmp_path: Path) -> None:
@@ -80,9 +108,10 @@ def test_a_folder_without_class_folders_says_which_layouts_there_are(tmp_path: P
     assert all(word in message for word in ("--pattern", "CSV", "Oxford"))
 
 
-def test_class_folders_without_images_say_what_an_image_is(tmp_path: Path) -> None:
+def test_a_pattern_without_images_says_what_an_image_is(tmp_path: Path) -> None:
     put(tmp_path, "cat/a.gif")
-    assert refused(tmp_path) == f"{tmp_path} holds no images (.jpeg, .jpg, .png, .webp)"
+    assert refused(tmp_path, "(.)") == f"{tmp_path} holds no images (.jpeg, .jpg, .png, .webp)"
+    assert "is no folder: --pattern is for" in refused(tmp_path / "cat" / "a.gif", "(.)")
 
 
 # A pattern.
@@ -239,7 +268,7 @@ def test_a_csv_without_lines_holds_no_images(tmp_path: Path) -> None:
 def test_a_file_that_is_no_csv_is_refused(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "picture.jpg"
     file.write_bytes(content)
-    assert f"{file} is neither a folder nor a CSV file" in refused(file)
+    assert f"{file} is no CSV file: " in refused(file)
 
 
 # Oxford-IIIT Pet.
@@ -274,6 +303,207 @@ def test_a_pet_that_is_listed_but_missing_is_named(tmp_path: Path) -> None:
 def test_a_pet_folder_without_its_lists_is_refused(tmp_path: Path) -> None:
     (pets(tmp_path) / "annotations" / "test.txt").unlink()
     assert refused(tmp_path) == f"{tmp_path / 'annotations' / 'test.txt'} cannot be read"
+
+
+# PASCAL VOC.
+
+
+def voc(folder: Path, **lists: str) -> Path:
+    """The objects of each image are in its name; a list of names for each of `lists`."""
+    (folder / "ImageSets" / "Main").mkdir(parents=True)
+    (folder / "Annotations").mkdir()
+    for side, names in lists.items():
+        (folder / "ImageSets" / "Main" / f"{side}.txt").write_text("\n".join(names.split()))
+    for name in sorted({name for names in lists.values() for name in names.split()}):
+        put(folder / "JPEGImages", f"{name}.jpg")
+        objects = "".join(
+            f"<object><name>{label}</name><difficult>{number % 2}</difficult>"
+            "<part><name>head</name></part></object>"
+            for number, label in enumerate(name.split("-")[1:])
+        )
+        text = f"<annotation><filename>{name}.jpg</filename>{objects}</annotation>"
+        (folder / "Annotations" / f"{name}.xml").write_text(text)
+    return folder
+
+
+def test_a_voc_folder_gives_the_labels_of_all_objects_and_its_own_split(tmp_path: Path) -> None:
+    lists = {"train": "1-dog", "val": "2-cat", "trainval": "1-dog 2-cat", "test": "3-dog-car-dog 4"}
+    found = data.read(str(voc(tmp_path, **lists)))
+    assert found.root == tmp_path / "JPEGImages"
+    assert (found.task, found.labels) == ("multi", ("car", "cat", "dog"))
+    assert found.examples == (
+        Example("1-dog.jpg", ("dog",), False),
+        Example("2-cat.jpg", ("cat",), False),
+        Example("3-dog-car-dog.jpg", ("car", "dog"), True),
+        Example("4.jpg", (), True),
+    )
+
+
+@pytest.mark.parametrize("inside", [".", "VOCdevkit/VOC2007", "VOC2012"])
+def test_without_annotations_for_its_test_a_voc_folder_is_divided_in_train_and_val(
+    tmp_path: Path, inside: str
+) -> None:
+    folder = voc(tmp_path / inside, train="1-dog", val="2-cat", trainval="1-dog 2-cat", test="3")
+    (folder / "Annotations" / "3.xml").unlink()
+    found = data.read(str(tmp_path))
+    assert [(e.file, e.is_valid) for e in found.examples] == [
+        ("1-dog.jpg", False),
+        ("2-cat.jpg", True),
+    ]
+
+
+def test_what_is_wrong_with_a_voc_folder_is_named(tmp_path: Path) -> None:
+    folder = voc(tmp_path, train="1-dog 2-cat 3-cat", val="4-cat 5-cat")
+    (folder / "JPEGImages" / "1-dog.jpg").unlink()
+    (folder / "Annotations" / "2-cat.xml").unlink()
+    (folder / "Annotations" / "3-cat.xml").write_text("<annotation><obj")
+    (folder / "Annotations" / "4-cat.xml").write_text(
+        "<annotation><object><name> </name></object></annotation>"
+    )
+    complaints: list[str] = []
+    found = data.read(str(tmp_path), complain=complaints.append)
+    assert [example.file for example in found.examples] == ["5-cat.jpg"]
+    for complaint, expected in zip(
+        complaints,
+        ("lists 1-dog.jpg, which is not in", "2-cat.xml cannot", "3-cat.xml cannot", "a name"),
+        strict=True,
+    ):
+        assert expected in complaint
+    assert refused(tmp_path) == complaints[0]
+    lists = folder / "ImageSets" / "Main"
+    (lists / "train.txt").unlink()
+    assert refused(tmp_path) == f"{lists / 'train.txt'} cannot be read"
+
+
+def test_several_voc_folders_are_named(tmp_path: Path) -> None:
+    for year in ("VOC2007", "VOC2012"):
+        voc(tmp_path / "VOCdevkit" / year, train="1-dog", val="2-cat")
+    message = refused(tmp_path)
+    assert "VOC2007" in message and "VOC2012: give one of them" in message
+
+
+# Labels renamed, images left out.
+
+
+def renamed(folder: Path, *rows: tuple[str, str]) -> dict[str, tuple[str, ...]]:
+    file = write_csv(folder / "relabel.csv", [["from", "to"], *rows])
+    return labels_of(data.read(str(folder / "data"), relabel=str(file)))
+
+
+def test_labels_are_renamed_and_merged_all_at_once(tmp_path: Path) -> None:
+    put(tmp_path / "data", "Birman/1.jpg", "Bengal/2.jpg", "beagle/3.jpg", "pug/4.jpg")
+    rows = [("Birman", "cat"), ("Bengal", "cat"), ("beagle", "pug"), ("pug", "small dog")]
+    assert renamed(tmp_path, *rows) == {
+        "Birman/1.jpg": ("cat",),
+        "Bengal/2.jpg": ("cat",),
+        "beagle/3.jpg": ("pug",),
+        "pug/4.jpg": ("small dog",),
+    }
+
+
+def test_labels_that_are_not_listed_stay_and_merged_ones_count_once(tmp_path: Path) -> None:
+    put(tmp_path / "images", "1.jpg", "2.jpg")
+    rows = [["fname", "labels"], ["1.jpg", "Birman Bengal sofa"], ["2.jpg", "sofa"]]
+    table = write_csv(tmp_path / "labels.csv", rows)
+    file = write_csv(tmp_path / "r.csv", [["to", "from"], ["cat", "Birman"], ["cat", "Bengal"]])
+    found = data.read(str(table), relabel=str(file))
+    assert labels_of(found) == {"1.jpg": ("cat", "sofa"), "2.jpg": ("sofa",)}
+    assert found.labels == ("cat", "sofa")
+
+
+@pytest.mark.parametrize(
+    ("rows", "problem"),
+    [
+        ([["from", "to"], ["begle", "dog"]], "line 2: no image has the label 'begle'; there are:"),
+        ([["from", "to"], ["begle", "dog"]], "there are: beagle, Birman"),
+        ([["from", "to"], ["beagle", "a"], ["beagle", "b"]], "line 3: 'beagle' is listed twice"),
+        ([["from", "to"], ["beagle", " "]], "line 2: 'beagle' has no new name"),
+        ([["from", "to"], ["", "dog"]], "line 2: expected 2 values"),
+        ([["from", "to"], ["beagle"]], "line 2: expected 2 values"),
+        ([["old", "new"], ["beagle", "dog"]], "has the columns old, new; they must be from,to"),
+        ([], "has the columns ; they must be from,to"),
+    ],
+)
+def test_a_list_of_new_names_that_is_wrong_is_refused(
+    tmp_path: Path, rows: list[list[str]], problem: str
+) -> None:
+    put(tmp_path / "data", "Birman/1.jpg", "beagle/2.jpg", "pug/3.jpg")
+    file = write_csv(tmp_path / "relabel.csv", rows)
+    with pytest.raises(DataError) as caught:
+        data.read(str(tmp_path / "data"), relabel=str(file))
+    assert str(caught.value).startswith(str(file))
+    assert problem in str(caught.value)
+
+
+def test_a_list_that_is_missing_is_named(tmp_path: Path) -> None:
+    put(tmp_path, "cat/1.jpg")
+    for option in ("relabel", "quarantine"):
+        with pytest.raises(DataError, match=r"none\.csv cannot be read: No such file"):
+            data.read(str(tmp_path), **{option: str(tmp_path / "none.csv")})  # type: ignore[arg-type]
+
+
+def test_images_on_the_quarantine_list_are_left_out_and_counted(tmp_path: Path) -> None:
+    put(tmp_path / "data", "cat/1.jpg", "cat/2.jpg", "dog/3.jpg", "odd/4.jpg")
+    rows = [["file", "reason"], ["cat/2.jpg", "bad: torn"], ["odd/4.jpg", ""]]
+    file = write_csv(tmp_path / "q.csv", rows)
+    found = data.read(str(tmp_path / "data"), quarantine=str(file))
+    assert [example.file for example in found.examples] == ["cat/1.jpg", "dog/3.jpg"]
+    assert found.labels == ("cat", "dog")
+    assert found.notes == (f"2 images left out as {file} says",)
+
+
+def test_a_quarantine_list_of_other_data_is_refused_by_what_is_not_there(tmp_path: Path) -> None:
+    put(tmp_path / "data", "cat/1.jpg", "cat/2.jpg")
+    rows = [["file", "reason"], ["cat/2.jpg", "x"], ["cat/9.jpg", "x"]]
+    file = write_csv(tmp_path / "q.csv", rows)
+    with pytest.raises(DataError, match=r"lists cat/9.jpg, not in .*the list is of other data"):
+        data.read(str(tmp_path / "data"), quarantine=str(file))
+
+
+# What training needs of labels.
+
+
+def checked(folder: Path) -> str:
+    with pytest.raises(DataError) as caught:
+        data.check_labels(data.read(str(folder)))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("Cat", "cat"), ("red fox", "redfox"), ("Red  Fox", "red fox"), ("caf\u00e9", "cafe\u0301")],
+)
+def test_labels_that_differ_only_by_case_or_spaces_are_refused(
+    tmp_path: Path, first: str, second: str
+) -> None:
+    put(tmp_path, f"{first}/1.jpg", f"{second}/2.jpg", "dog/3.jpg")
+    message = checked(tmp_path)
+    assert repr(first) in message and repr(second) in message
+    assert "--relabel" in message and "dog" not in message
+
+
+def test_labels_that_differ_by_more_are_not_refused(tmp_path: Path) -> None:
+    put(tmp_path, "Faces/1.jpg", "Faces_easy/2.jpg", "a-b/3.jpg", "ab/4.jpg")
+    data.check_labels(data.read(str(tmp_path)))
+
+
+def test_a_single_label_task_of_one_label_is_refused(tmp_path: Path) -> None:
+    put(tmp_path, "cat/1.jpg", "cat/2.jpg")
+    assert "has 1 labels (cat)" in checked(tmp_path)
+    data.check_labels(data.read(str(tmp_path), task="multi"))
+
+
+def test_faults_that_can_be_passed_over_are_all_told_of(tmp_path: Path) -> None:
+    put(tmp_path / "images", "a.jpg")
+    table = tmp_path / "l.csv"
+    lines = ["fname,labels,is_valid", "a.jpg,cat,1", "a.jpg,dog,0", "b.jpg,dog,1", "c.jpg", ""]
+    table.write_text("\n".join(lines))
+    complaints: list[str] = []
+    found = data.read(str(table), complain=complaints.append)
+    assert found.examples == (Example("a.jpg", ("cat",), True),)
+    for expected in ("line 3: a.jpg is listed twice", "b.jpg does not exist", "expected 3 values"):
+        assert sum(expected in complaint for complaint in complaints) == 1
+    assert len(complaints) == 3
 
 
 # The real images.

@@ -1,0 +1,51 @@
+"""Public data sets by name, downloaded once through torchvision."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from torchvision.datasets import OxfordIIITPet, VOCDetection
+
+from models.errors import DataError
+
+
+def _oxford_pets(folder: Path) -> None:
+    OxfordIIITPet(folder, download=True)
+
+
+def _voc2007(folder: Path) -> None:
+    for side in ("trainval", "test"):
+        VOCDetection(folder, year="2007", image_set=side, download=True)
+
+
+_SETS: dict[str, tuple[Callable[[Path], None], str]] = {  # with the folder in the archives
+    "oxford-pets": (_oxford_pets, "oxford-iiit-pet"),
+    "voc2007": (_voc2007, "VOCdevkit/VOC2007"),
+}
+NAMES = tuple(_SETS)
+
+
+def folder(name: str) -> Path:
+    """Where the set `name`, one of NAMES, lies: below $LABRADOR_CACHE or ~/.cache/labrador.
+
+    It is downloaded if it is not there; what an interruption left is thrown away. Raises
+    DataError.
+    """
+    download, inside = _SETS[name]
+    cache = Path(os.environ.get("LABRADOR_CACHE") or Path.home() / ".cache" / "labrador")
+    whole, partial = cache / name, cache / f"{name}.partial"
+    if not whole.is_dir():
+        print(f"downloading {name} to {whole}")
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            download(partial)
+            partial.rename(whole)  # so a folder without the suffix is complete
+        except Exception as error:  # from the network, the disk, the archive, the checksum
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise DataError(
+                f"{name} cannot be downloaded to {cache}: {reason}; get it elsewhere and give its"
+                " folder as DATA"
+            ) from error
+    return whole / inside

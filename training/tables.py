@@ -1,0 +1,44 @@
+"""Small CSV files that people write: read with their columns and every line checked."""
+
+import csv
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from models.errors import DataError
+
+Complain = Callable[[str], None]
+
+
+def refuse(message: str) -> None:
+    """The `complain` of whoever needs the data to be right: DataError."""
+    raise DataError(message)
+
+
+def read(
+    file: Path, *forms: tuple[str, ...], complain: Complain = refuse, errors: str = "strict"
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """Each line, as where it stands and its values by column.
+
+    forms: the sets of columns there may be, in any order; the first one's first column must have
+    a value. A line that is wrong is left out after `complain`. errors: what is done with bytes
+    that are no UTF-8, as `open` has it. Raises DataError if the file is no such table.
+    """
+    try:
+        with file.open(encoding="utf-8-sig", errors=errors, newline="") as text:
+            reader = csv.DictReader(text)
+            columns = tuple(reader.fieldnames or ())
+            if sorted(columns) not in [sorted(form) for form in forms]:
+                raise DataError(
+                    f"{file} has the columns {', '.join(columns)}; they must be"
+                    f" {' or '.join(','.join(form) for form in forms)}"
+                )
+            for row in reader:
+                where = f"{file}, line {reader.line_num}"
+                if not row[forms[0][0]] or None in row or None in row.values():
+                    complain(f"{where}: expected {len(columns)} values")
+                else:
+                    yield where, row
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{file} is no CSV file: {error}") from error
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror}") from error
