@@ -7,16 +7,26 @@ from torch import Tensor
 
 from training.recipe import Recipe
 
+_DRAWS = 10  # numbers that decide one view
 
-def augment(pictures: Tensor, shapes: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
-    """A fresh random view of each picture.
+
+def draw(count: int, generator: torch.Generator) -> Tensor:
+    """What chance decides for `count` views: float32 `[10, N]`, uniform in [0, 1).
+
+    On the CPU, so that it is the same for every device.
+    """
+    return torch.rand(_DRAWS, count, generator=generator)
+
+
+def augment(pictures: Tensor, shapes: Tensor, draws: Tensor, recipe: Recipe) -> Tensor:
+    """The view of each picture that its draws decide.
 
     pictures: uint8 `[N, P, P, 3]`, squeezed into squares; shapes: float32 `[N, 2]`, their width
-    and height over the shorter. generator: on the CPU, so that the draws are the same on every
-    device. Returns float32 `[N, 3, S, S]` in [0, 255]; outside of the picture is its reflection.
+    and height over the shorter; draws: as `draw` makes them. Returns float32 `[N, 3, S, S]` in
+    [0, 255]; outside of the picture is its reflection.
     """
     count, size = len(pictures), recipe.image_size
-    views = _views(shapes.cpu(), recipe, generator).to(pictures.device)
+    views = _views(shapes.cpu(), draws, recipe).to(pictures.device, non_blocking=True)
     centres = (torch.arange(size, device=pictures.device) * 2 + 1) / size - 1
     y, x = torch.meshgrid(centres, centres, indexing="ij")
     points = torch.stack([x, y, torch.ones_like(x)], -1).view(1, -1, 3)  # homogeneous
@@ -29,30 +39,26 @@ def augment(pictures: Tensor, shapes: Tensor, recipe: Recipe, generator: torch.G
         padding_mode="reflection",
         align_corners=False,
     )
-    return _relit(images, recipe.light, generator)
+    return _relit(images, draws[8:], recipe.light)
 
 
-def _views(shapes: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
+def _views(shapes: Tensor, draws: Tensor, recipe: Recipe) -> Tensor:
     """Matrices `[N, 3, 3]` from the output's [-1, 1]² to the picture's: crop ∘ turn ∘ warp.
 
     A side of the crop is sqrt(U(scale, 1)) of the picture's shorter one, placed anywhere inside.
     """
     count = len(shapes)
-
-    def uniform(low: float, high: float) -> Tensor:
-        return torch.empty(count).uniform_(low, high, generator=generator)
-
-    side = uniform(recipe.scale, 1).sqrt()
-    stretch = uniform(-1, 1).mul(math.log(4 / 3) / 4).exp()  # from the squarest, half-way to 4:3
+    mirrored = draws[0] < recipe.flip
+    share, squareness, left, top, turn, *tilts = _between(draws[1:8], -1, 1)
+    side = _between((share + 1) / 2, recipe.scale, 1).sqrt()
+    stretch = (squareness * math.log(4 / 3) / 4).exp()  # from the squarest, half-way to 4:3
     stretch = stretch.clamp(side, 1 / side)
     width, height = side * stretch, side / stretch
-    left, top = uniform(-1, 1), uniform(-1, 1)
-    flip = torch.where(uniform(0, 1) < recipe.flip, -1.0, 1.0)
-    angle = uniform(-1, 1) * math.radians(recipe.rotation)
+    flip = torch.where(mirrored, -1.0, 1.0)
+    angle = turn * math.radians(recipe.rotation)
     cos, sin, zero, one = angle.cos(), angle.sin(), torch.zeros(count), torch.ones(count)
     warp = recipe.warp / 2
-    tilt = [uniform(-warp, warp), uniform(-warp, warp)]
-    warped = _matrices([one, zero, zero, zero, one, zero, *tilt, one])
+    warped = _matrices([one, zero, zero, zero, one, zero, *(tilt * warp for tilt in tilts), one])
     turned = _matrices([flip * cos, -sin, zero, flip * sin, cos, zero, zero, zero, one])
     cropped = _matrices(
         [
@@ -64,12 +70,16 @@ def _views(shapes: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor
     return cropped @ turned @ warped
 
 
+def _between(draws: Tensor, low: float, high: float) -> Tensor:
+    return low + (high - low) * draws
+
+
 def _matrices(entries: list[Tensor]) -> Tensor:
     return torch.stack(entries, 1).view(-1, 3, 3)
 
 
-def _relit(images: Tensor, light: float, generator: torch.Generator) -> Tensor:
+def _relit(images: Tensor, draws: Tensor, light: float) -> Tensor:
     """Contrast by a factor of 1 ± light, brightness by ± light of half the range."""
-    draws = torch.empty(2, len(images), 1, 1, 1).uniform_(-light, light, generator=generator)
-    contrast, brightness = draws.to(images.device)
+    strengths = _between(draws, -light, light).view(2, -1, 1, 1, 1)
+    contrast, brightness = strengths.to(images.device, non_blocking=True)
     return images.sub(127.5).mul(1 + contrast).add(127.5 * (1 + brightness)).clamp(0, 255)

@@ -14,7 +14,6 @@ from models.manifest import GOLDEN_SCORES_FILE, MODEL_FILE, Gate, Manifest, Tens
 from models.store import Store
 from training import data, gate, pictures
 from training.network import Served
-from training.recipe import Recipe
 from training.run import Run
 from training.split import Item
 
@@ -98,7 +97,7 @@ def onnx_bytes(network: Served, image_size_px: int) -> bytes:
 
 def _files(run: Run, items: Sequence[Item], data_path: str | None) -> list[Path]:
     """The items' files, unchanged since training."""
-    recipe = Recipe.model_validate(run.outcome.provenance.recipe)
+    recipe = run.recipe
     root = data.read(data_path or recipe.data, recipe.pattern, recipe.images).root
     files = [root / item.file for item in items]
     for file, item in zip(files, items, strict=True):

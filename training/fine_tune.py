@@ -1,7 +1,12 @@
-"""The training loop: the head alone, then the whole network, each under a one-cycle schedule."""
+"""The training loop: the head alone, then the whole network, each under a one-cycle schedule.
 
+Whatever chance decides follows from the seed and the step's number alone. So a run that was killed
+goes on from a checkpoint as if it had not been, and several processes draw what one would.
+"""
+
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,20 +15,30 @@ from tqdm import tqdm
 
 from models.errors import RunError
 from models.manifest import Task
-from training.augment import augment
+from training import batches, one_cycle
+from training.batches import Training
+from training.checkpoint import Checkpoint, Progress
 from training.network import Network
+from training.ranks import Ranks
 from training.recipe import Recipe
+from training.stages import Stages
 
 _NORM_MAX = 1.0  # of the gradient
+_LOOK = 10  # steps between looks at the loss: on a GPU each look waits for it
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Training pictures: uint8 `[N, P, P, 3]`, shapes `[N, 2]`, targets `[N]` or `[N, C]`."""
+class Phase:
+    """Steps from `first` up to `last`, with one peak rate for each block of the network."""
 
-    pixels: Tensor
-    shapes: Tensor
-    targets: Tensor
+    name: str
+    first: int
+    last: int
+    peaks: list[float]
+
+    def progress(self, step: int) -> float:
+        """Where in the phase the middle of a step is, in (0, 1)."""
+        return (step - self.first + 0.5) / (self.last - self.first)
 
 
 @dataclass(frozen=True)
@@ -34,67 +49,176 @@ class Epoch:
     epoch: int
     train_loss: float
     images_per_s: float
+    stages: Stages
 
 
-def fine_tune(
-    network: Network,
-    training: Pictures,
-    task: Task,
-    recipe: Recipe,
-    device: torch.device,
-    after_epoch: Callable[[Epoch], None],
-) -> None:
-    """Train `network` in place. Raises RunError as soon as the loss of an epoch is not finite."""
-    generator = torch.Generator().manual_seed(recipe.seed)
-    number = 0
-    for phase, epochs, rates in _phases(network, recipe):
-        if not epochs:
-            continue
-        body_learns = phase == "whole"
-        network.resnet.requires_grad_(body_learns)
-        network.resnet.fc.requires_grad_(True)
-        optimizer = _optimizer(network.blocks, rates, recipe.weight_decay)
-        steps = -(-len(training.targets) // recipe.batch_size)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer,
-            [group["lr"] for group in optimizer.param_groups],
-            total_steps=epochs * steps,
-            pct_start=0.3,
-            div_factor=5,
-            final_div_factor=1e4,
+class DivergedError(RunError):
+    """A loss was not finite; `files` are the images of its step."""
+
+    def __init__(self, message: str, files: list[str]) -> None:
+        super().__init__(message)
+        self.files = files
+
+
+@dataclass
+class FineTuning:
+    """Trains `network` in place."""
+
+    network: Network
+    training: Training
+    task: Task
+    recipe: Recipe
+    ranks: Ranks
+
+    def run(
+        self,
+        start: Checkpoint | None,
+        after_epoch: Callable[[Epoch, Progress], None],
+        save: Callable[[Progress, torch.optim.Optimizer], None],
+        enough: Callable[[Progress], bool] = lambda _: False,
+    ) -> None:
+        """All phases, or what is left of them after `start`. Raises DivergedError.
+
+        `after_epoch` is called after each epoch, and then `save`, which is also called every
+        `recipe.checkpoint_s` seconds; `save` in the first process only. `enough` is asked before
+        each epoch whether to end.
+        """
+        progress = start.progress if start else Progress()
+        if start:
+            start.restore(self.network)
+        steps = self.training.steps(self.recipe.batch_size)
+        for phase in phases(self.recipe, steps, len(self.network.blocks)):
+            if progress.step >= phase.last or enough(progress):
+                continue
+            optimizer = self.prepare(phase)
+            if start and progress.step > phase.first:
+                start.restore(self.network, optimizer)
+            learner = self.ranks.wrap(self.network)
+            while progress.step < phase.last and not enough(progress):
+                self._set_norms(phase)  # an evaluation may have been in between
+                epoch = self._epoch(phase, learner, optimizer, progress, save)
+                after_epoch(epoch, progress)
+                if self.ranks.first:
+                    save(progress, optimizer)
+
+    def prepare(self, phase: Phase) -> torch.optim.AdamW:
+        """Let learn what the phase is about; its optimizer."""
+        self.network.requires_grad_(phase.name == "whole")
+        self.network.resnet.fc.requires_grad_(True)
+        self._set_norms(phase)
+        return one_cycle.optimizer(self.network.blocks, phase.peaks, self.recipe.weight_decay)
+
+    def _set_norms(self, phase: Phase) -> None:
+        self.network.train(phase.name == "whole" and self.recipe.norms == "batch")
+
+    def curve(self, progress: Progress) -> list[tuple[float, float]]:
+        """The head's rate and the loss, of each step done."""
+        steps = self.training.steps(self.recipe.batch_size)
+        return [
+            (phase.peaks[-1] * one_cycle.cycle(phase.progress(step))[0], progress.losses[step])
+            for phase in phases(self.recipe, steps, len(self.network.blocks))
+            for step in range(phase.first, min(phase.last, progress.step))
+        ]
+
+    def _epoch(
+        self,
+        phase: Phase,
+        learner: nn.Module,
+        optimizer: torch.optim.AdamW,
+        progress: Progress,
+        save: Callable[[Progress, torch.optim.Optimizer], None],
+    ) -> Epoch:
+        """The steps that are left of an epoch."""
+        steps = self.training.steps(self.recipe.batch_size)
+        number, done = divmod(progress.step, steps)
+        order = batches.order(self.training, self.recipe, number)
+        stages = Stages(self.ranks.device)
+        bar = tqdm(
+            batches.batches(
+                self.training, order[done:], progress.step, self.recipe, self.ranks, stages
+            ),
+            f"epoch {number + 1}, {phase.name}",
+            steps,
+            initial=done,
+            unit=" steps",
+            leave=False,
+            disable=None if self.ranks.first else True,
         )
-        for _ in range(epochs):
-            number += 1
-            network.train(body_learns)
-            losses = torch.zeros((), device=device)
-            started = time.perf_counter()
-            bar = tqdm(
-                _batches(training, recipe, generator, steps, device),
-                f"epoch {number}, {phase}",
-                steps,
-                unit=" steps",
-                leave=False,
-                disable=None,
-            )
-            for images, targets in bar:
-                with precision(device):
-                    with torch.set_grad_enabled(body_learns):
-                        features = network.features(images)
-                    loss = loss_of(network.logits(features).float(), targets, task)
-                loss.backward()  # type: ignore[no-untyped-call]
-                nn.utils.clip_grad_norm_(network.parameters(), _NORM_MAX)
-                optimizer.step()
-                optimizer.zero_grad()
-                schedule.step()
-                losses += loss.detach() * len(targets)
-            train_loss = float(losses) / len(training.targets)
-            seconds = time.perf_counter() - started
-            if not torch.isfinite(losses):
-                raise RunError(
-                    f"the loss of epoch {number} is {train_loss}: training diverged; use a lower"
-                    f" --lr than {recipe.lr}"
+        pending: list[Tensor] = []
+        started = saved = time.perf_counter()
+        for images, targets, weight in bar:
+            one_cycle.turn(optimizer, phase.progress(progress.step + len(pending)))
+            pending.append(self.step(learner, optimizer, images, targets, weight))
+            stages.lap("the network")
+            if len(pending) < _LOOK:
+                continue
+            self._settle(pending, progress, order)
+            due = time.perf_counter() - saved >= self.recipe.checkpoint_s
+            if due and self.ranks.first and progress.step % steps:
+                save(progress, optimizer)
+                saved = time.perf_counter()
+        self._settle(pending, progress, order)
+        seconds = time.perf_counter() - started
+        total = sum(
+            loss * len(rows)
+            for loss, rows in zip(progress.losses[number * steps :], order, strict=True)
+        )
+        return Epoch(
+            phase.name,
+            number + 1,
+            total / len(self.training.targets),
+            sum(map(len, order[done:])) / seconds,
+            stages,
+        )
+
+    def step(
+        self,
+        learner: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        images: Tensor,
+        targets: Tensor,
+        weight: float,
+    ) -> Tensor:
+        """One step down the gradient; this process's part of the batch's mean loss, `[]`."""
+        with precision(self.ranks.device):
+            logits = learner(images)
+        loss = self.loss(logits.float(), targets) * weight
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.network.parameters(), _NORM_MAX)
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.detach() / self.ranks.count
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return loss_of(logits, targets, self.task)
+
+    def _settle(self, pending: list[Tensor], progress: Progress, order: Sequence[Tensor]) -> None:
+        """Move the losses of the last steps to `progress`; stop if one is not finite."""
+        if not pending:
+            return
+        losses = self.ranks.sum(torch.stack(pending)).tolist()
+        pending.clear()
+        for loss in losses:
+            if not math.isfinite(loss):
+                step = progress.step
+                rows = order[step % len(order)].tolist()
+                files = [self.training.files[row] for row in rows]
+                raise DivergedError(
+                    f"the loss of step {step + 1} is {loss}: training diverged; use a lower --lr"
+                    f" than {self.recipe.lr}, or look at the images of that step: {files[0]},"
+                    f" {files[-1]} and {len(files) - 2} others",
+                    files,
                 )
-            after_epoch(Epoch(phase, number, train_loss, len(training.targets) / seconds))
+            progress.losses.append(loss)
+
+
+def phases(recipe: Recipe, steps: int, blocks: int) -> list[Phase]:
+    """The phases of a run with `steps` steps an epoch; one without epochs is left out."""
+    frozen, end = recipe.freeze_epochs * steps, (recipe.freeze_epochs + recipe.epochs) * steps
+    alone = [0.0] * (blocks - 1) + [recipe.head_rate]
+    whole = one_cycle.rates(*recipe.whole_rates, blocks)
+    both = [Phase("head", 0, frozen, alone), Phase("whole", frozen, end, whole)]
+    return [phase for phase in both if phase.first < phase.last]
 
 
 def precision(device: torch.device) -> torch.autocast:
@@ -111,36 +235,3 @@ def loss_of(logits: Tensor, targets: Tensor, task: Task) -> Tensor:
     if task == "single":
         return nn.functional.cross_entropy(logits, targets)
     return nn.functional.binary_cross_entropy_with_logits(logits, targets)
-
-
-def _phases(network: Network, recipe: Recipe) -> list[tuple[str, int, list[float]]]:
-    """Name, epochs and one peak rate a block: falling geometrically from head to stem."""
-    stem, head = recipe.whole_rates
-    last = len(network.blocks) - 1
-    whole = [stem * (head / stem) ** (number / last) for number in range(last + 1)]
-    alone = [0.0] * last + [recipe.head_rate]
-    return [("head", recipe.freeze_epochs, alone), ("whole", recipe.epochs, whole)]
-
-
-def _optimizer(blocks: list[nn.Module], rates: list[float], decay: float) -> torch.optim.Optimizer:
-    groups = []
-    for block, rate in zip(blocks, rates, strict=True):
-        learning = [p for p in block.parameters() if p.requires_grad]
-        weights, others = [p for p in learning if p.ndim > 1], [p for p in learning if p.ndim == 1]
-        groups += [{"params": weights, "lr": rate, "weight_decay": decay}] if weights else []
-        groups += [{"params": others, "lr": rate, "weight_decay": 0.0}] if others else []
-    return torch.optim.AdamW(groups, fused=True)
-
-
-def _batches(
-    training: Pictures, recipe: Recipe, generator: torch.Generator, steps: int, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every image once, in a new order, in `steps` batches of nearly equal size."""
-    order = torch.randperm(len(training.targets), generator=generator)
-    for rows in order.tensor_split(steps):
-        pixels = training.pixels[rows].to(device, non_blocking=True)
-        images = augment(pixels, training.shapes[rows], recipe, generator)
-        yield (
-            images.contiguous(memory_format=torch.channels_last),
-            training.targets[rows].to(device, non_blocking=True),
-        )

@@ -1,8 +1,9 @@
 """Image files to arrays: hashed, presized for training, or exactly as they will be served."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,56 +19,83 @@ from models.manifest import Preprocess
 from models.preprocess import decode, load
 
 Result = TypeVar("Result")
+Squares = tuple[torch.Tensor, torch.Tensor]
+"""Pictures uint8 `[N, P, P, 3]` and their shapes float32 `[N, 2]`, as `presized` makes them."""
 
 
 def hashes(files: Sequence[Path]) -> list[str]:
     """sha256 of each file's bytes."""
-    return _each(files, sha256, "hashing")
+    return list(_on_all_cores(files, sha256, "hashing"))
 
 
-def presized(files: Sequence[Path], side_px: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Whole pictures squeezed into squares, decoded once for all epochs.
+def presized(files: Sequence[Path], side_px: int) -> Squares:
+    """Whole pictures squeezed into squares, on all cores: decoded once for all epochs.
 
     Returns pictures uint8 `[N, side, side, 3]` and their true shapes float32 `[N, 2]`: width and
     height over the shorter of them. Augmentation stretches them back.
     """
+    squeeze = partial(_squeeze, side_px=side_px)
+    return _stacked(_on_all_cores(files, squeeze, "decoding"), len(files), side_px)
 
-    def squeeze(data: bytes) -> tuple[NDArray[np.uint8], tuple[float, float]]:
-        picture = load(data, side_px)
-        shorter = min(picture.size)
-        square = picture.resize((side_px, side_px), Image.Resampling.BILINEAR)
-        return np.asarray(square), (picture.width / shorter, picture.height / shorter)
 
-    pictures = torch.empty((len(files), side_px, side_px, 3), dtype=torch.uint8)
-    shapes = torch.empty((len(files), 2))
-    for row, (square, shape) in enumerate(_each(files, squeeze, "decoding")):
+def squeezed(files: Sequence[Path], side_px: int) -> Squares:
+    """What `presized` returns, in this thread: a worker process's part of the decoding."""
+    squares = (_do(file, partial(_squeeze, side_px=side_px)) for file in files)
+    return _stacked(_good(squares), len(files), side_px)
+
+
+def served(files: Sequence[Path], preprocess: Preprocess) -> torch.Tensor:
+    """The pictures as serving will see them: uint8 `[N, S, S, 3]`."""
+    side_px = preprocess.image_size_px
+    images = torch.empty((len(files), side_px, side_px, 3), dtype=torch.uint8)
+    decoded = _on_all_cores(files, lambda data: decode(data, preprocess), "decoding")
+    for row, image in enumerate(decoded):
+        images[row] = torch.from_numpy(image.copy())
+    return images
+
+
+def _squeeze(data: bytes, side_px: int) -> tuple[NDArray[np.uint8], tuple[float, float]]:
+    picture = load(data, side_px)
+    shorter = min(picture.size)
+    square = picture.resize((side_px, side_px), Image.Resampling.BILINEAR)
+    return np.asarray(square), (picture.width / shorter, picture.height / shorter)
+
+
+def _stacked(
+    squares: Iterable[tuple[NDArray[np.uint8], tuple[float, float]]], count: int, side_px: int
+) -> Squares:
+    pictures = torch.empty((count, side_px, side_px, 3), dtype=torch.uint8)
+    shapes = torch.empty((count, 2))
+    for row, (square, shape) in enumerate(squares):
         pictures[row] = torch.from_numpy(square.copy())
         shapes[row] = torch.tensor(shape)
     return pictures, shapes
 
 
-def served(files: Sequence[Path], preprocess: Preprocess) -> torch.Tensor:
-    """The pictures as serving will see them: uint8 `[N, S, S, 3]`."""
-    arrays = _each(files, lambda data: decode(data, preprocess), "decoding")
-    return torch.from_numpy(np.stack(arrays))
-
-
-def _each(files: Sequence[Path], task: Callable[[bytes], Result], verb: str) -> list[Result]:
-    """`task` on the bytes of each file, in order, on all cores; DataError names the bad ones."""
-
-    def one(file: Path) -> Result | DataError:
-        try:
-            return task(file.read_bytes())
-        except LabradorError as error:
-            return DataError(f"{file}: {error}")
-        except OSError as error:
-            return DataError(f"{file}: {error.strerror}")
-
+def _on_all_cores(
+    files: Sequence[Path], task: Callable[[bytes], Result], verb: str
+) -> Iterator[Result]:
+    """`task` on the bytes of each file, in order; DataError, at the end, names the bad ones."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = list(
-            tqdm(pool.map(one, files), verb, len(files), unit=" images", leave=False, disable=None)
-        )
-    bad = [str(result) for result in results if isinstance(result, DataError)]
+        results = pool.map(lambda file: _do(file, task), files)
+        yield from _good(tqdm(results, verb, len(files), unit=" images", leave=False, disable=None))
+
+
+def _do(file: Path, task: Callable[[bytes], Result]) -> Result | DataError:
+    try:
+        return task(file.read_bytes())
+    except LabradorError as error:
+        return DataError(f"{file}: {error}")
+    except OSError as error:
+        return DataError(f"{file}: {error.strerror}")
+
+
+def _good(results: Iterable[Result | DataError]) -> Iterator[Result]:
+    bad = []
+    for result in results:
+        if isinstance(result, DataError):
+            bad.append(str(result))
+        else:
+            yield result
     if bad:
         raise DataError(f"{len(bad)} images cannot be used: {'; '.join(bad[:5])}")
-    return [result for result in results if not isinstance(result, DataError)]

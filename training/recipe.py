@@ -1,5 +1,6 @@
 """How a run is made: every option, validated once, kept in the run as it was resolved."""
 
+import shlex
 import tomllib
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -17,7 +18,10 @@ Device = Literal["auto", "cuda", "cpu"]
 class Recipe(Frozen):
     """The options of `train`; a TOML file given with `--recipe` has the same names."""
 
-    data: str = Field(description="folder of class folders, CSV, or Oxford-IIIT Pet folder")
+    data: str = Field(
+        description="folder of class folders, CSV, Oxford-IIIT Pet or PASCAL VOC folder; or"
+        " oxford-pets or voc2007, downloaded to $LABRADOR_CACHE or ~/.cache/labrador"
+    )
     pattern: str | None = Field(
         None, description="regular expression on the file name; group 1 is the label"
     )
@@ -25,6 +29,12 @@ class Recipe(Frozen):
     task: Task | None = Field(None, description="single or multi; left out: told by the data")
     valid: float = Field(0.2, gt=0, lt=1, description="share held out where no split is given")
     seed: int = Field(42, ge=0, description="seed of the split and of the training")
+    relabel: str | None = Field(
+        None, description="CSV with the columns from,to: labels to rename or merge"
+    )
+    quarantine: str | None = Field(
+        None, description="CSV with the columns file,reason, as inspect writes it: left out"
+    )
 
     arch: Arch = Field("resnet18", description="resnet18, 34, 50, 101 or 152")
     weights: str = Field(
@@ -41,10 +51,18 @@ class Recipe(Frozen):
         "8e-3",
         coerce_numbers_to_str=True,  # as a TOML file may have it
         description="peak rate of the head alone; afterwards half of it, falling to a hundredth"
-        " at the stem. Or STEM:HEAD for the rates of the whole network",
+        " at the stem. Or STEM:HEAD for the rates of the whole network, or auto: what lr-find's"
+        " valley says",
     )
     batch_size: int = Field(64, ge=2, description="images a step")
     weight_decay: float = Field(0.05, ge=0, description="of AdamW; none on norms and biases")
+
+    early_stop: int | None = Field(
+        None,
+        ge=1,
+        description="end after so many epochs without a better held-out figure, and keep the best"
+        " epoch's weights; left out: all epochs, and the last one's",
+    )
 
     flip: float = Field(0.5, ge=0, le=1, description="probability of a mirrored image")
     rotation: float = Field(10.0, ge=0, le=180, description="largest turn, degrees")
@@ -52,17 +70,37 @@ class Recipe(Frozen):
     warp: float = Field(0.1, ge=0, le=0.5, description="strength of the perspective")
     light: float = Field(0.2, ge=0, lt=1, description="strength of brightness and contrast")
 
+    norms: Literal["batch", "fixed"] = Field(
+        "batch",
+        description="the whole network normalises by each batch, or by what the weights were"
+        " trained with",
+    )
+    cache: Literal["auto", "gpu", "memory", "none"] = Field(
+        "auto",
+        description="where decoded images wait: gpu, memory, or none (decoded again each time);"
+        " auto: the first that holds them in half of what is free",
+    )
+    workers: int | None = Field(
+        None,
+        ge=0,
+        description="processes that decode where there is no cache; left out: one a core",
+    )
+    checkpoint_s: float = Field(
+        600, ge=0, description="seconds between checkpoints; there is one after each epoch anyway"
+    )
     device: Device = Field("auto", description="auto (cuda where there is one), cuda or cpu")
 
     @field_validator("lr")
     @classmethod
     def _rates_are_positive(cls, text: str) -> str:
+        if text == "auto":
+            return text
         try:
             rates = [float(part) for part in text.split(":")]
         except ValueError:
             rates = []
         if not 1 <= len(rates) <= 2 or not all(0 < rate < float("inf") for rate in rates):
-            raise ValueError("use a positive number, or STEM:HEAD as in 1e-6:1e-4")
+            raise ValueError("use a positive number, STEM:HEAD as in 1e-6:1e-4, or auto")
         return text
 
     @model_validator(mode="after")
@@ -70,6 +108,11 @@ class Recipe(Frozen):
         if self.epochs + self.freeze_epochs == 0:
             raise ValueError("epochs and freeze_epochs are both 0: nothing would be trained")
         return self
+
+    @property
+    def presize_px(self) -> int:
+        """Side of the squares that pictures are kept in: a quarter more than the input's."""
+        return round(self.image_size * 1.25)
 
     @property
     def head_rate(self) -> float:
@@ -81,6 +124,15 @@ class Recipe(Frozen):
         """Peak rates (stem, head) of the whole network; fastai's `fine_tune` does the same."""
         stem, colon, head = self.lr.partition(":")
         return (float(stem), float(head)) if colon else (float(stem) / 200, float(stem) / 2)
+
+
+def data_words(recipe: Recipe) -> str:
+    """DATA and its options as on a command line, without the quarantine list."""
+    words = [recipe.data]
+    for name in ("pattern", "images", "relabel", "task"):
+        if (value := getattr(recipe, name)) is not None:
+            words += [f"--{name}", str(value)]
+    return shlex.join(words)
 
 
 def resolve(options: dict[str, Any], file: Path | None = None) -> Recipe:

@@ -2,7 +2,12 @@
 
 recipe.json          the recipe as resolved, written first
 split.jsonl          every image's hash, labels and side
+quarantine.csv       the images left out, if there was a list
+provenance.json      code, libraries, images and weights that it started with
+checkpoints/         while it trains: what `--resume` goes on with
 metrics.jsonl        a line an epoch
+curves.csv           rate of the head and loss of each step
+diverged.txt         where the loss was not finite: the images of that step
 network.safetensors  the weights, with torchvision's keys
 metrics.json         figures on the held-out images, with intervals
 predictions.csv      path, target, every score of the held-out images
@@ -12,11 +17,14 @@ run.json             written last: where it exists, the run is complete
 import datetime
 import json
 import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Self
 
+from filelock import FileLock, Timeout
 from pydantic import Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -31,9 +39,14 @@ from training.split import Item
 
 RECIPE_FILE = "recipe.json"
 SPLIT_FILE = "split.jsonl"
+QUARANTINE_FILE = "quarantine.csv"
+PROVENANCE_FILE = "provenance.json"
 EPOCHS_FILE = "metrics.jsonl"
+CURVES_FILE = "curves.csv"
+DIVERGED_FILE = "diverged.txt"
 WEIGHTS_FILE = "network.safetensors"
 RUN_FILE = "run.json"
+_LOCK_FILE = ".lock"
 _LIBRARIES = ("torch", "torchvision", "onnx", "onnxscript", "numpy", "pillow")
 
 
@@ -65,6 +78,10 @@ class Run:
     outcome: Outcome
     items: list[Item]
 
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe.model_validate(self.outcome.provenance.recipe)
+
     def network(self) -> Network:
         """The trained network, in evaluation mode, on the CPU. RunError if it is damaged."""
         network = Network(self.outcome.arch, len(self.outcome.labels))
@@ -79,8 +96,11 @@ class Run:
 def create(out: Path | None) -> Path:
     """A new, empty run folder: `out`, or `runs/<time>`. RunError if it is in use."""
     path = out or Path("runs") / f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise RunError(f"{path} exists and is not empty; give another folder with --out")
+    if path.exists() and (not path.is_dir() or {f.name for f in path.iterdir()} - {_LOCK_FILE}):
+        raise RunError(
+            f"{path} exists and is not empty; give another folder with --out, or go on with a"
+            " stopped run: --resume RUN"
+        )
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -88,14 +108,79 @@ def create(out: Path | None) -> Path:
     return path
 
 
-def write_start(path: Path, recipe: Recipe, items: list[Item]) -> None:
+@contextmanager
+def held(path: Path, first: bool) -> Iterator[None]:
+    """Keep other processes from training into the folder; RunError if one does already.
+
+    Of a run's own processes only the first one asks.
+    """
+    if not first:
+        yield
+        return
+    lock = FileLock(path / _LOCK_FILE)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise RunError(f"another process is training into {path}") from error
+    except OSError as error:
+        raise RunError(f"{path} cannot be written to: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def write_start(path: Path, recipe: Recipe, items: list[Item], provenance: Provenance) -> None:
+    """What a run begins with. RunError if another one began here meanwhile."""
+    if (path / RECIPE_FILE).exists():
+        raise RunError(f"{path} is in use; give another folder with --out")
     write_atomically(path / RECIPE_FILE, recipe.model_dump_json(indent=2).encode())
     split.write(path / SPLIT_FILE, items)
+    write_atomically(path / PROVENANCE_FILE, provenance.model_dump_json(indent=2).encode())
+    if recipe.quarantine is not None:
+        write_atomically(path / QUARANTINE_FILE, Path(recipe.quarantine).read_bytes())
 
 
-def append_epoch(path: Path, line: dict[str, object]) -> None:
-    with (path / EPOCHS_FILE).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+def read_start(path: Path) -> tuple[Recipe, list[Item]]:
+    """The recipe and the split of a run that was stopped, its quarantine list the run's own copy.
+
+    RunError if it is none, or complete.
+    """
+    if (path / RUN_FILE).exists():
+        raise RunError(f"{path} is complete: there is nothing to go on with")
+    try:
+        recipe = Recipe.model_validate_json((path / RECIPE_FILE).read_bytes())
+    except OSError as error:
+        raise RunError(f"{path} is no run: {path / RECIPE_FILE} is missing") from error
+    except ValidationError as error:
+        raise RunError(f"{path / RECIPE_FILE} is damaged: {error.errors()[0]['msg']}") from error
+    return recipe, split.read(path / SPLIT_FILE)
+
+
+def read_provenance(path: Path) -> Provenance:
+    try:
+        return Provenance.model_validate_json((path / PROVENANCE_FILE).read_bytes())
+    except (OSError, ValidationError) as error:
+        raise RunError(f"{path / PROVENANCE_FILE} is missing or damaged") from error
+
+
+def own_quarantine(path: Path, recipe: Recipe) -> Recipe:
+    """The recipe with the run's own copy of the quarantine list, if there was one."""
+    if recipe.quarantine is None:
+        return recipe
+    return recipe.model_copy(update={"quarantine": str(path / QUARANTINE_FILE)})
+
+
+def write_epochs(path: Path, lines: Sequence[dict[str, object]]) -> None:
+    """`metrics.jsonl`, as a whole."""
+    text = "".join(f"{json.dumps(line)}\n" for line in lines)
+    write_atomically(path / EPOCHS_FILE, text.encode())
+
+
+def write_curves(path: Path, rows: Sequence[tuple[float, float]]) -> None:
+    """`curves.csv`: the head's rate and the mean loss of each step, from the first."""
+    lines = (f"{step},{rate:.6g},{loss:.6g}\n" for step, (rate, loss) in enumerate(rows, 1))
+    write_atomically(path / CURVES_FILE, ("step,rate,loss\n" + "".join(lines)).encode())
 
 
 def write_end(path: Path, network: Network, outcome: Outcome) -> None:

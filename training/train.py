@@ -1,20 +1,37 @@
 """`train`: from DATA to a complete run, in the order the data flows."""
 
+import copy
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
-from models.errors import DataError
+from models.errors import RunError
 from models.manifest import Preprocess, Task
-from training import calibrate, data, evaluate, metrics, pictures, run, split
-from training.fine_tune import Epoch, Pictures, fine_tune, loss_of, precision
-from training.network import Network, pretrain
+from training import (
+    calibrate,
+    checkpoint,
+    data,
+    evaluate,
+    lr_find,
+    metrics,
+    pictures,
+    prepare,
+    ranks,
+    run,
+)
+from training.batches import Training
+from training.checkpoint import Checkpoint, Progress
+from training.data import Dataset
+from training.fine_tune import DivergedError, Epoch, FineTuning, loss_of, precision
+from training.network import Network
+from training.ranks import Ranks
 from training.recipe import Recipe, pick_device
-
-_PRESIZE = 1.25  # side of a cached picture / side of the network's input
+from training.split import Item
 
 
 def train(recipe: Recipe, out: Path | None) -> Path:
@@ -22,47 +39,86 @@ def train(recipe: Recipe, out: Path | None) -> Path:
 
     Errors: RecipeError, DataError, RunError.
     """
-    device = pick_device(recipe.device)
-    dataset = data.read(recipe.data, recipe.pattern, recipe.images, recipe.task)
-    task, labels = dataset.task, dataset.labels
-    if len(labels) < (2 if task == "single" else 1):
-        raise DataError(
-            f"{recipe.data} has {len(labels)} labels ({', '.join(labels)}); a single-label task"
-            " needs two or more, --task multi one or more"
-        )
-    recipe = recipe.model_copy(update={"task": task})
-    files = [dataset.root / example.file for example in dataset.examples]
-    items = split.split(dataset, pictures.hashes(files), recipe.valid, recipe.seed)
-    held_out = [item.is_valid for item in items]
-    print(
-        f"{len(items)} images, {len(labels)} labels, {task}-label:"
-        f" {held_out.count(False)} to train on, {held_out.count(True)} held out"
-    )
+    with ranks.joined(pick_device(recipe.device)) as all_ranks:
+        dataset, items, recipe = prepare.read(recipe)
+        network, weights = prepare.start(recipe, len(dataset.labels))
+        path = Path(all_ranks.agree(str(run.create(out)) if all_ranks.first else ""))
+        with run.held(path, all_ranks.first):
+            print(f"{recipe.arch} from weights {weights[0]}, on {all_ranks.device} -> {path}")
+            network.to(memory_format=torch.channels_last).to(all_ranks.device)
+            training = prepare.training_of(dataset, items, recipe, all_ranks.device)
+            if recipe.lr == "auto":
+                trial = FineTuning(
+                    copy.deepcopy(network), training, dataset.task, recipe, all_ranks
+                )
+                recipe = lr_find.with_found_rate(trial)
+            if all_ranks.first:
+                run.write_start(path, recipe, items, run.provenance(recipe, items, weights))
+                checkpoint.write(path, Progress(), network)
+            return _fit(path, recipe, dataset, items, training, network, None, all_ranks)
 
-    torch.manual_seed(recipe.seed)
-    network = Network(recipe.arch, len(labels))
-    weights = pretrain(network, recipe.arch, recipe.weights)
-    network.to(memory_format=torch.channels_last).to(device)
-    path = run.create(out)
-    print(f"{recipe.arch} from weights {weights[0]}, on {device} -> {path}")
 
-    targets, valid_targets = (
-        evaluate.truth([item.labels for item in items if item.is_valid is side], labels)
-        for side in (False, True)
-    )
+def resume(path: Path) -> Path:
+    """Go on with a run that was stopped, as if it had not been: on a CPU bit for bit.
+
+    Raises RunError if there is nothing to go on with, or the images are not what they were.
+    """
+    recipe, items = run.read_start(path)
+    with ranks.joined(pick_device(recipe.device)) as all_ranks, run.held(path, all_ranks.first):
+        dataset = data.read_as(run.own_quarantine(path, recipe))
+        files = [dataset.root / example.file for example in dataset.examples]
+        hashes = pictures.hashes(files)
+        found = {(e.file, h, e.labels) for e, h in zip(dataset.examples, hashes, strict=True)}
+        known = {(item.file, item.sha256, item.labels) for item in items}
+        if changed := sorted({file for file, *_ in found ^ known}):
+            raise RunError(
+                f"{len(changed)} images of {recipe.data} are not what they were when {path} began,"
+                f" among them {changed[0]}: other images need a new run"
+            )
+        start = checkpoint.read(path)
+        if start is None:
+            raise RunError(f"{path} has no whole checkpoint: start a new run")
+        torch.set_num_threads(start.progress.threads)
+        print(f"going on with {path} after step {start.progress.step}")
+        network = Network(recipe.arch, len(dataset.labels))
+        network.to(memory_format=torch.channels_last).to(all_ranks.device)
+        training = prepare.training_of(dataset, items, recipe, all_ranks.device)
+        return _fit(path, recipe, dataset, items, training, network, start, all_ranks)
+
+
+def _fit(
+    path: Path,
+    recipe: Recipe,
+    dataset: Dataset,
+    items: list[Item],
+    training: Training,
+    network: Network,
+    start: Checkpoint | None,
+    all_ranks: Ranks,
+) -> Path:
+    device, task, labels = all_ranks.device, dataset.task, dataset.labels
+    if all_ranks.count > 1 and device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+    valid_items = [item for item in items if item.is_valid]
+    valid_targets = evaluate.truth([item.labels for item in valid_items], labels)
     preprocess = Preprocess(image_size_px=recipe.image_size, crop_fraction=recipe.crop_fraction)
-    valid_images = pictures.served(_only(files, held_out, True), preprocess)
-    pixels, shapes = pictures.presized(
-        _only(files, held_out, False), round(recipe.image_size * _PRESIZE)
-    )
-    learned = _loss_targets(targets, task)
-    run.write_start(path, recipe, items)
+    mine = all_ranks.share(torch.arange(len(valid_items))).tolist()
+    valid_files = [dataset.root / valid_items[row].file for row in mine]
+    valid_images = pictures.served(valid_files, preprocess)
+    tuning = FineTuning(network, training, task, recipe, all_ranks)
     started = time.perf_counter()
+    told: set[str] = set()
 
-    def after_epoch(epoch: Epoch) -> None:
+    def evaluated() -> NDArray[np.float32]:
+        logits = evaluate.logits_of(network, valid_images, device)
+        return all_ranks.gather(torch.from_numpy(logits)).numpy()
+
+    def after_epoch(epoch: Epoch, progress: Progress) -> None:
         with precision(device):
-            logits = evaluate.logits_of(network, valid_images, device)
-        valid_loss = loss_of(torch.from_numpy(logits), _loss_targets(valid_targets, task), task)
+            logits = evaluated()
+        valid_loss = loss_of(
+            torch.from_numpy(logits), prepare.loss_targets(valid_targets, task), task
+        )
         line = {
             "phase": epoch.phase,
             "epoch": epoch.epoch,
@@ -72,20 +128,60 @@ def train(recipe: Recipe, out: Path | None) -> Path:
             "images_per_s": round(epoch.images_per_s, 1),
             "seconds": round(time.perf_counter() - started, 1),
         }
-        run.append_epoch(path, line)
-        print("  ".join(f"{name} {value}" for name, value in line.items()))
+        progress.epochs.append(line)
+        if all_ranks.first:
+            if recipe.early_stop and _best(progress, task) == len(progress.epochs) - 1:
+                checkpoint.write_best(path, network)
+            run.write_epochs(path, progress.epochs)
+            run.write_curves(path, tuning.curve(progress))
+            print("  ".join(f"{name} {value}" for name, value in line.items()))
+            if epoch.phase not in told:
+                told.add(epoch.phase)
+                print(epoch.stages.verdict())
 
-    fine_tune(network, Pictures(pixels, shapes, learned), task, recipe, device, after_epoch)
+    def save(progress: Progress, optimizer: torch.optim.Optimizer) -> None:
+        checkpoint.write(path, progress, network, optimizer)
 
-    logits = evaluate.logits_of(network, valid_images, device)
-    scores, tags = calibrate.cross_fitted(logits, valid_targets, task)
-    figures = evaluate.figures(task, scores, tags, valid_targets)
+    def enough(progress: Progress) -> bool:
+        since = len(progress.epochs) - 1 - _best(progress, task)
+        return recipe.early_stop is not None and since >= recipe.early_stop
+
+    try:
+        tuning.run(start, after_epoch, save, enough)
+    except DivergedError as error:
+        (path / run.DIVERGED_FILE).write_text("\n".join(error.files) + "\n", encoding="utf-8")
+        raise
+    except KeyboardInterrupt:
+        print(f"stopped; go on with: python -m training train --resume {path}", file=sys.stderr)
+        raise
+
+    if recipe.early_stop:
+        checkpoint.restore_best(path, network)
+    logits = evaluated()
+    if all_ranks.first:
+        _conclude(path, dataset, valid_items, logits, network, recipe, preprocess)
+    return path
+
+
+def _conclude(
+    path: Path,
+    dataset: Dataset,
+    valid_items: list[Item],
+    logits: NDArray[np.float32],
+    network: Network,
+    recipe: Recipe,
+    preprocess: Preprocess,
+) -> None:
+    """Measure, calibrate, and write what makes the run complete."""
+    task, labels = dataset.task, dataset.labels
+    targets = evaluate.truth([item.labels for item in valid_items], labels)
+    scores, tags = calibrate.cross_fitted(logits, targets, task)
+    figures = evaluate.figures(task, scores, tags, targets)
     measured = metrics.with_intervals(figures, len(scores))
-    valid_items = [item for item in items if item.is_valid]
     evaluate.write(path, measured, scores, valid_items, labels)
-    temperature = calibrate.fit_temperature(logits, valid_targets, task)
+    temperature = calibrate.fit_temperature(logits, targets, task)
     shipped = calibrate.probabilities(logits, task, temperature)
-    thresholds = calibrate.fit_thresholds(shipped, valid_targets) if task == "multi" else None
+    thresholds = calibrate.fit_thresholds(shipped, targets) if task == "multi" else None
     outcome = run.Outcome(
         task=task,
         arch=recipe.arch,
@@ -95,23 +191,20 @@ def train(recipe: Recipe, out: Path | None) -> Path:
         preprocess=preprocess,
         metrics=measured,
         baseline=evaluate.baseline(shipped, evaluate.decide(shipped, thresholds)),
-        provenance=run.provenance(recipe, items, weights),
+        provenance=run.read_provenance(path),
     )
     run.write_end(path, network, outcome)
+    checkpoint.remove(path)
     print(
         f"{len(valid_items)} held-out images, value and 95 % interval:\n{evaluate.table(measured)}"
     )
-    return path
 
 
-def _only(files: list[Path], held_out: list[bool], side: bool) -> list[Path]:
-    return [file for file, is_valid in zip(files, held_out, strict=True) if is_valid is side]
-
-
-def _loss_targets(targets: NDArray[np.bool_], task: Task) -> torch.Tensor:
-    """What `loss_of` takes, from bools `[N, C]`."""
-    learned = torch.from_numpy(targets)
-    return learned.int().argmax(1) if task == "single" else learned.float()
+def _best(progress: Progress, task: Task) -> int:
+    """The place of the epoch with the best held-out figure, the first of equals; 0 of none."""
+    sign = 1 if task == "single" else -1
+    figures = [sign * epoch[evaluate.HEADLINE[task]] for epoch in progress.epochs]
+    return int(np.argmin(figures)) if figures else 0
 
 
 def _headline(logits: NDArray[np.float32], targets: NDArray[np.bool_], task: Task) -> float:
