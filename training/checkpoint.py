@@ -92,7 +92,7 @@ def write(
     # a later one is damaged, or it would have been gone on with
     kept = [file for file in _newest_first(run) if file.name <= newest.name][:_KEPT]
     for file in folder.iterdir():  # with what a killed process left half-written
-        if file not in kept:
+        if file not in kept and file.name != _BEST:
             file.unlink()
 
 

@@ -109,7 +109,7 @@ class FineTuning:
         return one_cycle.optimizer(self.network.blocks, phase.peaks, self.recipe.weight_decay)
 
     def _set_norms(self, phase: Phase) -> None:
-        self.network.train(phase.name == "whole" and self.recipe.norms == "batch")
+        self.network.train(phase.name == "whole" and self.recipe.norms_by_batch)
 
     def curve(self, progress: Progress) -> list[tuple[float, float]]:
         """The head's rate and the loss, of each step done."""

@@ -70,10 +70,10 @@ class Recipe(Frozen):
     warp: float = Field(0.1, ge=0, le=0.5, description="strength of the perspective")
     light: float = Field(0.2, ge=0, lt=1, description="strength of brightness and contrast")
 
-    norms: Literal["batch", "fixed"] = Field(
-        "batch",
-        description="the whole network normalises by each batch, or by what the weights were"
-        " trained with",
+    norms: Literal["auto", "batch", "fixed"] = Field(
+        "auto",
+        description="what the whole network's norms go by: each batch, or fixed, the statistics"
+        " that the weights came with; auto: fixed, but batch with --weights none",
     )
     cache: Literal["auto", "gpu", "memory", "none"] = Field(
         "auto",
@@ -108,6 +108,11 @@ class Recipe(Frozen):
         if self.epochs + self.freeze_epochs == 0:
             raise ValueError("epochs and freeze_epochs are both 0: nothing would be trained")
         return self
+
+    @property
+    def norms_by_batch(self) -> bool:
+        """Whether the norms of the whole network learn their statistics."""
+        return self.norms == "batch" or (self.norms == "auto" and self.weights == "none")
 
     @property
     def presize_px(self) -> int:

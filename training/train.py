@@ -97,7 +97,7 @@ def _fit(
     all_ranks: Ranks,
 ) -> Path:
     device, task, labels = all_ranks.device, dataset.task, dataset.labels
-    if all_ranks.count > 1 and device.type == "cuda":
+    if all_ranks.count > 1 and device.type == "cuda" and recipe.norms_by_batch:
         nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     valid_items = [item for item in items if item.is_valid]
     valid_targets = evaluate.truth([item.labels for item in valid_items], labels)
@@ -156,6 +156,7 @@ def _fit(
         raise
 
     if recipe.early_stop:
+        all_ranks.agree("")  # the first process may still be writing it
         checkpoint.restore_best(path, network)
     logits = evaluated()
     if all_ranks.first:

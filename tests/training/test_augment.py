@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tests.training import samples
-from training.augment import augment
+from training.augment import augment, draw
 
 STILL = {"flip": 0, "rotation": 0, "scale": 1, "warp": 0, "light": 0}
 SIDE = 64
@@ -29,7 +29,7 @@ def view(pictures: Tensor, shapes: Any = None, seed: int = 0, **changes: Any) ->
     recipe = samples.recipe(image_size=SIDE, **(STILL | changes))
     generator = torch.Generator().manual_seed(seed)
     shapes = torch.ones(len(pictures), 2) if shapes is None else torch.tensor(shapes)
-    return augment(pictures, shapes, recipe, generator)
+    return augment(pictures, shapes, draw(len(pictures), generator), recipe)
 
 
 def upright(pictures: Tensor) -> Tensor:

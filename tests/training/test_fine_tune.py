@@ -10,15 +10,22 @@ from models.errors import RunError
 from models.manifest import Task
 from tests.training import samples
 from tests.training.samples import SIZE_PX
+from training import batches, one_cycle
 from training import fine_tune as module
-from training.fine_tune import Epoch, Pictures, fine_tune, loss_of
+from training.batches import Training
+from training.checkpoint import Progress
+from training.feed import Cached
+from training.fine_tune import DivergedError, Epoch, FineTuning, loss_of, phases
 from training.network import Network
+from training.ranks import Ranks
+from training.stages import Stages
 
 CPU = torch.device("cpu")
+ALONE = Ranks(0, 1, CPU)
 STILL: dict[str, Any] = {"flip": 0, "rotation": 0, "scale": 1, "warp": 0, "light": 0}
 
 
-def pictures(task: Task = "single", count: int = 24) -> Pictures:
+def pictures(task: Task = "single", count: int = 24) -> Training:
     """Grey noise, brighter in the channel of each label."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 120, (count, SIZE_PX, SIZE_PX, 3), generator=generator)
@@ -27,7 +34,18 @@ def pictures(task: Task = "single", count: int = 24) -> Pictures:
         truth = truth | truth.roll(count // 2, 0)
     pixels += truth[:, None, None, :] * 100
     targets = truth.argmax(1) if task == "single" else truth.float()
-    return Pictures(pixels.to(torch.uint8), torch.ones(count, 2), targets)
+    return training(pixels.to(torch.uint8), targets)
+
+
+def training(pixels: Tensor, targets: Tensor) -> Training:
+    names = [f"{number}.jpg" for number in range(len(pixels))]
+    return Training(Cached(pixels, torch.ones(len(pixels), 2)), names, targets)
+
+
+def images_of(given: Training) -> Tensor:
+    """As an augmentation that does nothing gives them."""
+    ((pixels, _),) = given.feed.batches([torch.arange(len(given.targets))])
+    return pixels.permute(0, 3, 1, 2).float()
 
 
 def network(seed: int = 0) -> Network:
@@ -43,8 +61,8 @@ def trained(
     **changes: Any,
 ) -> dict[str, Tensor]:
     """Train in place; the weights afterwards."""
-    recipe = samples.recipe(**changes)
-    fine_tune(own, pictures(task, count), task, recipe, CPU, after_epoch)
+    tuning = FineTuning(own, pictures(task, count), task, samples.recipe(**changes), ALONE)
+    tuning.run(None, lambda epoch, progress: after_epoch(epoch), lambda *_: None)
     return weights_of(own)
 
 
@@ -67,6 +85,25 @@ def test_cross_entropy_is_the_mean_of_minus_the_log_of_the_softmax() -> None:
     expected = -sum(math.log(row.softmax(0)[t]) for row, t in zip(logits, targets, strict=True)) / 6
     assert loss_of(logits, torch.tensor(targets), "single").item() == pytest.approx(
         expected, rel=1e-5
+    )
+
+
+def test_softmax_log_and_nll_loss_are_log_softmax_and_nll_loss_are_cross_entropy() -> None:
+    logits = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    targets = torch.tensor([0, 1, 2, 3, 3, 0])
+    loss = loss_of(logits, targets, "single")
+    torch.testing.assert_close(loss, nn.functional.nll_loss(logits.softmax(1).log(), targets))
+    torch.testing.assert_close(loss, nn.functional.nll_loss(logits.log_softmax(1), targets))
+
+
+def test_the_softmax_of_a_pair_is_the_sigmoid_of_the_difference() -> None:
+    """So two labels lose the same as one that is there or not."""
+    logits = torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
+    targets = torch.tensor([0, 1, 1, 0, 1, 0])
+    difference = logits[:, 1:] - logits[:, :1]
+    torch.testing.assert_close(logits.softmax(1)[:, 1:], difference.sigmoid())
+    torch.testing.assert_close(
+        loss_of(logits, targets, "single"), loss_of(difference, targets[:, None].float(), "multi")
     )
 
 
@@ -100,7 +137,7 @@ def test_a_few_epochs_lower_the_loss(task: Task) -> None:
     def loss() -> float:
         own.eval()
         with torch.inference_mode():
-            logits = own(given.pixels.permute(0, 3, 1, 2).float())
+            logits = own(images_of(given))
         return loss_of(logits, given.targets, task).item()
 
     before, epochs = loss(), list[Epoch]()
@@ -133,7 +170,7 @@ def test_the_train_loss_is_the_mean_over_images_however_they_are_batched() -> No
         losses.append(epochs[0].train_loss)
     own, given = network().eval(), pictures(count=25)
     with torch.inference_mode(), module.precision(CPU):
-        logits = own(given.pixels.permute(0, 3, 1, 2).float()).float()
+        logits = own(images_of(given)).float()
     expected = loss_of(logits, given.targets, "single").item()
     assert losses == pytest.approx([expected] * 3, rel=0.01)
 
@@ -183,17 +220,26 @@ def test_training_does_not_draw_from_the_global_generator() -> None:
     assert the_same(first, trained(again, epochs=0))
 
 
-def test_a_rate_that_diverges_stops_with_the_epoch_and_the_flag() -> None:
-    told: list[Epoch] = []
-    with pytest.raises(RunError, match=r"the loss of epoch \d is .*; use a lower --lr than 1e10"):
-        trained(network(), after_epoch=told.append, lr="1e10", epochs=6)
-    assert all(math.isfinite(epoch.train_loss) for epoch in told)
+def test_a_rate_that_diverges_stops_with_the_step_the_flag_and_the_images() -> None:
+    own, given = network(), pictures()
+    recipe = samples.recipe(lr="1e10", epochs=6)
+    told: list[Progress] = []
+    tuning = FineTuning(own, given, "single", recipe, ALONE)
+    expected = r"the loss of step \d+ is (nan|inf): .*; use a lower --lr than 1e10"
+    with pytest.raises(DivergedError, match=expected) as caught:
+        tuning.run(None, lambda epoch, progress: told.append(progress), lambda *_: None)
+    losses = told[-1].losses  # of the steps before it, all finite
+    assert all(map(math.isfinite, losses))
+    step = len(losses)
+    assert f"the loss of step {step + 1} is " in str(caught.value)
+    rows = batches.order(given, recipe, step // 2)[step % 2]
+    assert caught.value.files == [f"{row}.jpg" for row in rows.tolist()]
 
 
-def test_pictures_that_are_no_numbers_stop_in_the_first_epoch() -> None:
+def test_pictures_that_are_no_numbers_stop_in_the_first_step() -> None:
     own = network()
     nn.init.constant_(own.resnet.fc.weight, math.nan)
-    with pytest.raises(RunError, match="the loss of epoch 1 is nan"):
+    with pytest.raises(RunError, match="the loss of step 1 is nan"):
         trained(own)
 
 
@@ -206,24 +252,87 @@ def test_every_image_is_seen_once_an_epoch_in_a_new_order(
     """Images that are their own number, seen through an augmentation that does nothing."""
     numbers = torch.arange(count, dtype=torch.uint8)
     pixels = numbers.view(-1, 1, 1, 1).expand(-1, SIZE_PX, SIZE_PX, 3)
-    given = Pictures(pixels, torch.ones(count, 2), numbers)
+    given = training(pixels, numbers)
     recipe = samples.recipe(batch_size=batch_size, **STILL)
-    generator = torch.Generator().manual_seed(0)
     orders = []
-    for _ in range(2):
-        batches = list(module._batches(given, recipe, generator, len(sizes), CPU))
-        assert [len(targets) for _, targets in batches] == sizes
-        for images, targets in batches:
+    for epoch in range(2):
+        rows = batches.order(given, recipe, epoch)
+        made = list(batches.batches(given, rows, 0, recipe, ALONE, Stages(CPU)))
+        assert [len(targets) for _, targets, _ in made] == sizes
+        assert [weight for _, _, weight in made] == [1.0] * len(sizes)
+        for (images, targets, _), mine in zip(made, rows, strict=True):
             assert torch.equal(images[:, 0, 0, 0].round().byte(), targets)
-        orders.append(torch.cat([targets for _, targets in batches]))
+            assert torch.equal(targets, numbers[mine])
+        orders.append(torch.cat([targets for _, targets, _ in made]))
     assert all(torch.equal(order.sort().values, numbers) for order in orders)
     assert not torch.equal(*orders)
+
+
+def test_an_image_is_seen_differently_in_each_epoch_and_alike_from_wherever_one_begins() -> None:
+    """Chance is of the step's number: a run that goes on sees what it would have seen."""
+    given, recipe = pictures(), samples.recipe(batch_size=8)
+
+    def seen(first_step: int, skipped: int = 0) -> list[Tensor]:
+        rows = batches.order(given, recipe, 0)[skipped:]
+        made = batches.batches(given, rows, first_step, recipe, ALONE, Stages(CPU))
+        return [images for images, _, _ in made]
+
+    whole = seen(3)
+    for images, again in zip(whole[1:], seen(4, 1), strict=True):
+        assert torch.equal(images, again)
+    assert not any(torch.equal(*pair) for pair in zip(whole, seen(0), strict=True))
 
 
 def test_the_loop_takes_as_many_steps_as_the_batch_size_asks_for() -> None:
     own = network()
     after = trained(own, count=25, freeze_epochs=0, epochs=2, batch_size=8)
     assert int(after["bn1.num_batches_tracked"]) == 2 * 4
+
+
+def test_phases_cover_every_step_once() -> None:
+    head, whole = phases(samples.recipe(freeze_epochs=2, epochs=3, lr="1e-2"), 7, 6)
+    assert (head.first, head.last, whole.first, whole.last) == (0, 14, 14, 35)
+    assert head.peaks == [0, 0, 0, 0, 0, 1e-2]
+    assert (whole.peaks[0], whole.peaks[-1]) == pytest.approx((5e-5, 5e-3))
+    assert [head.progress(step) for step in (0, 13)] == pytest.approx([0.5 / 14, 13.5 / 14])
+
+
+def test_fixed_norms_keep_their_statistics_while_their_weights_learn() -> None:
+    own = network()
+    before = weights_of(own)
+    after = trained(own, norms="fixed", freeze_epochs=0, epochs=1)
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    assert same == {name for name in before if "running_" in name or "num_batches" in name}
+
+
+def test_the_curve_is_the_rate_of_the_head_and_the_loss_of_each_step() -> None:
+    own, made = network(), list[Progress]()
+    tuning = FineTuning(own, pictures(), "single", samples.recipe(epochs=2), ALONE)
+    tuning.run(None, lambda epoch, progress: made.append(progress), lambda *_: None)
+    rates, losses = zip(*tuning.curve(made[-1]), strict=True)
+    assert list(losses) == made[-1].losses
+    assert len(losses) == 6
+    shares = [one_cycle.cycle(p)[0] for p in (1 / 4, 3 / 4, 1 / 8, 3 / 8, 5 / 8, 7 / 8)]
+    peaks = [1e-2] * 2 + [5e-3] * 4
+    assert rates == pytest.approx([p * s for p, s in zip(peaks, shares, strict=True)])
+    assert tuning.curve(Progress(list(losses[:3]))) == tuning.curve(made[-1])[:3]
+
+
+@pytest.mark.parametrize(("every_s", "saved"), [(0, [1, 2, 3, 4, 6, 8]), (999, [4, 8])])
+def test_progress_is_saved_after_each_epoch_and_as_often_as_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, every_s: float, saved: list[int]
+) -> None:
+    """An epoch has four steps; the loss is looked at after each, then after every second."""
+    monkeypatch.setattr(module, "_LOOK", 1)
+    steps: list[int] = []
+
+    def save(progress: Progress, optimizer: torch.optim.Optimizer) -> None:
+        steps.append(progress.step)
+        monkeypatch.setattr(module, "_LOOK", 2 if progress.step >= 4 else 1)
+
+    recipe = samples.recipe(batch_size=6, checkpoint_s=every_s, freeze_epochs=2, epochs=0)
+    FineTuning(network(), pictures(), "single", recipe, ALONE).run(None, lambda *_: None, save)
+    assert steps == saved
 
 
 # The optimizer.
@@ -286,7 +395,7 @@ def test_the_rate_rises_and_then_falls_to_almost_nothing(recorded: list[Recorded
     assert rates[:peak] == sorted(rates[:peak])
     assert rates[peak:] == sorted(rates[peak:], reverse=True)
     assert rates[0] < 0.3 * max(rates)
-    assert rates[-1] < 1e-3 * max(rates)
+    assert rates[-1] < 5e-3 * max(rates)  # in the middle of the last of 18 steps
 
 
 def test_norms_and_biases_do_not_decay(recorded: list[Recorded]) -> None:

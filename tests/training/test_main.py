@@ -19,6 +19,7 @@ QUICK = [
     *("--weights", "none", "--device", "cpu", "--image-size", "32", "--batch-size", "16"),
     *("--freeze-epochs", "1", "--epochs", "0", "--lr", "1e-2"),
 ]
+INSTEAD = "give a folder, a CSV file, oxford-pets or voc2007"
 
 Output = pytest.CaptureFixture[str]
 
@@ -54,6 +55,23 @@ def test_training_from_the_command_line_to_figures(
     assert run.read(out).outcome.labels == ("blue", "green", "red")
 
 
+def test_inspection_from_the_command_line(
+    single_data: Path, tmp_path: Path, capsys: Output
+) -> None:
+    file = tmp_path / "recipe.toml"
+    file.write_text("image_size = 32\nepochs = 7\nvalid = 0.5\n")
+    out = tmp_path / "out"
+    arguments = ["inspect", str(single_data), "--recipe", str(file), "--out", str(out)]
+    assert main([*arguments, "--task", "multi"]) == 0
+    text = capsys.readouterr().out
+    assert "48 images, 3 labels, multi-label; train would take 24 to train on and hold" in text
+    assert text.endswith(f"next: python -m training train {single_data} --task multi\n")
+    names = {"inspection.json", "quarantine.csv", "contact_sheet.jpg"}
+    assert {found.name for found in out.iterdir()} == names
+    assert main(arguments) == 1
+    assert "is not empty" in one_line(capsys)
+
+
 def test_a_recipe_file_is_used_and_flags_override_it(
     single_data: Path, tmp_path: Path, capsys: Output
 ) -> None:
@@ -78,7 +96,11 @@ def test_every_option_of_a_recipe_is_a_flag(capsys: Output) -> None:
         assert f"--{name.replace('_', '-')} {name.upper()}" in text
 
 
-@pytest.mark.parametrize("command", ["--help", "evaluate --help", "export --help"])
+@pytest.mark.parametrize(
+    "command",
+    ["--help", "inspect --help", "train --help", "lr-find --help", "evaluate --help"]
+    + ["export --help"],
+)
 def test_help_is_there_for_every_command(command: str, capsys: Output) -> None:
     with pytest.raises(SystemExit) as caught:
         main(command.split())
@@ -91,7 +113,7 @@ def test_help_is_there_for_every_command(command: str, capsys: Output) -> None:
     [
         (["--arch", "vgg16"], "arch='vgg16': Input should be 'resnet18', 'resnet34'"),
         (["--epochs", "many"], "epochs='many': Input should be a valid integer"),
-        (["--lr", "0"], "lr='0': use a positive number, or STEM:HEAD"),
+        (["--lr", "0"], "lr='0': use a positive number, STEM:HEAD"),
         (["--weights", "missing.pth"], "--weights missing.pth is neither imagenet, none nor"),
         (["--recipe", "missing.toml"], "missing.toml is no readable TOML"),
         (["--momentum", "0.9"], "unrecognized arguments: --momentum 0.9"),
@@ -116,7 +138,15 @@ def test_an_unknown_key_in_a_file_lists_the_valid_ones(tmp_path: Path, capsys: O
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["fit"], ["train"], ["evaluate", "run"], ["export", "run"], ["export", "--name", "x"]],
+    [
+        [],
+        ["fit"],
+        ["train"],
+        ["lr-find"],
+        ["evaluate", "run"],
+        ["export", "run"],
+        ["export", "--name", "x"],
+    ],
 )
 def test_a_command_without_what_it_needs_is_wrong_usage(
     arguments: list[str], capsys: Output
@@ -126,7 +156,7 @@ def test_a_command_without_what_it_needs_is_wrong_usage(
 
 def test_data_that_is_missing_is_one_and_one_line(tmp_path: Path, capsys: Output) -> None:
     assert main(["train", str(tmp_path / "gone"), "--out", str(tmp_path / "run"), *QUICK]) == 1
-    expected = f"error: {tmp_path / 'gone'} does not exist: give a folder or a CSV file"
+    expected = f"error: {tmp_path / 'gone'} does not exist: {INSTEAD}"
     assert one_line(capsys) == expected
 
 
@@ -180,6 +210,27 @@ def test_evaluation_from_the_command_line(
     assert json.loads((out / "metrics.json").read_text())["images"] == 25
     assert main([*arguments, "--out", str(out)]) == 1
     assert "is not empty" in one_line(capsys)
+
+
+def test_evaluation_can_rename_labels_and_leave_images_out(
+    multi_run: Run, multi_data: Path, tmp_path: Path, capsys: Output
+) -> None:
+    rows = [line.split(",") for line in multi_data.read_text().splitlines()]
+    renamed = [[name, labels.replace("red", "rouge")] for name, labels in rows]
+    table = samples.write_csv(tmp_path / "labels.csv", renamed)
+    images = ["--images", str(multi_data.parent / "images"), "--device", "cpu"]
+    arguments = ["evaluate", str(multi_run.path), "--data", str(table), *images]
+    assert main([*arguments, "--out", str(tmp_path / "refused")]) == 1
+    assert "the model has no label 'rouge'" in one_line(capsys)
+    names = samples.write_csv(tmp_path / "names.csv", [["from", "to"], ["rouge", "red"]])
+    left_out = [item.file for item in multi_run.items if item.is_valid][:2]
+    quarantine = samples.write_csv(
+        tmp_path / "q.csv", [["file", "reason"], *([file, "blurred"] for file in left_out)]
+    )
+    options = ["--relabel", str(names), "--quarantine", str(quarantine)]
+    assert main([*arguments, *options, "--out", str(tmp_path / "figures")]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"2 images left out as {quarantine} says\n23 images, 25 left out that")
 
 
 def test_evaluation_asks_the_data_for_the_model_s_task(
@@ -238,6 +289,4 @@ def test_the_module_runs_as_a_program(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "training", "train", str(tmp_path / "gone")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
-    assert (
-        done.stderr == f"error: {tmp_path / 'gone'} does not exist: give a folder or a CSV file\n"
-    )
+    assert done.stderr == f"error: {tmp_path / 'gone'} does not exist: {INSTEAD}\n"

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from models.errors import RecipeError
-from training.recipe import Recipe, pick_device, resolve
+from training.recipe import Recipe, data_words, pick_device, resolve
 
 
 def refused(options: dict[str, Any], file: Path | None = None) -> str:
@@ -82,7 +82,7 @@ def test_all_wrong_values_are_named_at_once() -> None:
 
 @pytest.mark.parametrize("rate", ["0", "-1e-3", "fast", "inf", "nan", "", "1:2:3", "1e-4:", "0:1"])
 def test_a_rate_that_is_none_is_refused(rate: str) -> None:
-    assert refused({"lr": rate}).startswith(f"lr={rate!r}: use a positive number, or STEM:HEAD")
+    assert refused({"lr": rate}).startswith(f"lr={rate!r}: use a positive number, STEM:HEAD")
 
 
 def test_a_rate_may_be_a_number_in_a_file(tmp_path: Path) -> None:
@@ -128,3 +128,14 @@ def test_auto_takes_cuda_only_where_there_is_one(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert pick_device("auto") == pick_device("cuda") == torch.device("cuda")
     assert pick_device("cpu") == torch.device("cpu")
+
+
+def test_the_words_for_the_data_can_be_pasted_into_a_shell() -> None:
+    recipe = resolve({"data": "my pets", "pattern": r"(.+)_\d", "task": "multi", "seed": 3})
+    assert data_words(recipe) == r"'my pets' --pattern '(.+)_\d' --task multi"
+    named = resolve({"data": "l.csv", "images": "far", "relabel": "r.csv", "quarantine": "q.csv"})
+    assert data_words(named) == "l.csv --images far --relabel r.csv"
+
+
+def test_pictures_are_kept_a_quarter_larger_than_the_input() -> None:
+    assert resolve({"data": "x", "image_size": 90}).presize_px == 112

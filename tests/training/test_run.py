@@ -3,6 +3,7 @@ import os
 import re
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,9 @@ from training.run import Run
 FILES = {
     "recipe.json",
     "split.jsonl",
+    "provenance.json",
     "metrics.jsonl",
+    "curves.csv",
     "network.safetensors",
     "metrics.json",
     "predictions.csv",
@@ -39,17 +42,27 @@ def replaced(file: Path, content: bytes) -> None:
 
 def test_a_run_holds_these_files(single_run: Run, multi_run: Run) -> None:
     for made in (single_run, multi_run):
-        assert {file.name for file in made.path.iterdir()} == FILES
+        assert {file.name for file in made.path.iterdir()} - {".lock"} == FILES
 
 
 def test_a_run_is_read_back_as_it_was_written(multi_run: Run, tmp_path: Path) -> None:
     network = multi_run.network()
-    run.write_start(tmp_path, samples.recipe(), multi_run.items)
+    run.write_start(tmp_path, samples.recipe(), multi_run.items, multi_run.outcome.provenance)
     run.write_end(tmp_path, network, multi_run.outcome)
     again = run.read(tmp_path)
     assert (again.outcome, again.items) == (multi_run.outcome, multi_run.items)
     state = again.network().resnet.state_dict()
     assert all(torch.equal(state[n], value) for n, value in network.resnet.state_dict().items())
+
+
+def test_a_run_keeps_the_quarantine_list_that_it_was_made_with(
+    multi_run: Run, tmp_path: Path
+) -> None:
+    listed = samples.write_csv(tmp_path / "mine.csv", [["file", "reason"], ["a.jpg", "bad"]])
+    (tmp_path / "run").mkdir()
+    recipe = samples.recipe(quarantine=str(listed))
+    run.write_start(tmp_path / "run", recipe, multi_run.items, multi_run.outcome.provenance)
+    assert (tmp_path / "run" / "quarantine.csv").read_bytes() == listed.read_bytes()
 
 
 def test_the_network_is_ready_to_be_evaluated(single_run: Run) -> None:
@@ -91,6 +104,20 @@ def test_a_line_an_epoch_says_how_it_went(single_run: Run, multi_run: Run) -> No
             assert min(line["train_loss"], line["valid_loss"], line["images_per_s"]) > 0
         seconds = [line["seconds"] for line in lines]
         assert seconds == sorted(seconds)
+
+
+def test_each_step_s_rate_and_loss_are_kept(single_run: Run) -> None:
+    header, *rows = (single_run.path / "curves.csv").read_text().splitlines()
+    assert header == "step,rate,loss"
+    steps, rates, losses = zip(*(map(float, row.split(",")) for row in rows), strict=True)
+    assert steps == tuple(range(1, 9))  # four epochs of two
+    text = (single_run.path / "metrics.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    for epoch, line in enumerate(lines):  # both steps have twelve images
+        mean = sum(losses[2 * epoch : 2 * epoch + 2]) / 2
+        assert mean == pytest.approx(line["train_loss"], abs=1e-5)
+    assert max(rates[:2]) > 1.5 * max(rates[2:])  # of 1e-2 alone, then of half of it
+    assert 0 < min(rates) < max(rates) <= 1e-2
 
 
 def test_provenance_says_where_the_network_comes_from(single_run: Run) -> None:
@@ -187,3 +214,69 @@ def test_damaged_weights_are_refused(single_run: Run, tmp_path: Path) -> None:
     file.unlink()
     with pytest.raises(RunError, match="network.safetensors is missing or damaged"):
         run.read(tmp_path).network()
+
+
+# Beginning, and going on.
+
+
+def started(folder: Path, of: Run, **changes: Any) -> Path:
+    run.write_start(folder, samples.recipe(**changes), of.items, of.outcome.provenance)
+    return folder
+
+
+def test_what_a_run_began_with_is_read_back(multi_run: Run, tmp_path: Path) -> None:
+    path = started(tmp_path, multi_run, seed=7)
+    assert run.read_start(path) == (samples.recipe(seed=7), multi_run.items)
+    assert run.read_provenance(path) == multi_run.outcome.provenance
+
+
+def test_a_second_run_into_a_folder_does_not_begin(multi_run: Run, tmp_path: Path) -> None:
+    """Both found it empty; the other one was faster."""
+    started(tmp_path, multi_run, seed=7)
+    with pytest.raises(RunError, match="is in use; give another folder with --out"):
+        started(tmp_path, multi_run, seed=8)
+    assert run.read_start(tmp_path)[0].seed == 7
+
+
+def test_there_is_nothing_to_go_on_with_in_a_complete_run(multi_run: Run) -> None:
+    with pytest.raises(RunError, match="is complete: there is nothing to go on with"):
+        run.read_start(multi_run.path)
+
+
+def test_a_folder_without_a_recipe_is_no_run(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "gone"):
+        with pytest.raises(RunError, match=r"is no run: .*recipe.json is missing"):
+            run.read_start(folder)
+
+
+def test_a_damaged_beginning_is_named(multi_run: Run, tmp_path: Path) -> None:
+    path = started(tmp_path, multi_run)
+    for name, reader in (("provenance.json", run.read_provenance), ("recipe.json", run.read_start)):
+        (path / name).write_bytes(b"{")
+        with pytest.raises(RunError, match=f"{name} is (missing or )?damaged"):
+            reader(path)
+
+
+def test_a_run_has_a_quarantine_list_of_its_own(tmp_path: Path) -> None:
+    recipe = samples.recipe(quarantine="mine.csv")
+    assert run.own_quarantine(tmp_path, recipe).quarantine == str(tmp_path / "quarantine.csv")
+    assert run.own_quarantine(tmp_path, samples.recipe()) == samples.recipe()
+
+
+def test_a_folder_is_held_by_one_at_a_time(tmp_path: Path) -> None:
+    with run.held(tmp_path, first=True):
+        with pytest.raises(RunError, match=f"another process is training into {tmp_path}"):
+            run.held(tmp_path, first=True).__enter__()
+        with run.held(tmp_path, first=False):  # another process of the same run
+            assert run.create(tmp_path) == tmp_path  # a lock alone does not fill a folder
+    with run.held(tmp_path, first=True):
+        pass
+
+
+def test_a_folder_that_cannot_be_held_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with (
+        pytest.raises(RunError, match="file cannot be written to: "),
+        run.held(tmp_path / "file", first=True),
+    ):
+        pass

@@ -10,8 +10,8 @@ import torch
 from models.bundle import sha256
 from models.errors import DataError, RecipeError, RunError
 from tests.training import samples
-from training import calibrate, data, evaluate, metrics, pictures, run
-from training import train as module
+from training import calibrate, data, evaluate, metrics, pictures, run, survey
+from training.fine_tune import FineTuning
 from training.run import Run
 from training.train import train
 
@@ -175,10 +175,54 @@ def test_a_damaged_image_is_named_and_the_folder_can_be_used_again(
     assert train(samples.recipe(moved, **ONE_EPOCH), tmp_path / "run") == tmp_path / "run"
 
 
+def test_near_duplicates_stay_on_one_side(tmp_path: Path) -> None:
+    """Ten photographs of each label, each four times: as it is, smaller, recompressed, darker."""
+    for number in range(20):
+        folder = tmp_path / "data" / ("cat" if number < 10 else "dog")
+        folder.mkdir(parents=True, exist_ok=True)
+        photo = samples.photo(number, (80, 60))
+        photo.save(folder / f"{number}-0.png")
+        photo.resize((60, 45)).save(folder / f"{number}-1.jpg")
+        photo.save(folder / f"{number}-2.jpg", quality=60)
+        photo.point(lambda level: level * 0.9).save(folder / f"{number}-3.png")
+    made = run.read(train(samples.recipe(tmp_path / "data", **ONE_EPOCH), tmp_path / "run"))
+    sides = {(Path(item.file).name.partition("-")[0], item.is_valid) for item in made.items}
+    assert len(sides) == 20
+    assert sum(item.is_valid for item in made.items) == 16
+
+
+def test_an_empty_class_folder_and_alike_labels_are_refused_before_images_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(survey, "survey", unread)
+    samples.put(tmp_path / "data", "cat/a.jpg", "Cat /b.jpg")
+    with pytest.raises(DataError, match="'Cat ', 'cat' differ only by case or spaces"):
+        train(samples.recipe(tmp_path / "data"), tmp_path / "run")
+    (tmp_path / "data" / "dog").mkdir()
+    with pytest.raises(DataError, match="in the class folders dog of"):
+        train(samples.recipe(tmp_path / "data"), tmp_path / "run")
+
+
+def test_images_beside_class_folders_are_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = samples.class_folders(tmp_path / "data", 4)
+    samples.put(folder, "stray.jpg")
+    train(samples.recipe(folder, **ONE_EPOCH), tmp_path / "run")
+    expected = "1 images beside the class folders have no label: stray.jpg\n"
+    assert expected in capsys.readouterr().out
+
+
+def test_a_share_that_leaves_a_side_empty_is_refused(tmp_path: Path) -> None:
+    samples.put(tmp_path / "data", "cat/a.jpg", "dog/b.jpg")
+    with pytest.raises(DataError, match="no image for validation: 2 images in all"):
+        train(samples.recipe(tmp_path / "data", valid=0.99), tmp_path / "run")
+
+
 def test_a_folder_in_use_is_refused_before_anything_is_trained(
     single_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "fine_tune", lambda *arguments: pytest.fail("it was trained"))
+    monkeypatch.setattr(FineTuning, "run", lambda *arguments: pytest.fail("it was trained"))
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(RunError, match="exists and is not empty"):
         train(samples.recipe(single_data), tmp_path)

@@ -1,0 +1,83 @@
+"""Commands in processes of their own, which can be killed.
+
+They are forked from a process that has imported everything: importing takes seconds each time.
+"""
+
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+from training.__main__ import main
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["pytest", "tests.training.processes"])
+
+
+class Command:
+    """`python -m training WORDS…`, begun, on one thread."""
+
+    def __init__(
+        self,
+        words: list[str],
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        prepare: Callable[[], None] | None = None,
+    ) -> None:
+        """`prepare` is called in the new process before the command."""
+        self.out, self.err = log.with_suffix(".out"), log.with_suffix(".err")
+        arguments = (words, self.out, self.err, dict(environment or {}), prepare)
+        self._process = _CONTEXT.Process(target=_run, args=arguments, daemon=True)
+        self._process.start()
+
+    def wait_for(self, text: str) -> None:
+        """Until it has printed the text, or ended."""
+        self.wait_until(lambda: self.out.exists() and text in self.out.read_text(encoding="utf-8"))
+
+    def wait_until(self, true: Callable[[], bool], timeout_s: float = 120) -> None:
+        ends = time.monotonic() + timeout_s
+        while self._process.is_alive() and not true():
+            assert time.monotonic() < ends, f"waited for {timeout_s} s"
+            time.sleep(0.005)
+
+    def wait(self, seconds: float) -> None:
+        """So long, or until it ends."""
+        self._process.join(seconds)
+
+    def send(self, number: signal.Signals) -> None:
+        assert self._process.pid
+        if self._process.is_alive():
+            os.kill(self._process.pid, number)
+
+    def code(self, timeout_s: float = 120) -> int:
+        """The exit code; minus the signal that ended it."""
+        self._process.join(timeout_s)
+        assert self._process.exitcode is not None, f"still alive after {timeout_s} s"
+        return self._process.exitcode
+
+
+def _run(
+    words: list[str],
+    out: Path,
+    err: Path,
+    environment: dict[str, str],
+    prepare: Callable[[], None] | None,
+) -> None:
+    for file, handle in ((out, 1), (err, 2)):
+        with file.open("wb") as opened:
+            os.dup2(opened.fileno(), handle)
+    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # multiprocessing ignores it
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    torch.set_num_threads(1)
+    if prepare:
+        prepare()
+    sys.exit(main(words))

@@ -1,0 +1,334 @@
+"""A run that was stopped goes on as if it had not been: the same files, bit for bit."""
+
+import json
+import os
+import random
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from models.bundle import sha256
+from models.errors import RunError
+from tests.training import samples
+from tests.training.processes import Command
+from tests.training.test_checkpoint import files_of_at_most
+from training import batches, checkpoint, fine_tune, run
+from training.__main__ import main
+from training.batches import Training
+from training.feed import Cached
+from training.fine_tune import FineTuning
+from training.recipe import Recipe
+from training.run import Run
+from training.train import resume, train
+
+SAME = ("network.safetensors", "metrics.json", "predictions.csv", "curves.csv", "split.jsonl")
+STEPS = 9  # three epochs of three, the first of the head alone
+Output = pytest.CaptureFixture[str]
+
+
+class StoppedError(Exception):
+    """What ends a run in the middle."""
+
+
+def recipe_of(source: Path, **changes: Any) -> Recipe:
+    """Twelve images to train on, checkpoints as often as there can be."""
+    options = {"valid": 0.75, "batch_size": 4, "freeze_epochs": 1, "epochs": 2, "checkpoint_s": 0}
+    return samples.recipe(source, **(options | changes))
+
+
+def words_of(recipe: Recipe, out: Path) -> list[str]:
+    options = recipe.model_dump(exclude={"data"}, exclude_none=True)
+    flags = (word for key, v in options.items() for word in (f"--{key.replace('_', '-')}", str(v)))
+    return ["train", recipe.data, *flags, "--out", str(out)]
+
+
+def outcome(path: Path) -> dict[str, Any]:
+    """All that must not depend on where a run was stopped."""
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        del line["seconds"], line["images_per_s"]
+    return {name: sha256((path / name).read_bytes()) for name in SAME} | {"metrics.jsonl": lines}
+
+
+@contextmanager
+def stopped_before(step: int, done: int) -> Iterator[None]:
+    """In this process the run that has done so many steps fails in that one, from 0."""
+    whole, left = FineTuning.step, step - done
+
+    def fails(*arguments: Any) -> torch.Tensor:
+        nonlocal left
+        if left == 0:
+            raise StoppedError
+        left -= 1
+        return whole(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FineTuning, "step", fails)
+        yield
+
+
+def steps_done(path: Path) -> int:
+    found = checkpoint.read(path)
+    return found.progress.step if found else -1
+
+
+@pytest.fixture(scope="module")
+def undisturbed(single_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(recipe_of(single_data), tmp_path_factory.mktemp("undisturbed") / "run")
+
+
+@pytest.fixture(scope="module")
+def begun(single_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folders data and run; stopped before the first step. Not to be changed."""
+    folder = tmp_path_factory.mktemp("begun")
+    shutil.copytree(single_data, folder / "data")
+    with pytest.raises(StoppedError), stopped_before(0, 0):
+        train(recipe_of(folder / "data"), folder / "run")
+    return folder
+
+
+@pytest.fixture
+def own(begun: Path, tmp_path: Path) -> Path:
+    """The same run in a folder of its own, and images that can be changed; the run's folder."""
+    path = Path(shutil.copytree(begun / "run", tmp_path / "run", copy_function=os.link))
+    data = shutil.copytree(begun / "data", tmp_path / "data")
+    recipe = json.loads((path / "recipe.json").read_text()) | {"data": str(data)}
+    (path / "recipe.json").unlink()  # else the run that it is linked to would change
+    (path / "recipe.json").write_text(json.dumps(recipe))
+    return path
+
+
+def test_a_run_stopped_anywhere_and_resumed_is_the_undisturbed_one(
+    undisturbed: Path, single_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One run, stopped again and again: in the first step, in the middle and at the end of an
+    epoch, in both phases, and after the last step. Progress is kept every second step."""
+    monkeypatch.setattr(fine_tune, "_LOOK", 2)
+    with pytest.raises(StoppedError), stopped_before(0, 0):
+        train(recipe_of(single_data), tmp_path / "run")
+    kept = [steps_done(tmp_path / "run")]
+    for step in (1, 2, 3, 5, 6, 8):
+        with pytest.raises(StoppedError), stopped_before(step, kept[-1]):
+            resume(tmp_path / "run")
+        kept.append(steps_done(tmp_path / "run"))
+    assert kept == [0, 0, 2, 3, 5, 6, 8]
+
+    def unwritten(*_: Any) -> None:
+        raise StoppedError
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(StoppedError):
+        patch.setattr(run, "write_end", unwritten)
+        resume(tmp_path / "run")
+    assert steps_done(tmp_path / "run") == STEPS
+    assert not (tmp_path / "run" / "run.json").exists()
+    resume(tmp_path / "run")
+    assert outcome(tmp_path / "run") == outcome(undisturbed)
+
+
+def test_a_complete_run_has_no_checkpoints(undisturbed: Path) -> None:
+    assert not (undisturbed / "checkpoints").exists()
+    assert run.read(undisturbed).path == undisturbed
+
+
+def test_a_run_that_ends_early_keeps_its_best_epoch_wherever_it_was_stopped(
+    single_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a rate no epoch is better than the first, which does not change its statistics."""
+    recipe = recipe_of(single_data, early_stop=1, epochs=3, lr="1e-12")
+    whole = train(recipe, tmp_path / "whole")
+    assert len(outcome(whole)["metrics.jsonl"]) == 2
+    assert int(load_file(whole / "network.safetensors")["bn1.num_batches_tracked"]) == 0
+    monkeypatch.setattr(fine_tune, "_LOOK", 1)
+    with pytest.raises(StoppedError), stopped_before(4, 0):
+        train(recipe, tmp_path / "run")
+    with pytest.raises(StoppedError), stopped_before(5, 4):
+        resume(tmp_path / "run")
+    resume(tmp_path / "run")
+    assert outcome(tmp_path / "run") == outcome(whole)
+
+
+# Processes that end as they do in life.
+
+
+def test_a_run_killed_at_random_moments_is_the_undisturbed_one(
+    undisturbed: Path, single_data: Path, tmp_path: Path
+) -> None:
+    """SIGKILL: nothing is tidied up. `benchmarks/kill.py` does it more often."""
+    chance, codes = random.Random(0), list[int]()
+    path, words = tmp_path / "run", words_of(recipe_of(single_data), tmp_path / "run")
+    while len(codes) < 3 and not (path / "run.json").exists():
+        command = Command(words, tmp_path / f"{len(codes)}")
+        command.wait_for("training images come from")
+        command.wait_until(lambda: any(path.glob("checkpoints/*.safetensors")))
+        command.wait(chance.uniform(0, 0.7))
+        command.send(signal.SIGKILL)
+        codes.append(command.code())
+        words = ["train", "--resume", str(path)]
+    assert codes[0] == -signal.SIGKILL
+    if not (path / "run.json").exists():
+        assert main(["train", "--resume", str(path)]) == 0
+    assert outcome(path) == outcome(undisturbed)
+    assert not (path / "checkpoints").exists()
+
+
+def test_control_c_says_how_to_go_on_and_that_works(
+    undisturbed: Path, single_data: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "run"
+    command = Command(words_of(recipe_of(single_data), path), tmp_path / "log")
+    command.wait_for("phase head  epoch 1")
+    command.send(signal.SIGINT)
+    assert command.code() == 130
+    expected = f"stopped; go on with: python -m training train --resume {path}\ninterrupted\n"
+    assert command.err.read_text() == expected
+    assert main(expected.partition("\n")[0].split()[-3:]) == 0
+    assert outcome(path) == outcome(undisturbed)
+
+
+def test_a_disk_that_is_full_ends_with_one_line_and_the_run_can_go_on(
+    undisturbed: Path, single_data: Path, tmp_path: Path, capsys: Output
+) -> None:
+    """Checkpoints of the head's phase are as large as the network; the next are three times it."""
+    path, words = tmp_path / "run", words_of(recipe_of(single_data), tmp_path / "run")
+    with files_of_at_most(80_000_000):
+        assert main(words) == 1
+    text = capsys.readouterr().err
+    assert text.startswith(f"error: {path / 'checkpoints'}/0000000006-")
+    assert text.count("\n") == 1
+    assert "cannot be written: File too large; make room" in text
+    assert [file.name[:10] for file in sorted((path / "checkpoints").iterdir())] == [
+        "0000000000",
+        "0000000003",
+    ]
+    assert not list(path.rglob(".unfinished-*"))
+    assert main(text.split()[-3:]) == 0
+    assert outcome(path) == outcome(undisturbed)
+
+
+def test_two_processes_cannot_train_into_one_folder(
+    own: Path, single_data: Path, tmp_path: Path
+) -> None:
+    new = run.create(tmp_path / "new")
+    with run.held(own, first=True), run.held(new, first=True):  # by this process
+        commands = [
+            Command(["train", "--resume", str(own)], tmp_path / "1"),
+            Command(words_of(recipe_of(single_data), new), tmp_path / "2"),
+        ]
+        assert [command.code() for command in commands] == [1, 1]
+    for command, path in zip(commands, (own, new), strict=True):
+        assert command.err.read_text() == f"error: another process is training into {path}\n"
+    assert {file.name for file in new.iterdir()} <= {".lock"}
+
+
+# What a run goes on with.
+
+
+def test_a_run_goes_on_with_as_many_threads_as_it_began_with(own: Path) -> None:
+    """Another number of them would add up in another order."""
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(StoppedError), stopped_before(0, 0):
+            resume(own)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("changed", "red/003.jpg"),
+        ("gone", "red/003.jpg"),
+        ("new", "red/new.jpg"),
+        ("of another label", "blue/moved.jpg"),
+    ],
+)
+def test_other_images_need_a_new_run(own: Path, change: str, named: str) -> None:
+    data = own.parent / "data"
+    file = data / "red" / "003.jpg"
+    if change == "changed":
+        file.write_bytes(samples.image(77))
+    elif change == "gone":
+        file.unlink()
+    elif change == "new":
+        (data / "red" / "new.jpg").write_bytes(samples.image(77))
+    else:
+        file.rename(data / "blue" / "moved.jpg")
+    with pytest.raises(RunError, match=f"among them {named}: other images need a new run"):
+        resume(own)
+
+
+def test_a_damaged_checkpoint_costs_its_steps_alone(
+    undisturbed: Path, single_data: Path, tmp_path: Path, capsys: Output
+) -> None:
+    with pytest.raises(StoppedError), stopped_before(4, 0):
+        train(recipe_of(single_data), tmp_path)
+    newest = sorted((tmp_path / "checkpoints").iterdir())[-1]
+    assert newest.name.startswith("0000000003")
+    newest.write_bytes(newest.read_bytes()[:-9])
+    resume(tmp_path)
+    assert f"{newest} is damaged" in capsys.readouterr().out
+    assert outcome(tmp_path) == outcome(undisturbed)
+
+
+# What is refused.
+
+
+def refused(words: list[str], output: Output) -> str:
+    output.readouterr()
+    assert main(words) == 1
+    text = output.readouterr().err
+    assert text.startswith("error: ")
+    assert text.count("\n") == 1
+    return text
+
+
+def test_what_cannot_go_on_is_one_and_one_line(
+    own: Path, single_run: Run, tmp_path: Path, capsys: Output
+) -> None:
+    complete = refused(["train", "--resume", str(single_run.path)], capsys)
+    assert "is complete: there is nothing to go on with" in complete
+    gone = tmp_path / "gone"
+    assert f"{gone} is no run: " in refused(["train", "--resume", str(gone)], capsys)
+    for file in (own / "checkpoints").iterdir():
+        file.unlink()
+        file.write_bytes(b"torn")
+    nothing = refused(["train", "--resume", str(own)], capsys)
+    assert nothing == f"error: {own} has no whole checkpoint: start a new run\n"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["pets"], ["--seed", "3"], ["--recipe", "mine.toml"], ["--out", "elsewhere"], ["--workers=0"]],
+)
+def test_options_beside_resume_are_wrong_usage(
+    own: Path, capsys: Output, options: list[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["train", "--resume", str(own), *options])
+    assert caught.value.code == 2
+    text = capsys.readouterr().err
+    assert "--resume RUN takes the run's own recipe: leave out " in text
+
+
+def test_a_loss_that_is_not_finite_names_the_images_of_its_step(
+    single_data: Path, tmp_path: Path, capsys: Output
+) -> None:
+    recipe = recipe_of(single_data, lr="1e10")
+    text = refused(words_of(recipe, tmp_path), capsys)
+    step = int(text.partition("the loss of step ")[2].split()[0]) - 1
+    files = [item.file for item in run.read_start(tmp_path)[1] if not item.is_valid]
+    targets = torch.zeros(len(files))
+    pixels = Cached(torch.zeros(len(files), 1, 1, 3), torch.ones(len(files), 2))
+    orders = batches.order(Training(pixels, files, targets), recipe, step // 3)
+    listed = (tmp_path / "diverged.txt").read_text().splitlines()
+    assert listed == [files[row] for row in orders[step % 3].tolist()]
+    assert len(listed) == 4
+    assert not (tmp_path / "run.json").exists()
