@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from models.errors import RunError
+from models.errors import RecipeError, RunError
 from models.manifest import Task
 from training import batches, one_cycle
 from training.batches import Training
@@ -83,6 +83,8 @@ class FineTuning:
         `recipe.checkpoint_s` seconds; `save` in the first process only. `enough` is asked before
         each epoch whether to end.
         """
+        if self.ranks.count > 1 and self.recipe.norms_by_batch:
+            nn.SyncBatchNorm.convert_sync_batchnorm(self.network)  # type: ignore[no-untyped-call]
         progress = start.progress if start else Progress()
         if start:
             start.restore(self.network)
@@ -210,6 +212,21 @@ class FineTuning:
                     files,
                 )
             progress.losses.append(loss)
+
+
+def check_processes(recipe: Recipe, ranks: Ranks, images: int) -> None:
+    """RecipeError where several processes could not do what one would on as many images."""
+    least = images // -(-images // recipe.batch_size)
+    if least < ranks.count:
+        raise RecipeError(
+            f"{ranks.count} processes, but only {least} images in a step: use fewer processes or a"
+            f" larger --batch-size than {recipe.batch_size}"
+        )
+    if ranks.count > 1 and recipe.norms_by_batch and ranks.device.type != "cuda":
+        raise RecipeError(
+            f"{ranks.count} processes on the CPU would each normalise by a batch of their own: use"
+            " --norms fixed"
+        )
 
 
 def phases(recipe: Recipe, steps: int, blocks: int) -> list[Phase]:

@@ -2,16 +2,14 @@
 
 import copy
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from models.errors import RunError
-from models.manifest import Preprocess, Task
+from models.manifest import Preprocess
 from training import (
     calibrate,
     checkpoint,
@@ -27,11 +25,12 @@ from training import (
 from training.batches import Training
 from training.checkpoint import Checkpoint, Progress
 from training.data import Dataset
-from training.fine_tune import DivergedError, Epoch, FineTuning, loss_of, precision
+from training.fine_tune import DivergedError, FineTuning, check_processes
 from training.network import Network
 from training.ranks import Ranks
 from training.recipe import Recipe, pick_device
 from training.split import Item
+from training.watch import HeldOut, Watch
 
 
 def train(recipe: Recipe, out: Path | None) -> Path:
@@ -41,6 +40,7 @@ def train(recipe: Recipe, out: Path | None) -> Path:
     """
     with ranks.joined(pick_device(recipe.device)) as all_ranks:
         dataset, items, recipe = prepare.read(recipe)
+        check_processes(recipe, all_ranks, sum(not item.is_valid for item in items))
         network, weights = prepare.start(recipe, len(dataset.labels))
         path = Path(all_ranks.agree(str(run.create(out)) if all_ranks.first else ""))
         with run.held(path, all_ranks.first):
@@ -96,69 +96,27 @@ def _fit(
     start: Checkpoint | None,
     all_ranks: Ranks,
 ) -> Path:
-    device, task, labels = all_ranks.device, dataset.task, dataset.labels
-    if all_ranks.count > 1 and device.type == "cuda" and recipe.norms_by_batch:
-        nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+    tuning = FineTuning(network, training, dataset.task, recipe, all_ranks)
     valid_items = [item for item in items if item.is_valid]
-    valid_targets = evaluate.truth([item.labels for item in valid_items], labels)
-    preprocess = Preprocess(image_size_px=recipe.image_size, crop_fraction=recipe.crop_fraction)
     mine = all_ranks.share(torch.arange(len(valid_items))).tolist()
-    valid_files = [dataset.root / valid_items[row].file for row in mine]
-    valid_images = pictures.served(valid_files, preprocess)
-    tuning = FineTuning(network, training, task, recipe, all_ranks)
-    started = time.perf_counter()
-    told: set[str] = set()
-
-    def evaluated() -> NDArray[np.float32]:
-        logits = evaluate.logits_of(network, valid_images, device)
-        return all_ranks.gather(torch.from_numpy(logits)).numpy()
-
-    def after_epoch(epoch: Epoch, progress: Progress) -> None:
-        with precision(device):
-            logits = evaluated()
-        valid_loss = loss_of(
-            torch.from_numpy(logits), prepare.loss_targets(valid_targets, task), task
-        )
-        line = {
-            "phase": epoch.phase,
-            "epoch": epoch.epoch,
-            "train_loss": round(epoch.train_loss, 5),
-            "valid_loss": round(float(valid_loss), 5),
-            evaluate.HEADLINE[task]: round(_headline(logits, valid_targets, task), 5),
-            "images_per_s": round(epoch.images_per_s, 1),
-            "seconds": round(time.perf_counter() - started, 1),
-        }
-        progress.epochs.append(line)
-        if all_ranks.first:
-            if recipe.early_stop and _best(progress, task) == len(progress.epochs) - 1:
-                checkpoint.write_best(path, network)
-            run.write_epochs(path, progress.epochs)
-            run.write_curves(path, tuning.curve(progress))
-            print("  ".join(f"{name} {value}" for name, value in line.items()))
-            if epoch.phase not in told:
-                told.add(epoch.phase)
-                print(epoch.stages.verdict())
-
-    def save(progress: Progress, optimizer: torch.optim.Optimizer) -> None:
-        checkpoint.write(path, progress, network, optimizer)
-
-    def enough(progress: Progress) -> bool:
-        since = len(progress.epochs) - 1 - _best(progress, task)
-        return recipe.early_stop is not None and since >= recipe.early_stop
-
+    preprocess = Preprocess(image_size_px=recipe.image_size, crop_fraction=recipe.crop_fraction)
+    held_out = HeldOut(
+        pictures.served([dataset.root / valid_items[row].file for row in mine], preprocess),
+        evaluate.truth([item.labels for item in valid_items], dataset.labels),
+    )
+    watch = Watch(path, tuning, held_out)
     try:
-        tuning.run(start, after_epoch, save, enough)
+        tuning.run(start, watch.after_epoch, watch.save, watch.enough)
     except DivergedError as error:
         (path / run.DIVERGED_FILE).write_text("\n".join(error.files) + "\n", encoding="utf-8")
         raise
     except KeyboardInterrupt:
         print(f"stopped; go on with: python -m training train --resume {path}", file=sys.stderr)
         raise
-
     if recipe.early_stop:
         all_ranks.agree("")  # the first process may still be writing it
         checkpoint.restore_best(path, network)
-    logits = evaluated()
+    logits = watch.logits()
     if all_ranks.first:
         _conclude(path, dataset, valid_items, logits, network, recipe, preprocess)
     return path
@@ -199,16 +157,3 @@ def _conclude(
     print(
         f"{len(valid_items)} held-out images, value and 95 % interval:\n{evaluate.table(measured)}"
     )
-
-
-def _best(progress: Progress, task: Task) -> int:
-    """The place of the epoch with the best held-out figure, the first of equals; 0 of none."""
-    sign = 1 if task == "single" else -1
-    figures = [sign * epoch[evaluate.HEADLINE[task]] for epoch in progress.epochs]
-    return int(np.argmin(figures)) if figures else 0
-
-
-def _headline(logits: NDArray[np.float32], targets: NDArray[np.bool_], task: Task) -> float:
-    if task == "single":
-        return float((logits.argmax(1) != targets.argmax(1)).mean())
-    return float(np.nanmean(metrics.label_precisions(logits, targets)))

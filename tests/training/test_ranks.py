@@ -10,10 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from models.errors import RecipeError
 from tests.training import samples
 from tests.training.processes import Command
 from tests.training.test_resume import words_of
 from training import run
+from training.fine_tune import check_processes
 from training.ranks import Ranks, joined
 from training.recipe import Recipe
 
@@ -136,3 +138,17 @@ def test_one_process_is_the_first_and_has_everything() -> None:
     assert torch.equal(alone.gather(values), values)
     assert alone.agree("here") == "here"
     assert alone.wrap(network) is network
+
+
+def test_more_processes_than_images_in_a_step_are_refused(tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path, batch_size=4)
+    check_processes(recipe, Ranks(0, 3, CPU), 7)
+    with pytest.raises(RecipeError, match="4 processes, but only 3 images in a step: .*than 4"):
+        check_processes(recipe, Ranks(0, 4, CPU), 7)
+
+
+def test_several_processes_on_the_cpu_need_fixed_norms(tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path, norms="batch")
+    check_processes(recipe, Ranks(0, 1, CPU), 9)
+    with pytest.raises(RecipeError, match="use --norms fixed"):
+        check_processes(recipe, Ranks(0, 2, CPU), 9)

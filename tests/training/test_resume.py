@@ -154,6 +154,12 @@ def test_a_run_that_ends_early_keeps_its_best_epoch_wherever_it_was_stopped(
     assert outcome(tmp_path / "run") == outcome(whole)
 
 
+def test_an_early_end_waits_for_the_whole_network(single_data: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(single_data, early_stop=1, freeze_epochs=3, epochs=2, lr="1e-12")
+    lines = outcome(train(recipe, tmp_path / "run"))["metrics.jsonl"]
+    assert [line["phase"] for line in lines] == ["head", "head", "head", "whole"]
+
+
 # Processes that end as they do in life.
 
 
