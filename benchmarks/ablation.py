@@ -2,11 +2,11 @@
 
 python -m benchmarks.ablation FOLDER RESULTS
 
-FOLDER as for `benchmarks.real_images`. Every variant is fine-tuned from the same weights with the
-same splits and seeds as a base recipe, on a quarter of the training images of Caltech-101 and
-VOC 2007 and on all of Oxford Pets; RESULTS is a JSON-lines file that an interrupted call goes on
-with. Prints a table: held-out error (1 - mAP for VOC), mean over the seeds, and the difference to
-the default with the largest of the seeds' differences beside it.
+FOLDER as for `benchmarks.training`, and `pets/`. Every variant is fine-tuned from the same weights,
+with the same splits and seeds as a base recipe whose norms go by the batch, on a quarter of the
+training images of Caltech-101 and VOC 2007 and on all of Oxford Pets. RESULTS is a JSON-lines file
+that an interrupted call goes on with. Prints a table: held-out error (1 - mAP for VOC), the mean
+over the seeds, and in brackets the difference to the base of each seed.
 """
 
 import json

@@ -2,10 +2,10 @@
 
 python -m benchmarks.training FOLDER WORK [SEEDS]
 
-FOLDER as for `benchmarks.real_images`; WORK gets fastai's environment (pinned in
-`benchmarks/peers/fastai.txt`), the runs and `training.jsonl`, with which an interrupted call goes
-on. Each seed (three by default) is a pair: fastai, then Labrador. Prints the table of the README:
-medians of both, the ratio of each pair, and the targets.
+FOLDER holds `caltech101/`, `voc2007/` and `weights/resnet18-distilled.pth`; WORK gets fastai's
+environment (pinned in `benchmarks/peers/fastai.txt`), the runs and `training.jsonl`, with which an
+interrupted call goes on. Each seed (three by default) is a pair: fastai, then Labrador. Prints the
+README's table: medians of both, the ratio of each pair, and the targets.
 """
 
 import csv
