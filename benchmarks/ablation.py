@@ -25,7 +25,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from models.manifest import Preprocess, Task
 from training import evaluate, metrics, pictures, prepare
-from training.batches import Training
+from training.batches import Batch, Training
 from training.feed import Cached
 from training.fine_tune import FineTuning, Phase, precision
 from training.network import Network, pretrain
@@ -58,14 +58,13 @@ class Mixed(FineTuning):
         self,
         learner: nn.Module,
         optimizer: torch.optim.Optimizer,
-        images: Tensor,
-        targets: Tensor,
-        weight: float,
+        batch: Batch,
     ) -> Tensor:
+        images, targets, weight = batch
         self.share = float(np.random.beta(0.2, 0.2))
         self.partners = torch.randperm(len(images))
         mixed = images * self.share + images[self.partners] * (1 - self.share)
-        return super().step(learner, optimizer, mixed, targets, weight)
+        return super().step(learner, optimizer, (mixed, targets, weight))
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         own, other = (super(Mixed, self).loss(logits, t) for t in (targets, targets[self.partners]))
@@ -81,14 +80,12 @@ class Averaged(FineTuning):
         self,
         learner: nn.Module,
         optimizer: torch.optim.Optimizer,
-        images: Tensor,
-        targets: Tensor,
-        weight: float,
+        batch: Batch,
     ) -> Tensor:
         if self.average is None:
             decay = get_ema_multi_avg_fn(0.98)  # type: ignore[no-untyped-call]
             self.average = AveragedModel(self.network, multi_avg_fn=decay, use_buffers=True)
-        loss = super().step(learner, optimizer, images, targets, weight)
+        loss = super().step(learner, optimizer, batch)
         self.average.update_parameters(self.network)
         return loss
 

@@ -1,4 +1,4 @@
-"""The command line: `python -m training {inspect,train,evaluate,export} …`.
+"""The command line: `python -m training {inspect,lr-find,train,evaluate,export} …`.
 
 Exit codes: 0 done; 1 refused or failed, with one line that says why; 2 wrong usage.
 """
@@ -6,7 +6,7 @@ Exit codes: 0 done; 1 refused or failed, with one line that says why; 2 wrong us
 import argparse
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from models.bundle import read_manifest
@@ -39,9 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    given = {name: getattr(options, name) for name in ("data", *OPTIONS)}
-    chosen = {name: value for name, value in given.items() if value is not None}
-    inspect(resolve(chosen, options.recipe), options.out)
+    inspect(_recipe(options, ("data", *OPTIONS)), options.out)
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -59,8 +57,8 @@ def _lr_find(options: argparse.Namespace) -> None:
     print(lr_find.find(options.from_run or _recipe(options), options.out))
 
 
-def _recipe(options: argparse.Namespace) -> Recipe:
-    given = {name: getattr(options, name) for name in Recipe.model_fields}
+def _recipe(options: argparse.Namespace, names: Iterable[str] = Recipe.model_fields) -> Recipe:
+    given = {name: getattr(options, name) for name in names}
     chosen = {name: value for name, value in given.items() if value is not None}
     return resolve(chosen, options.recipe)
 

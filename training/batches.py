@@ -28,16 +28,12 @@ class Training:
     files: Sequence[str]
     targets: Tensor
 
-    def steps(self, batch_size: int) -> int:
-        """Of one epoch."""
-        return -(-len(self.targets) // batch_size)
-
 
 def order(training: Training, recipe: Recipe, epoch: int) -> tuple[Tensor, ...]:
     """Every image once, in an order of this epoch's own: the rows of each step, nearly as many."""
     chance = generator(recipe.seed, "order", epoch)
     rows = torch.randperm(len(training.targets), generator=chance)
-    return rows.tensor_split(training.steps(recipe.batch_size))
+    return rows.tensor_split(recipe.steps(len(training.targets)))
 
 
 def batches(

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from models.manifest import Preprocess, Task
+from models.manifest import Task
 from models.preprocess import decode, image_format, load
 from training import calibrate, pictures
 from training.augment import augment, draw
@@ -24,8 +24,7 @@ def steps(file: Path, recipe: Recipe, task: Task, labels: int) -> list[tuple[str
     generator = torch.Generator().manual_seed(recipe.seed)
     squares, shapes = pictures.presized([file], recipe.presize_px)
     views = augment(squares, shapes, draw(1, generator), recipe)
-    preprocess = Preprocess(image_size_px=recipe.image_size, crop_fraction=recipe.crop_fraction)
-    served = torch.from_numpy(decode(data, preprocess).copy())[None]
+    served = torch.from_numpy(decode(data, recipe.preprocess).copy())[None]
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         network = Network(recipe.arch, labels).eval()

@@ -8,7 +8,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from models.manifest import Preprocess
 from training import pictures
 from training.augment import augment, draw
 from training.layouts import Example
@@ -37,10 +36,14 @@ def choose(examples: Sequence[Example]) -> list[Example]:
 def draw_sheet(root: Path, examples: Sequence[Example], recipe: Recipe) -> Image.Image:
     """A column for each example: its labels, what serving gives the network, views to train on."""
     files = [root / example.file for example in examples]
-    preprocess = Preprocess(image_size_px=recipe.image_size, crop_fraction=recipe.crop_fraction)
     squares, shapes = pictures.presized(files, recipe.presize_px)
     generator = torch.Generator().manual_seed(recipe.seed)
-    rows = [("as served, and as held-out images are measured", pictures.served(files, preprocess))]
+    rows = [
+        (
+            "as served, and as held-out images are measured",
+            pictures.served(files, recipe.preprocess),
+        )
+    ]
     for number in range(_VIEWS):
         views = augment(squares, shapes, draw(len(files), generator), recipe)
         caption = f"as trained on: {_VIEWS} views, another one each epoch" if number == 0 else ""

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from models.errors import RecipeError, RunError
 from models.manifest import Task
 from training import batches, one_cycle
-from training.batches import Training
+from training.batches import Batch, Training
 from training.checkpoint import Checkpoint, Progress
 from training.network import Network
 from training.ranks import Ranks
@@ -88,7 +88,7 @@ class FineTuning:
         progress = start.progress if start else Progress()
         if start:
             start.restore(self.network)
-        steps = self.training.steps(self.recipe.batch_size)
+        steps = self.recipe.steps(len(self.training.targets))
         for phase in phases(self.recipe, steps, len(self.network.blocks)):
             if progress.step >= phase.last or enough(progress):
                 continue
@@ -115,7 +115,7 @@ class FineTuning:
 
     def curve(self, progress: Progress) -> list[tuple[float, float]]:
         """The head's rate and the loss, of each step done."""
-        steps = self.training.steps(self.recipe.batch_size)
+        steps = self.recipe.steps(len(self.training.targets))
         return [
             (phase.peaks[-1] * one_cycle.cycle(phase.progress(step))[0], progress.losses[step])
             for phase in phases(self.recipe, steps, len(self.network.blocks))
@@ -131,7 +131,7 @@ class FineTuning:
         save: Callable[[Progress, torch.optim.Optimizer], None],
     ) -> Epoch:
         """The steps that are left of an epoch."""
-        steps = self.training.steps(self.recipe.batch_size)
+        steps = self.recipe.steps(len(self.training.targets))
         number, done = divmod(progress.step, steps)
         order = batches.order(self.training, self.recipe, number)
         stages = Stages(self.ranks.device)
@@ -148,9 +148,9 @@ class FineTuning:
         )
         pending: list[Tensor] = []
         started = saved = time.perf_counter()
-        for images, targets, weight in bar:
+        for batch in bar:
             one_cycle.turn(optimizer, phase.progress(progress.step + len(pending)))
-            pending.append(self.step(learner, optimizer, images, targets, weight))
+            pending.append(self.step(learner, optimizer, batch))
             stages.lap("the network")
             if len(pending) < _LOOK:
                 continue
@@ -173,15 +173,9 @@ class FineTuning:
             stages,
         )
 
-    def step(
-        self,
-        learner: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        images: Tensor,
-        targets: Tensor,
-        weight: float,
-    ) -> Tensor:
+    def step(self, learner: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch) -> Tensor:
         """One step down the gradient; this process's part of the batch's mean loss, `[]`."""
+        images, targets, weight = batch
         with precision(self.ranks.device):
             logits = learner(images)
         loss = self.loss(logits.float(), targets) * weight
@@ -216,7 +210,7 @@ class FineTuning:
 
 def check_processes(recipe: Recipe, ranks: Ranks, images: int) -> None:
     """RecipeError where several processes could not do what one would on as many images."""
-    least = images // -(-images // recipe.batch_size)
+    least = images // recipe.steps(images)
     if least < ranks.count:
         raise RecipeError(
             f"{ranks.count} processes, but only {least} images in a step: use fewer processes or a"

@@ -89,10 +89,10 @@ def sweep(tuning: FineTuning, phase_name: str) -> Curve:
     )
     learner = tuning.ranks.wrap(tuning.network)
     bar = tqdm(given, f"rates, {phase_name}", STEPS, unit=" steps", leave=False, disable=None)
-    for step, (images, targets, weight) in enumerate(bar):
+    for step, batch in enumerate(bar):
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * rates[step]
-        loss = tuning.ranks.sum(tuning.step(learner, optimizer, images, targets, weight))
+        loss = tuning.ranks.sum(tuning.step(learner, optimizer, batch))
         smooth = _SMOOTHING * smooth + (1 - _SMOOTHING) * loss.item()
         losses.append(smooth / (1 - _SMOOTHING ** (step + 1)))
         if not losses[-1] <= _DIVERGED * min(losses):

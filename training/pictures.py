@@ -25,7 +25,7 @@ Squares = tuple[torch.Tensor, torch.Tensor]
 
 def hashes(files: Sequence[Path]) -> list[str]:
     """sha256 of each file's bytes."""
-    return list(_on_all_cores(files, sha256, "hashing"))
+    return list(_read(files, sha256, "hashing"))
 
 
 def presized(files: Sequence[Path], side_px: int) -> Squares:
@@ -35,7 +35,7 @@ def presized(files: Sequence[Path], side_px: int) -> Squares:
     height over the shorter of them. Augmentation stretches them back.
     """
     squeeze = partial(_squeeze, side_px=side_px)
-    return _stacked(_on_all_cores(files, squeeze, "decoding"), len(files), side_px)
+    return _stacked(_read(files, squeeze, "decoding"), len(files), side_px)
 
 
 def squeezed(files: Sequence[Path], side_px: int) -> Squares:
@@ -48,7 +48,7 @@ def served(files: Sequence[Path], preprocess: Preprocess) -> torch.Tensor:
     """The pictures as serving will see them: uint8 `[N, S, S, 3]`."""
     side_px = preprocess.image_size_px
     images = torch.empty((len(files), side_px, side_px, 3), dtype=torch.uint8)
-    decoded = _on_all_cores(files, lambda data: decode(data, preprocess), "decoding")
+    decoded = _read(files, lambda data: decode(data, preprocess), "decoding")
     for row, image in enumerate(decoded):
         images[row] = torch.from_numpy(image.copy())
     return images
@@ -72,13 +72,18 @@ def _stacked(
     return pictures, shapes
 
 
-def _on_all_cores(
-    files: Sequence[Path], task: Callable[[bytes], Result], verb: str
+def on_all_cores(
+    files: Sequence[Path], task: Callable[[Path], Result], verb: str
 ) -> Iterator[Result]:
-    """`task` on the bytes of each file, in order; DataError, at the end, names the bad ones."""
+    """`task` on each file, in order, with a progress bar."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = pool.map(lambda file: _do(file, task), files)
-        yield from _good(tqdm(results, verb, len(files), unit=" images", leave=False, disable=None))
+        results = pool.map(task, files)
+        yield from tqdm(results, verb, len(files), unit=" images", leave=False, disable=None)
+
+
+def _read(files: Sequence[Path], task: Callable[[bytes], Result], verb: str) -> Iterator[Result]:
+    """`task` on the bytes of each file, on all cores; DataError, at the end, names the bad ones."""
+    return _good(on_all_cores(files, lambda file: _do(file, task), verb))
 
 
 def _do(file: Path, task: Callable[[bytes], Result]) -> Result | DataError:

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from models.errors import RecipeError
-from models.manifest import Frozen, Task
+from models.manifest import Frozen, Preprocess, Task
 
 Arch = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
 Device = Literal["auto", "cuda", "cpu"]
@@ -108,6 +108,15 @@ class Recipe(Frozen):
         if self.epochs + self.freeze_epochs == 0:
             raise ValueError("epochs and freeze_epochs are both 0: nothing would be trained")
         return self
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How held-out images, and those that are served, become the network's input."""
+        return Preprocess(image_size_px=self.image_size, crop_fraction=self.crop_fraction)
+
+    def steps(self, images: int) -> int:
+        """Of an epoch over so many images."""
+        return -(-images // self.batch_size)
 
     @property
     def norms_by_batch(self) -> bool:

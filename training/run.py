@@ -142,7 +142,7 @@ def write_start(path: Path, recipe: Recipe, items: list[Item], provenance: Prove
 
 
 def read_start(path: Path) -> tuple[Recipe, list[Item]]:
-    """The recipe and the split of a run that was stopped, its quarantine list the run's own copy.
+    """The recipe and the split of a run that was stopped.
 
     RunError if it is none, or complete.
     """

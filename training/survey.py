@@ -1,20 +1,18 @@
 """What each image file is, found in one pass over all of them: for the split and the audit."""
 
 import io
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image
 from scipy.fft import dct
-from tqdm import tqdm
 
 from models.bundle import sha256
 from models.errors import DataError, LabradorError
 from models.preprocess import image_format, load
+from training.pictures import on_all_cores
 
 _SIDE_PX = 32
 _BASIS = np.rint(dct(np.eye(_SIDE_PX), axis=0, norm="ortho")[:8] * 2**12).astype(np.int64)
@@ -48,9 +46,7 @@ class Record:
 
 def survey(files: Sequence[Path]) -> list[Record]:
     """A record of each file, in order, on all cores; 0.2 to 0.4 ms an image beyond decoding."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = pool.map(_record, files)
-        return list(tqdm(found, "looking", len(files), unit=" images", leave=False, disable=None))
+    return list(on_all_cores(files, _record, "looking"))
 
 
 def refuse_bad(records: Sequence[Record], data: str) -> None:

@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 
 from models.errors import RunError
-from models.manifest import Preprocess
 from training import (
     calibrate,
     checkpoint,
@@ -99,9 +98,8 @@ def _fit(
     tuning = FineTuning(network, training, dataset.task, recipe, all_ranks)
     valid_items = [item for item in items if item.is_valid]
     mine = all_ranks.share(torch.arange(len(valid_items))).tolist()
-    preprocess = Preprocess(image_size_px=recipe.image_size, crop_fraction=recipe.crop_fraction)
     held_out = HeldOut(
-        pictures.served([dataset.root / valid_items[row].file for row in mine], preprocess),
+        pictures.served([dataset.root / valid_items[row].file for row in mine], recipe.preprocess),
         evaluate.truth([item.labels for item in valid_items], dataset.labels),
     )
     watch = Watch(path, tuning, held_out)
@@ -118,7 +116,7 @@ def _fit(
         checkpoint.restore_best(path, network)
     logits = watch.logits()
     if all_ranks.first:
-        _conclude(path, dataset, valid_items, logits, network, recipe, preprocess)
+        _conclude(path, dataset, valid_items, held_out.truth, logits, network, recipe)
     return path
 
 
@@ -126,14 +124,13 @@ def _conclude(
     path: Path,
     dataset: Dataset,
     valid_items: list[Item],
+    targets: NDArray[np.bool_],
     logits: NDArray[np.float32],
     network: Network,
     recipe: Recipe,
-    preprocess: Preprocess,
 ) -> None:
     """Measure, calibrate, and write what makes the run complete."""
     task, labels = dataset.task, dataset.labels
-    targets = evaluate.truth([item.labels for item in valid_items], labels)
     scores, tags = calibrate.cross_fitted(logits, targets, task)
     figures = evaluate.figures(task, scores, tags, targets)
     measured = metrics.with_intervals(figures, len(scores))
@@ -147,7 +144,7 @@ def _conclude(
         labels=labels,
         temperature=temperature,
         thresholds=thresholds,
-        preprocess=preprocess,
+        preprocess=recipe.preprocess,
         metrics=measured,
         baseline=evaluate.baseline(shipped, evaluate.decide(shipped, thresholds)),
         provenance=run.read_provenance(path),

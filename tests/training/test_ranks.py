@@ -2,7 +2,6 @@
 
 import csv
 import signal
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from models.errors import RecipeError
+from tests.serving.running import free_port
 from tests.training import samples
 from tests.training.processes import Command
 from tests.training.test_resume import words_of
@@ -31,10 +31,7 @@ def in_float32() -> None:
 
 
 def together(words: list[str], logs: Path, count: int = 2) -> list[Command]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(count)}
     return [
         Command(
             words,
