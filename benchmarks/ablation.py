@@ -28,6 +28,7 @@ from training import evaluate, metrics, pictures, prepare
 from training.batches import Batch, Training
 from training.feed import Cached
 from training.fine_tune import FineTuning, Phase, precision
+from training.model import logits_of
 from training.network import Network, pretrain
 from training.ranks import Ranks
 from training.recipe import Recipe
@@ -187,7 +188,7 @@ def run(folder: Path, name: str, variant: str, seed: int) -> dict[str, Any]:
     figures = {}
     for crop in CROPS if variant == BASE else (recipe.crop_fraction,):
         with precision(CPU):
-            logits = evaluate.logits_of(network, images.held_out[crop], CPU)
+            logits = logits_of(network, images.held_out[crop], CPU)
         figures[str(crop)] = _wrong(task, logits, images.truth)
     return {"set": name, "variant": variant, "seed": seed, "figures": figures}
 

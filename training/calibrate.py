@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
-from scipy.special import expit, log_softmax, softmax
+from scipy.special import expit, log_softmax, logit, softmax
 
 from models.decision import above
 from models.manifest import Task
@@ -17,6 +17,18 @@ _TEMPERATURES = (0.05, 20.0)
 def probabilities(logits: Logits, task: Task, temperature: float) -> NDArray[np.float32]:
     """Scores `[N, C]`: softmax or sigmoid of logits / temperature."""
     scaled = logits.astype(np.float64) / temperature
+    scores = softmax(scaled, axis=1) if task == "single" else expit(scaled)
+    return np.asarray(scores, np.float32)
+
+
+def uncalibrated(
+    scores: NDArray[np.float32], task: Task, temperature: float
+) -> NDArray[np.float32]:
+    """The scores `[N, C]` that temperature 1 would have given."""
+    with np.errstate(divide="ignore"):  # a score of 0 or 1 stays what it is
+        exact = scores.astype(np.float64)
+        logits = np.log(exact) if task == "single" else logit(exact)
+    scaled = logits * temperature
     scores = softmax(scaled, axis=1) if task == "single" else expit(scaled)
     return np.asarray(scores, np.float32)
 

@@ -1,89 +1,64 @@
-"""How good a network or a bundle is on images, decided exactly as serving decides."""
+"""How good a run or a bundle is on images, decided exactly as serving decides."""
 
 import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from models import bundle
 from models.bundle import write_atomically
 from models.decision import above, rank
 from models.errors import DataError
-from models.golden import Runner
-from models.manifest import Baseline, Metric, Preprocess, Task
-from models.store import Store
-from training import calibrate, metrics, pictures, run, runtime
+from models.manifest import Baseline, Metric, Task
+from training import calibrate, metrics, mistakes, pictures
 from training.data import Dataset
-from training.metrics import Figures
-from training.network import Network
+from training.metrics import Figures, Weights
+from training.model import Model
 from training.split import Item
 
 METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.csv"
 HEADLINE: dict[Task, str] = {"single": "error", "multi": "map"}
-_BATCH = 64
 _CONFIDENCE_BINS = 20
 _CONFIDENCE_EDGES = tuple((edge + 1) / _CONFIDENCE_BINS for edge in range(_CONFIDENCE_BINS))
 
 
 @dataclass(frozen=True)
-class Model:
-    """A run or a bundle, ready to be measured; `run` as in `models.golden.Runner`."""
+class Evaluation:
+    """What a model answered to images that it was not trained on. Arrays are `[N, C]`.
+
+    items, files: each image as the data set calls it, and where it lies. scores and said: what
+    the model answers as it is shipped; uncalibrated: the scores at temperature 1.
+    """
 
     task: Task
-    labels: tuple[str, ...]
-    thresholds: tuple[float, ...] | None
-    preprocess: Preprocess
-    trained_on: frozenset[str]
-    run: Runner
+    labels: Sequence[str]
+    items: Sequence[Item]
+    files: Sequence[Path]
+    targets: NDArray[np.bool_]
+    scores: NDArray[np.float32]
+    uncalibrated: NDArray[np.float32]
+    said: NDArray[np.bool_]
+
+    def measure(self) -> dict[str, Metric]:
+        """The task's figures with intervals; ece_uncalibrated: the calibration error before."""
+        shipped = figures(self.task, self.scores, self.said, self.targets)
+        before = metrics.calibration(*claims(self.task, self.uncalibrated, self.targets))
+
+        def both(weights: Weights) -> dict[str, NDArray[np.float64]]:
+            return {**shipped(weights), "ece_uncalibrated": before(weights)["ece"]}
+
+        return metrics.with_intervals(both, len(self.scores))
 
 
-def load(model: str, device: torch.device) -> Model:
-    """The model in the folder `model` (a run or a bundle) or called so in the store.
+def evaluate(model: Model, dataset: Dataset) -> Evaluation:
+    """The model as it is shipped on the images that it was not trained on.
 
-    A run's network runs on `device`, a bundle on the CPU. Raises RunError, BundleError.
-    """
-    path = Path(model)
-    if (path / run.RUN_FILE).exists():
-        finished = run.read(path)
-        outcome, network = finished.outcome, finished.network().to(device)
-
-        def scores_of(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-            logits = logits_of(network, torch.from_numpy(images), device)
-            return calibrate.probabilities(logits, outcome.task, outcome.temperature)
-
-        return Model(
-            outcome.task,
-            outcome.labels,
-            outcome.thresholds,
-            outcome.preprocess,
-            frozenset(item.sha256 for item in finished.items if not item.is_valid),
-            scores_of,
-        )
-    found = bundle.read(path if path.is_dir() else Store().path(model))
-    manifest = found.manifest
-    return Model(
-        manifest.task,
-        manifest.labels,
-        manifest.thresholds,
-        manifest.preprocess,
-        frozenset(found.files[manifest.training_images].decode().split()),
-        runtime.runner(found.model, manifest.tensors),
-    )
-
-
-def evaluate(model: Model, dataset: Dataset, folder: Path) -> str:
-    """Measure the model as it is shipped on the images it was not trained on.
-
-    Writes `metrics.json` and `predictions.csv` into `folder` and returns the figures for a
-    person. Raises DataError if no image is left or a label is not the model's.
+    Raises DataError if no image is left or a label is not the model's.
     """
     files = [dataset.root / example.file for example in dataset.examples]
     kept = [
@@ -93,18 +68,20 @@ def evaluate(model: Model, dataset: Dataset, folder: Path) -> str:
         )
         if sha256 not in model.trained_on
     ]
-    left_out = len(files) - len(kept)
     if not kept:
-        raise DataError(f"the model was trained on all {left_out} images: nothing to measure")
-    items = [item for _, item in kept]
+        raise DataError(f"the model was trained on all {len(files)} images: nothing to measure")
+    files, items = [file for file, _ in kept], [item for _, item in kept]
     targets = truth([item.labels for item in items], model.labels)
-    scores = model.run(pictures.served([file for file, _ in kept], model.preprocess).numpy())
-    tags = decide(scores, model.thresholds)
-    measured = metrics.with_intervals(figures(model.task, scores, tags, targets), len(scores))
-    write(folder, measured, scores, items, model.labels)
-    return (
-        f"{len(kept)} images, {left_out} left out that it was trained on;"
-        f" value and 95 % interval:\n{table(measured)}"
+    scores = model.run(pictures.served(files, model.preprocess).numpy())
+    return Evaluation(
+        model.task,
+        model.labels,
+        items,
+        files,
+        targets,
+        scores,
+        calibrate.uncalibrated(scores, model.task, model.temperature),
+        decide(scores, model.thresholds),
     )
 
 
@@ -122,20 +99,6 @@ def truth(labels_of_images: Sequence[Sequence[str]], labels: Sequence[str]) -> N
     return targets
 
 
-@torch.inference_mode()
-def logits_of(network: Network, images: torch.Tensor, device: torch.device) -> NDArray[np.float32]:
-    """images uint8 `[N, S, S, 3]` -> logits `[N, C]`, in float32 without TF32."""
-    network.eval()
-    batches = []
-    with torch.backends.cudnn.flags(allow_tf32=False):
-        for batch in tqdm(
-            torch.split(images, _BATCH), "evaluating", unit=" batches", leave=False, disable=None
-        ):
-            pixels = batch.to(device).permute(0, 3, 1, 2).float()
-            batches.append(network(pixels).float().cpu())
-    return torch.cat(batches).numpy()
-
-
 def figures(
     task: Task, scores: NDArray[np.float32], tags: NDArray[np.bool_], targets: NDArray[np.bool_]
 ) -> Figures:
@@ -143,6 +106,19 @@ def figures(
     if task == "single":
         return metrics.single_label(scores, targets.argmax(1))
     return metrics.multi_label(scores, targets, tags)
+
+
+def claims(
+    task: Task, scores: NDArray[np.float32], targets: NDArray[np.bool_]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """What calibration is about: probabilities said `[N, K]`, and whether each came true.
+
+    Single-label: of the likeliest label (K = 1); multi-label: of every label (K = C).
+    """
+    if task == "multi":
+        return scores, targets
+    first = rank(scores)[:, :1]
+    return np.take_along_axis(scores, first, 1), np.take_along_axis(targets, first, 1)
 
 
 def decide(scores: NDArray[np.float32], thresholds: Sequence[float] | None) -> NDArray[np.bool_]:
@@ -163,21 +139,20 @@ def baseline(scores: NDArray[np.float32], said: NDArray[np.bool_]) -> Baseline:
     )
 
 
-def write(
-    folder: Path,
-    measured: dict[str, Metric],
-    scores: NDArray[np.float32],
-    items: Sequence[Item],
-    labels: Sequence[str],
-) -> None:
+def write(folder: Path, evaluation: Evaluation, measured: dict[str, Metric]) -> None:
     """`metrics.json`, and `predictions.csv` with the columns path, target and one a label."""
-    values = {name: metric.model_dump() for name, metric in measured.items()}
-    text = json.dumps({"images": len(items), **values}, indent=2)
-    write_atomically(folder / METRICS_FILE, text.encode())
+    items, labels = evaluation.items, evaluation.labels
+    by_label = mistakes.by_label(evaluation.scores, evaluation.said, evaluation.targets, labels)
+    content = {
+        "images": len(items),
+        **{name: metric.model_dump() for name, metric in measured.items()},
+        "labels": [asdict(figures) for figures in by_label],
+    }
+    write_atomically(folder / METRICS_FILE, json.dumps(content, indent=2).encode())
     lines = io.StringIO(newline="")
     writer = csv.writer(lines)
     writer.writerow(["path", "target", *labels])
-    for item, row in zip(items, scores, strict=True):
+    for item, row in zip(items, evaluation.scores, strict=True):
         writer.writerow([item.file, " ".join(item.labels), *row.tolist()])
     write_atomically(folder / PREDICTIONS_FILE, lines.getvalue().encode())
 

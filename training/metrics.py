@@ -19,27 +19,24 @@ Figures = Callable[[Weights], dict[str, NDArray[np.float64]]]
 """weights `[B, N]`, one an image -> each figure `[B]`."""
 
 _RESAMPLES = 1000
-_CALIBRATION_BINS = 15
+CALIBRATION_BINS = 15
 
 
 def single_label(scores: Scores, targets: NDArray[np.int64]) -> Figures:
     """Figures of softmax scores `[N, C]` against the true labels' indices `[N]`.
 
     error and top5_error: shares of images; macro_f1: mean over labels that occur; nll: mean
-    negative log-likelihood, nats; ece: expected calibration error with 15 equal bins (Guo et
-    al., 2017).
+    negative log-likelihood, nats; ece: `calibration` of the likeliest label.
     """
     labels = scores.shape[1]
     order = rank(scores)
     predicted = order[:, 0]
-    confidence = scores.max(1)
     right = predicted == targets
+    ece = calibration(scores.max(1, keepdims=True), right[:, None])
     among_five = (order[:, :5] == targets[:, None]).any(1)
     likelihood = np.maximum(scores[np.arange(len(targets)), targets], np.finfo(np.float32).tiny)
     nll = -np.log(likelihood.astype(np.float64))
     true, found = np.eye(labels)[targets], np.eye(labels)[predicted]
-    bins = np.minimum((confidence * _CALIBRATION_BINS).astype(int), _CALIBRATION_BINS - 1)
-    gaps = np.eye(_CALIBRATION_BINS)[bins] * (confidence - right)[:, None]
 
     def figures(weights: Weights) -> dict[str, NDArray[np.float64]]:
         total = weights.sum(1)
@@ -48,7 +45,7 @@ def single_label(scores: Scores, targets: NDArray[np.int64]) -> Figures:
             "top5_error": 1 - weights @ among_five / total,
             "macro_f1": _label_mean(_f1(weights, true, found)),
             "nll": weights @ nll / total,
-            "ece": np.abs(weights @ gaps).sum(1) / total,
+            **ece(weights),
         }
 
     return figures
@@ -59,26 +56,47 @@ def multi_label(scores: Scores, targets: NDArray[np.bool_], tags: NDArray[np.boo
 
     map: mean over labels of average precision; micro_f1, macro_f1, accuracy_multi (share of
     right image-label pairs): of the tags; accuracy_all_negative: accuracy_multi of saying
-    nothing. Labels without an image are left out of means over labels.
+    nothing; ece: `calibration` of all image-label pairs. Labels without an image are left out of
+    means over labels.
     """
+    ece = calibration(scores, targets)
 
     def figures(weights: Weights) -> dict[str, NDArray[np.float64]]:
         total = weights.sum(1)
-        precision = [
-            average_precision(scores[:, label], targets[:, label], weights)
-            for label in range(scores.shape[1])
-        ]
         right = weights @ (targets & tags).sum(1)
         either = weights @ (targets.sum(1) + tags.sum(1))
         return {
-            "map": _label_mean(np.stack(precision, 1)),
+            "map": mean_average_precision(scores, targets, weights),
             "micro_f1": 2 * right / np.maximum(either, 1e-12),
             "macro_f1": _label_mean(_f1(weights, targets, tags)),
             "accuracy_multi": weights @ (targets == tags).mean(1) / total,
             "accuracy_all_negative": weights @ (~targets).mean(1) / total,
+            **ece(weights),
         }
 
     return figures
+
+
+def calibration(said: Scores, true: NDArray[np.bool_]) -> Figures:
+    """ece: expected calibration error of probabilities `[N, K]`, with 15 equal bins.
+
+    The mean distance between what was said and how often it was true (Guo et al., 2017).
+    """
+    gaps = np.zeros((len(said), CALIBRATION_BINS))
+    rows = np.broadcast_to(np.arange(len(said))[:, None], said.shape)
+    np.add.at(
+        gaps, (rows, calibration_bins(said)), (said.astype(np.float64) - true) / said.shape[1]
+    )
+
+    def figures(weights: Weights) -> dict[str, NDArray[np.float64]]:
+        return {"ece": np.abs(weights @ gaps).sum(1) / weights.sum(1)}
+
+    return figures
+
+
+def calibration_bins(said: Scores) -> NDArray[np.int64]:
+    """The bin, from 0, of each probability."""
+    return np.minimum(said * CALIBRATION_BINS, CALIBRATION_BINS - 1).astype(np.int64)
 
 
 def average_precision(
@@ -100,11 +118,23 @@ def average_precision(
         return np.asarray((gained * precision).sum(1) / found[:, -1])
 
 
+def mean_average_precision(
+    scores: Scores, targets: NDArray[np.bool_], weights: Weights
+) -> NDArray[np.float64]:
+    """Of scores `[N, C]` under each row of weights `[B, N]`: `[B]`."""
+    return _label_mean(_label_precisions(scores, targets, weights))
+
+
 def label_precisions(scores: Scores, targets: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Average precision of each label `[C]`; NaN where no image has it."""
-    ones = np.ones((1, len(scores)))
-    columns = range(scores.shape[1])
-    return np.array([average_precision(scores[:, c], targets[:, c], ones)[0] for c in columns])
+    return np.asarray(_label_precisions(scores, targets, np.ones((1, len(scores))))[0])
+
+
+def _label_precisions(
+    scores: Scores, targets: NDArray[np.bool_], weights: Weights
+) -> NDArray[np.float64]:
+    columns = zip(scores.T, targets.T, strict=True)
+    return np.stack([average_precision(said, true, weights) for said, true in columns], 1)
 
 
 def _f1(weights: Weights, true: NDArray[Any], found: NDArray[Any]) -> NDArray[np.float64]:

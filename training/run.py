@@ -11,6 +11,7 @@ diverged.txt         where the loss was not finite: the images of that step
 network.safetensors  the weights, with torchvision's keys
 metrics.json         figures on the held-out images, with intervals
 predictions.csv      path, target, every score of the held-out images
+report.html          all of this for a person, with the worst mistakes
 run.json             written last: where it exists, the run is complete
 """
 
@@ -22,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from filelock import FileLock, Timeout
 from pydantic import Field, ValidationError, model_validator
@@ -44,6 +45,7 @@ PROVENANCE_FILE = "provenance.json"
 EPOCHS_FILE = "metrics.jsonl"
 CURVES_FILE = "curves.csv"
 DIVERGED_FILE = "diverged.txt"
+REPORT_FILE = "report.html"
 WEIGHTS_FILE = "network.safetensors"
 RUN_FILE = "run.json"
 _LOCK_FILE = ".lock"
@@ -81,6 +83,13 @@ class Run:
     @property
     def recipe(self) -> Recipe:
         return Recipe.model_validate(self.outcome.provenance.recipe)
+
+    def report(self) -> bytes:
+        """`report.html`. RunError if it is missing."""
+        try:
+            return (self.path / REPORT_FILE).read_bytes()
+        except OSError as error:
+            raise RunError(f"{self.path / REPORT_FILE} cannot be read: {error.strerror}") from error
 
     def network(self) -> Network:
         """The trained network, in evaluation mode, on the CPU. RunError if it is damaged."""
@@ -183,9 +192,22 @@ def write_curves(path: Path, rows: Sequence[tuple[float, float]]) -> None:
     write_atomically(path / CURVES_FILE, ("step,rate,loss\n" + "".join(lines)).encode())
 
 
-def write_end(path: Path, network: Network, outcome: Outcome) -> None:
+def read_epochs(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (path / EPOCHS_FILE).read_text().splitlines()]
+
+
+def read_curves(path: Path) -> list[tuple[float, float]]:
+    """Each step's rate of the head and mean loss."""
+    rows = (line.split(",") for line in (path / CURVES_FILE).read_text().splitlines()[1:])
+    return [(float(rate), float(loss)) for _, rate, loss in rows]
+
+
+def write_weights(path: Path, network: Network) -> None:
     state = {key: value.contiguous() for key, value in network.resnet.state_dict().items()}
     write_atomically(path / WEIGHTS_FILE, save(state))
+
+
+def write_end(path: Path, outcome: Outcome) -> None:
     write_atomically(path / RUN_FILE, outcome.model_dump_json(indent=2).encode())
 
 

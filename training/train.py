@@ -15,19 +15,22 @@ from training import (
     data,
     evaluate,
     lr_find,
-    metrics,
+    model,
     pictures,
     prepare,
     ranks,
+    report,
     run,
 )
 from training.batches import Training
 from training.checkpoint import Checkpoint, Progress
 from training.data import Dataset
+from training.evaluate import Evaluation
 from training.fine_tune import DivergedError, FineTuning, check_processes
 from training.network import Network
 from training.ranks import Ranks
 from training.recipe import Recipe, pick_device
+from training.run import Run
 from training.split import Item
 from training.watch import HeldOut, Watch
 
@@ -116,25 +119,37 @@ def _fit(
         checkpoint.restore_best(path, network)
     logits = watch.logits()
     if all_ranks.first:
-        _conclude(path, dataset, valid_items, held_out.truth, logits, network, recipe)
+        device = all_ranks.device
+        _conclude(path, dataset, items, held_out.truth, logits, network, recipe, device)
     return path
 
 
 def _conclude(
     path: Path,
     dataset: Dataset,
-    valid_items: list[Item],
+    items: list[Item],
     targets: NDArray[np.bool_],
     logits: NDArray[np.float32],
     network: Network,
     recipe: Recipe,
+    device: torch.device,
 ) -> None:
     """Measure, calibrate, and write what makes the run complete."""
     task, labels = dataset.task, dataset.labels
+    valid_items = [item for item in items if item.is_valid]
     scores, tags = calibrate.cross_fitted(logits, targets, task)
-    figures = evaluate.figures(task, scores, tags, targets)
-    measured = metrics.with_intervals(figures, len(scores))
-    evaluate.write(path, measured, scores, valid_items, labels)
+    evaluation = Evaluation(
+        task,
+        labels,
+        valid_items,
+        [dataset.root / item.file for item in valid_items],
+        targets,
+        scores,
+        calibrate.probabilities(logits, task, 1.0),
+        tags if task == "multi" else evaluate.decide(scores, None),
+    )
+    measured = evaluation.measure()
+    evaluate.write(path, evaluation, measured)
     temperature = calibrate.fit_temperature(logits, targets, task)
     shipped = calibrate.probabilities(logits, task, temperature)
     thresholds = calibrate.fit_thresholds(shipped, targets) if task == "multi" else None
@@ -149,7 +164,11 @@ def _conclude(
         baseline=evaluate.baseline(shipped, evaluate.decide(shipped, thresholds)),
         provenance=run.read_provenance(path),
     )
-    run.write_end(path, network, outcome)
+    run.write_weights(path, network)
+    subject = model.of_run(Run(path, outcome, items), device)
+    history = report.History(run.read_epochs(path), run.read_curves(path))
+    report.write(path / run.REPORT_FILE, subject, evaluation, measured, history)
+    run.write_end(path, outcome)
     checkpoint.remove(path)
     print(
         f"{len(valid_items)} held-out images, value and 95 % interval:\n{evaluate.table(measured)}"

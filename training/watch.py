@@ -13,6 +13,7 @@ from models.manifest import Task
 from training import checkpoint, evaluate, metrics, prepare, run
 from training.checkpoint import Progress
 from training.fine_tune import Epoch, FineTuning, loss_of, precision
+from training.model import logits_of
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Watch:
     def logits(self) -> NDArray[np.float32]:
         """Of all held-out images `[N, C]`, in float32, the same in each process."""
         device = self._tuning.ranks.device
-        own = evaluate.logits_of(self._tuning.network, self._held_out.images, device)
+        own = logits_of(self._tuning.network, self._held_out.images, device)
         return self._tuning.ranks.gather(torch.from_numpy(own)).numpy()
 
     def after_epoch(self, epoch: Epoch, progress: Progress) -> None:

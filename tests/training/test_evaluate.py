@@ -1,5 +1,6 @@
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +9,27 @@ import pytest
 import torch
 
 from models.bundle import Bundle, sha256
-from models.errors import BundleError, DataError, RunError
-from models.manifest import Preprocess, Task
+from models.errors import DataError
+from models.manifest import Preprocess, Provenance, Task
 from models.preprocess import decode
-from models.store import Store
 from tests.training import samples
-from training import data, evaluate, metrics
-from training.evaluate import Model
+from training import calibrate, data, evaluate, metrics, model
+from training.data import Dataset
+from training.evaluate import Evaluation
+from training.model import Model
 from training.run import Run
 
 CPU = torch.device("cpu")
+PROVENANCE = Provenance(
+    created="2026-01-01T00:00:00+00:00",
+    git_commit=None,
+    recipe={},
+    data_fingerprint="0" * 64,
+    weights="none",
+    weights_sha256=None,
+    weights_licence="none",
+    libraries={},
+)
 
 
 def rows_of(folder: Path) -> list[list[str]]:
@@ -34,7 +46,14 @@ def figures_of(folder: Path) -> dict[str, Any]:
     return figures
 
 
-def model(
+def measured(subject: Model, dataset: Dataset, folder: Path) -> Evaluation:
+    """Evaluate, and write the files."""
+    found = evaluate.evaluate(subject, dataset)
+    evaluate.write(folder, found, found.measure())
+    return found
+
+
+def colour_model(
     labels: tuple[str, ...] = ("blue", "green", "red"),
     trained_on: frozenset[str] = frozenset(),
     thresholds: tuple[float, ...] | None = None,
@@ -53,40 +72,43 @@ def model(
 
     preprocess = Preprocess(image_size_px=32, crop_fraction=1)
     task: Task = "multi" if thresholds else "single"
-    return Model(task, labels, thresholds, preprocess, trained_on, run)
+    return Model(
+        "colours", task, labels, thresholds, 1.0, preprocess, trained_on, PROVENANCE, run, None
+    )
 
 
 def test_every_image_of_new_data_is_measured(tmp_path: Path) -> None:
     folder = samples.class_folders(tmp_path / "new", 4, seed=9)
-    text = evaluate.evaluate(model(), data.read(str(folder)), tmp_path)
-    assert text.startswith("12 images, 0 left out that it was trained on;")
+    found = measured(colour_model(), data.read(str(folder)), tmp_path)
+    assert len(found.items) == 12
     figures = figures_of(tmp_path)
     assert figures["images"] == 12
     assert figures["error"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    text = evaluate.table(found.measure())
     assert f"{figures['nll']['value']:.4f}   [{figures['nll']['low']:.4f}" in text
 
 
 def test_predictions_are_a_line_an_image_with_every_score_exactly(tmp_path: Path) -> None:
     folder = samples.class_folders(tmp_path / "new", 2, seed=9)
-    evaluate.evaluate(model(), data.read(str(folder)), tmp_path)
+    measured(colour_model(), data.read(str(folder)), tmp_path)
     header, *rows = rows_of(tmp_path)
     assert header == ["path", "target", "blue", "green", "red"]
     files = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*.jpg"))
     assert [row[0] for row in rows] == files
     assert [row[1] for row in rows] == [file.split("/")[0] for file in files]
-    images = np.stack([decode((folder / f).read_bytes(), model().preprocess) for f in files])
-    assert np.array_equal(scores_of(tmp_path), model().run(images))
+    images = np.stack([decode((folder / f).read_bytes(), colour_model().preprocess) for f in files])
+    assert np.array_equal(scores_of(tmp_path), colour_model().run(images))
 
 
 def test_figures_are_those_of_the_predictions(tmp_path: Path) -> None:
     table = samples.table(tmp_path / "new", 20, seed=9)
     dataset = data.read(str(table))
-    evaluate.evaluate(model(thresholds=(0.5, 0.45, 0.55)), dataset, tmp_path)
+    measured(colour_model(thresholds=(0.5, 0.45, 0.55)), dataset, tmp_path)
     scores = scores_of(tmp_path)
     targets = np.array([[n in e.labels for n in dataset.labels] for e in dataset.examples])
     tags = scores >= np.array([0.5, 0.45, 0.55], np.float32)
     expected = metrics.values(metrics.multi_label(scores, targets, tags), 20)
-    found = {name: m["value"] for name, m in figures_of(tmp_path).items() if name != "images"}
+    found = {name: m["value"] for name, m in figures_of(tmp_path).items() if name in expected}
     assert found == pytest.approx(expected)
     assert [row[1] for row in rows_of(tmp_path)[1:]] == [
         " ".join(e.labels) for e in dataset.examples
@@ -98,8 +120,7 @@ def test_images_the_model_was_trained_on_are_left_out_whatever_their_names(tmp_p
     seen = [folder / "red" / "001.jpg", folder / "blue" / "003.jpg"]
     trained_on = frozenset(sha256(file.read_bytes()) for file in seen)
     seen[0].rename(folder / "red" / "renamed.jpg")
-    text = evaluate.evaluate(model(trained_on=trained_on), data.read(str(folder)), tmp_path)
-    assert text.startswith("10 images, 2 left out")
+    measured(colour_model(trained_on=trained_on), data.read(str(folder)), tmp_path)
     paths = [row[0] for row in rows_of(tmp_path)[1:]]
     assert len(paths) == 10
     assert not {"red/renamed.jpg", "blue/003.jpg"} & set(paths)
@@ -109,22 +130,22 @@ def test_nothing_is_measured_on_training_images_alone(tmp_path: Path) -> None:
     folder = samples.class_folders(tmp_path / "new", 2, seed=9)
     trained_on = frozenset(sha256(file.read_bytes()) for file in folder.rglob("*.jpg"))
     with pytest.raises(DataError, match="trained on all 6 images: nothing to measure"):
-        evaluate.evaluate(model(trained_on=trained_on), data.read(str(folder)), tmp_path)
+        measured(colour_model(trained_on=trained_on), data.read(str(folder)), tmp_path)
     assert not (tmp_path / "metrics.json").exists()
 
 
 def test_a_label_the_model_does_not_have_is_refused_with_those_it_has(tmp_path: Path) -> None:
     folder = samples.class_folders(tmp_path / "new", 2, seed=9)
-    two = model(labels=("green", "red"))
+    two = colour_model(labels=("green", "red"))
     with pytest.raises(DataError, match="no label 'blue'; it has green, red"):
-        evaluate.evaluate(two, data.read(str(folder)), tmp_path)
+        measured(two, data.read(str(folder)), tmp_path)
 
 
 def test_data_may_have_fewer_labels_than_the_model(tmp_path: Path) -> None:
     folder = samples.class_folders(tmp_path / "new", 4, seed=9)
     for file in (folder / "green").iterdir():
         file.unlink()
-    evaluate.evaluate(model(), data.read(str(folder)), tmp_path)
+    measured(colour_model(), data.read(str(folder)), tmp_path)
     assert rows_of(tmp_path)[0] == ["path", "target", "blue", "green", "red"]
     assert figures_of(tmp_path)["macro_f1"]["value"] == 1
 
@@ -135,7 +156,7 @@ def test_data_without_any_label_is_refused(tmp_path: Path) -> None:
         tmp_path / "l.csv", [["fname", "labels"], ["a.jpg", ""], ["b.jpg", ""]]
     )
     with pytest.raises(DataError, match="none of the 2 images has a label"):
-        evaluate.evaluate(model(thresholds=(0.5, 0.5, 0.5)), data.read(str(table)), tmp_path)
+        measured(colour_model(thresholds=(0.5, 0.5, 0.5)), data.read(str(table)), tmp_path)
 
 
 @pytest.mark.parametrize("task", ["single", "multi"])
@@ -147,11 +168,11 @@ def test_a_run_and_its_bundle_give_the_same_figures(
     dataset = data.read(run.outcome.provenance.recipe["data"], task=task)
     for name, path in (("run", run.path), ("bundle", bundle.path)):
         (tmp_path / name).mkdir()
-        evaluate.evaluate(evaluate.load(str(path), CPU), dataset, tmp_path / name)
+        measured(model.load(str(path), CPU), dataset, tmp_path / name)
     ours, theirs = figures_of(tmp_path / "run"), figures_of(tmp_path / "bundle")
     held_out = [item.file for item in run.items if item.is_valid]
     assert ours["images"] == theirs["images"] == len(held_out)
-    for name in ours.keys() - {"images"}:
+    for name in ours.keys() - {"images", "labels"}:
         assert ours[name] == pytest.approx(theirs[name], abs=1e-3), name
     assert [row[:2] for row in rows_of(tmp_path / "run")] == [
         row[:2] for row in rows_of(tmp_path / "bundle")
@@ -160,43 +181,6 @@ def test_a_run_and_its_bundle_give_the_same_figures(
     np.testing.assert_allclose(
         scores_of(tmp_path / "run"), scores_of(tmp_path / "bundle"), atol=1e-5
     )
-
-
-def test_what_is_loaded_is_what_was_trained(
-    single_run: Run, multi_run: Run, multi_bundle: Bundle
-) -> None:
-    for run in (single_run, multi_run):
-        found = evaluate.load(str(run.path), CPU)
-        outcome = run.outcome
-        assert (found.task, found.labels, found.thresholds, found.preprocess) == (
-            outcome.task,
-            outcome.labels,
-            outcome.thresholds,
-            outcome.preprocess,
-        )
-        assert found.trained_on == {item.sha256 for item in run.items if not item.is_valid}
-    found = evaluate.load(str(multi_bundle.path), CPU)
-    assert (found.labels, found.thresholds) == (run.outcome.labels, run.outcome.thresholds)
-    assert found.trained_on == {item.sha256 for item in multi_run.items if not item.is_valid}
-
-
-def test_a_model_can_be_named_as_in_the_store(
-    store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(evaluate, "Store", lambda: store)
-    monkeypatch.chdir(tmp_path)
-    assert evaluate.load("colours", CPU).task == "single"
-    assert evaluate.load("stripes:1", CPU).task == "multi"
-    with pytest.raises(BundleError, match="no model shapes"):
-        evaluate.load("shapes", CPU)
-
-
-def test_a_folder_that_is_neither_run_nor_bundle_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="is no bundle"):
-        evaluate.load(str(tmp_path), CPU)
-    (tmp_path / "run.json").write_text("{}")
-    with pytest.raises(RunError, match="run.json is damaged"):
-        evaluate.load(str(tmp_path), CPU)
 
 
 def test_truth_marks_each_image_s_labels() -> None:
@@ -221,3 +205,33 @@ def test_the_baseline_counts_what_is_said_and_how_confidently() -> None:
         1: 1,
         19: 2,
     }
+
+
+def test_each_label_s_figures_are_kept(tmp_path: Path) -> None:
+    folder = samples.class_folders(tmp_path / "new", 4, seed=9)
+    measured(colour_model(), data.read(str(folder)), tmp_path)
+    labels = figures_of(tmp_path)["labels"]
+    assert [one["label"] for one in labels] == ["blue", "green", "red"]
+    assert all((one["images"], one["precision"], one["recall"]) == (4, 1, 1) for one in labels)
+
+
+def test_the_calibration_error_is_given_before_and_after(tmp_path: Path) -> None:
+    """A model that says too little of what it knows: its temperature is 3."""
+    folder = samples.class_folders(tmp_path / "new", 4, seed=9)
+    found = evaluate.evaluate(replace(colour_model(), temperature=3.0), data.read(str(folder)))
+    np.testing.assert_allclose(
+        calibrate.probabilities(np.log(found.scores), "single", 1 / 3),
+        found.uncalibrated,
+        atol=1e-6,
+    )
+    measures = found.measure()
+    assert measures["ece_uncalibrated"].value < measures["ece"].value - 0.1
+
+
+def test_claims_are_the_likeliest_label_s_or_every_label_s() -> None:
+    scores = np.array([[0.2, 0.5, 0.3], [0.4, 0.2, 0.4]], np.float32)
+    targets = np.array([[0, 1, 0], [0, 0, 1]], np.bool_)
+    said, true = evaluate.claims("single", scores, targets)
+    assert (said.ravel().tolist(), true.ravel().tolist()) == ([0.5, np.float32(0.4)], [True, False])
+    said, true = evaluate.claims("multi", scores, targets)
+    assert said is scores and true is targets

@@ -24,6 +24,7 @@ FILES = {
     "network.safetensors",
     "metrics.json",
     "predictions.csv",
+    "report.html",
     "run.json",
 }
 
@@ -48,7 +49,8 @@ def test_a_run_holds_these_files(single_run: Run, multi_run: Run) -> None:
 def test_a_run_is_read_back_as_it_was_written(multi_run: Run, tmp_path: Path) -> None:
     network = multi_run.network()
     run.write_start(tmp_path, samples.recipe(), multi_run.items, multi_run.outcome.provenance)
-    run.write_end(tmp_path, network, multi_run.outcome)
+    run.write_weights(tmp_path, network)
+    run.write_end(tmp_path, multi_run.outcome)
     again = run.read(tmp_path)
     assert (again.outcome, again.items) == (multi_run.outcome, multi_run.items)
     state = again.network().resnet.state_dict()

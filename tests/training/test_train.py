@@ -10,7 +10,7 @@ import torch
 from models.bundle import sha256
 from models.errors import DataError, RecipeError, RunError
 from tests.training import samples
-from training import calibrate, data, evaluate, metrics, pictures, run, survey
+from training import calibrate, data, evaluate, metrics, model, pictures, run, survey
 from training.fine_tune import FineTuning
 from training.run import Run
 from training.train import train
@@ -22,7 +22,7 @@ ONE_EPOCH = {"freeze_epochs": 1, "epochs": 0}
 def logits_of(made: Run, root: Path) -> "np.ndarray[tuple[int, int], np.dtype[np.float32]]":
     files = [root / item.file for item in made.items if item.is_valid]
     images = pictures.served(files, made.outcome.preprocess)
-    return evaluate.logits_of(made.network(), images, CPU)
+    return model.logits_of(made.network(), images, CPU)
 
 
 def targets_of(made: Run) -> "np.ndarray[tuple[int, int], np.dtype[np.bool_]]":
@@ -60,11 +60,16 @@ def test_figures_are_cross_fitted_on_the_held_out_images(
     scores, tags = calibrate.cross_fitted(logits, targets, outcome.task)
     figures = evaluate.figures(outcome.task, scores, tags, targets)
     expected = metrics.with_intervals(figures, len(scores))
+    before = metrics.calibration(
+        *evaluate.claims(outcome.task, calibrate.probabilities(logits, outcome.task, 1), targets)
+    )
+    expected["ece_uncalibrated"] = metrics.with_intervals(before, len(scores))["ece"]
     for name, metric in outcome.metrics.items():
         assert metric.value == pytest.approx(expected[name].value, abs=1e-4), name
         assert metric.low == pytest.approx(expected[name].low, abs=1e-3), name
     kept = json.loads((made.path / "metrics.json").read_text())
     assert kept.pop("images") == len(scores)
+    assert [one["label"] for one in kept.pop("labels")] == list(outcome.labels)
     assert kept == {name: metric.model_dump() for name, metric in outcome.metrics.items()}
     lines = (made.path / "predictions.csv").read_text().splitlines()
     assert lines[0] == "path,target,blue,green,red"
