@@ -47,6 +47,10 @@ class GateError(LabradorError):
     """A model whose answers differ from what they must be."""
 
 
+class ReleaseError(LabradorError):
+    """A model that must not take the released one's place."""
+
+
 # What a request can be answered with.
 
 

@@ -88,6 +88,23 @@ class Variant(Frozen):
     gate: Gate
 
 
+class Release(Frozen):
+    """What was decided when a version took the released one's place, and on what grounds.
+
+    difference: candidate minus replaced version in error or 1 - mean average precision, on images
+    that neither was trained on; low and high are one-sided 95 % bounds.
+    """
+
+    verdict: str
+    replaced: int | None = Field(ge=1, description="the version released before; None: none was")
+    images: int = Field(ge=0)
+    margin: float = Field(gt=0, description="largest upper bound that is let through")
+    difference: Metric | None
+    worse_labels: tuple[str, ...] = Field(description="worse by more than chance, or gone")
+    allowed_labels: tuple[str, ...]
+    forced: bool = Field(description="released against the verdict")
+
+
 class Provenance(Frozen):
     """Where the model comes from."""
 
@@ -122,8 +139,8 @@ class Manifest(Frozen):
     training_images: str = Field(
         description="file of the training images' sha256, one a line: later comparisons skip them"
     )
-    release: dict[str, Any] | None = Field(
-        default=None, description="what the release that published this version decided"
+    release: Release | None = Field(
+        default=None, description="what the release of this version decided; None: export made it"
     )
     provenance: Provenance
     files: dict[str, Sha256] = Field(

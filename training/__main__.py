@@ -1,4 +1,4 @@
-"""The command line: `python -m training {inspect,lr-find,train,evaluate,export} …`.
+"""The command line: `python -m training COMMAND …`.
 
 Exit codes: 0 done; 1 refused or failed, with one line that says why; 2 wrong usage.
 """
@@ -12,10 +12,11 @@ from pathlib import Path
 from models.bundle import read_manifest
 from models.errors import LabradorError, RecipeError
 from models.store import DEFAULT_ROOT, Store
-from training import data, evaluate, lr_find, ranks, run
+from training import data, evaluate, lr_find, model, ranks, report, run
 from training.export import export
 from training.inspect import OPTIONS, inspect
 from training.recipe import Recipe, pick_device, resolve
+from training.release import MARGIN, release, rollback
 from training.train import resume, train
 
 _DATA_OPTIONS = ("pattern", "images", "relabel", "quarantine")  # of evaluate
@@ -72,26 +73,69 @@ def _refuse_others(options: argparse.Namespace, name: str) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    model = evaluate.load(options.model, pick_device(options.device))
+    subject = model.load(options.model, pick_device(options.device))
     given = {name: getattr(options, name) for name in _DATA_OPTIONS}
-    dataset = data.read(options.data, **given, task=model.task)
+    dataset = data.read(options.data, **given, task=subject.task)
     for note in dataset.notes:
         print(note)
     path = run.create(options.out)
-    print(evaluate.evaluate(model, dataset, path))
-    print(f"wrote {path / evaluate.METRICS_FILE} and {path / evaluate.PREDICTIONS_FILE}")
+    evaluation = evaluate.evaluate(subject, dataset)
+    measured = evaluation.measure()
+    left_out = len(dataset.examples) - len(evaluation.items)
+    print(
+        f"{len(evaluation.items)} images, {left_out} left out that it was trained on;"
+        f" value and 95 % interval:\n{evaluate.table(measured)}"
+    )
+    evaluate.write(path, evaluation, measured)
+    report.write(path / run.REPORT_FILE, subject, evaluation, measured)
+    files = (evaluate.METRICS_FILE, evaluate.PREDICTIONS_FILE, run.REPORT_FILE)
+    print(f"wrote {', '.join(str(path / file) for file in files)}")
 
 
 def _export(options: argparse.Namespace) -> None:
     store = Store(options.store)
-    path = export(run.read(options.run), options.name, store, options.data)
-    gate = read_manifest(path).variants[0].gate
-    print(
-        f"gate passed: scores differ by {gate.max_difference:.1e} at most (tolerance"
-        f" {gate.tolerance:.0e}), {gate.flips} decisions differ"
+    path = export(
+        run.read(options.run), options.name, store, options.data, precisions=options.precision
     )
-    print(f"wrote {path}; version {store.released(options.name)} of {options.name} is released")
-    print("next: bentoml serve")
+    _tell_bundle(path, store)
+    if store.released(options.name) == int(path.name):
+        print("next: bentoml serve")
+    else:
+        print(f"next: bentoml serve with LABRADOR_MODELS={options.name}:{path.name}, or release")
+
+
+def _release(options: argparse.Namespace) -> None:
+    store = Store(options.store)
+    path = release(
+        run.read(options.run),
+        options.name,
+        store,
+        pick_device(options.device),
+        margin=options.margin,
+        allowed=options.allow_label,
+        force=options.force,
+        precisions=options.precision,
+        data_path=options.data,
+    )
+    _tell_bundle(path, store)
+    print("next: bentoml build")
+
+
+def _rollback(options: argparse.Namespace) -> None:
+    before, now = rollback(options.name, Store(options.store), options.to)
+    print(f"version {now} of {options.name} is released; before, {before} was")
+
+
+def _tell_bundle(path: Path, store: Store) -> None:
+    manifest = read_manifest(path)
+    for variant in manifest.variants:
+        gate = variant.gate
+        print(
+            f"gate of {variant.precision} passed: scores differ by {gate.max_difference:.1e} at"
+            f" most (tolerance {gate.tolerance:.0e}), {gate.flips} decisions differ"
+        )
+    name = manifest.name
+    print(f"wrote {path}; version {store.released(name)} of {name} is released")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -134,11 +178,55 @@ def _parser() -> argparse.ArgumentParser:
 
     exporting = commands.add_parser("export", help="turn a run into a bundle, through the gate")
     exporting.set_defaults(command=_export)
-    exporting.add_argument("run", metavar="RUN", type=Path)
-    exporting.add_argument("--name", required=True, help="of the model; its next version is made")
-    exporting.add_argument("--data", help="where the run's images are now, if not where they were")
-    exporting.add_argument("--store", type=Path, default=DEFAULT_ROOT, help="default: %(default)s")
+    _add_export(exporting)
+
+    releasing = commands.add_parser(
+        "release",
+        help="export a run and serve it by default, if it is not worse than what is released",
+    )
+    releasing.set_defaults(command=_release)
+    _add_export(releasing)
+    releasing.add_argument(
+        "--margin",
+        type=float,
+        default=MARGIN,
+        help="share by which error or 1 - mAP may be worse, with 95 %% confidence; default:"
+        " %(default)s",
+    )
+    releasing.add_argument(
+        "--allow-label",
+        action="append",
+        default=[],
+        metavar="LABEL",
+        help="that may get worse, or go; may be repeated; kept in the manifest",
+    )
+    releasing.add_argument(
+        "--force", action="store_true", help="release whatever the verdict; kept in the manifest"
+    )
+    releasing.add_argument("--device", default="auto", choices=["auto", "cuda", "cpu"])
+
+    returning = commands.add_parser("rollback", help="serve an earlier version by default again")
+    returning.set_defaults(command=_rollback)
+    returning.add_argument("name", metavar="NAME")
+    returning.add_argument(
+        "--to", type=int, metavar="VERSION", help="default: the one that the released one replaced"
+    )
+    returning.add_argument("--store", type=Path, default=DEFAULT_ROOT, help="default: %(default)s")
     return parser
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", type=Path)
+    parser.add_argument("--name", required=True, help="of the model; its next version is made")
+    parser.add_argument("--data", help="where the run's images are now, if not where they were")
+    parser.add_argument(
+        "--precision",
+        action="append",
+        default=[],
+        choices=["fp16", "int8"],
+        help="a variant beside fp32, behind a gate of its own; may be repeated",
+    )
+    parser.add_argument("--store", type=Path, default=DEFAULT_ROOT, help="default: %(default)s")
 
 
 def _add_data(parser: argparse.ArgumentParser, optional: bool = False) -> None:

@@ -10,44 +10,72 @@ import torch
 from models import golden
 from models.bundle import Bundle, hashes, sha256
 from models.errors import DataError
-from models.manifest import GOLDEN_SCORES_FILE, MODEL_FILE, Gate, Manifest, Tensors, Variant
+from models.manifest import (
+    GOLDEN_SCORES_FILE,
+    MODEL_FILE,
+    Gate,
+    Manifest,
+    Precision,
+    Release,
+    Tensors,
+    Variant,
+)
 from models.store import Store
-from training import data, gate, pictures
+from training import data, gate, model_card, pictures, variants
+from training.gate import Reference
+from training.model_card import CARD_FILE
 from training.network import Served
-from training.run import Run
+from training.run import REPORT_FILE, Run
 from training.split import Item
 
 _OPSET = 20
 _GOLDEN_PICTURES = 5
 _TRAINING_IMAGES_FILE = "training_images.sha256"
+_TENSORS = Tensors()
+_CALIBRATION_IMAGES = 256
 
 
-def export(run: Run, name: str, store: Store, data_path: str | None = None) -> Path:
+def export(
+    run: Run,
+    name: str,
+    store: Store,
+    data_path: str | None = None,
+    *,
+    precisions: Sequence[Precision] = (),
+    release: Release | None = None,
+) -> Path:
     """Write the run to `<store>/<name>/<next version>`; that folder.
 
-    The gate needs the held-out images: where the recipe says they are, or at `data_path`. Raises
-    DataError if they are missing or changed, GateError if the exported network does not answer
-    as the trained one; then there is no bundle.
+    precisions: variants beside fp32; release: what was decided, for the manifest. The gate needs
+    the held-out images, and int8 images that were trained on: where the recipe says they are, or
+    at `data_path`. Raises DataError if they are missing or changed, GateError if an exported
+    network does not answer as the trained one; then there is no bundle.
     """
     outcome = run.outcome
     network = Served(run.network(), outcome.task, outcome.temperature).eval()
-    held_out = sorted((i for i in run.items if i.is_valid), key=lambda item: item.sha256)
-    files = _files(run, held_out, data_path)
-    validation = gate.Validation(
-        pictures.served(files, outcome.preprocess).numpy(), [item.labels for item in held_out]
+    items, files = held_out(run, data_path)
+    images = pictures.served(files, outcome.preprocess).numpy()
+    reference = Reference(
+        images,
+        [item.labels for item in items],
+        gate.reference_scores(network, images),
+        outcome.labels,
+        outcome.thresholds,
     )
     golden_files = golden.forms([file.read_bytes() for file in files[:_GOLDEN_PICTURES]])
     golden_scores = gate.reference_scores(network, golden.inputs(golden_files, outcome.preprocess))
     trained_on = sorted(item.sha256 for item in run.items if not item.is_valid)
+    networks = _networks(run, network, precisions, data_path)
     contents = {
-        MODEL_FILE: onnx_bytes(network, outcome.preprocess.image_size_px),
+        **{_file(precision): model for precision, model in networks.items()},
         **golden_files,
         GOLDEN_SCORES_FILE: golden.scores_file(list(golden_files), golden_scores),
         _TRAINING_IMAGES_FILE: "".join(f"{line}\n" for line in trained_on).encode(),
+        REPORT_FILE: run.report(),
     }
 
     def make(version: int) -> tuple[Manifest, dict[str, bytes]]:
-        def manifest(measured: Gate) -> Manifest:
+        def manifest(gates: Sequence[Gate]) -> Manifest:
             return Manifest(
                 name=name,
                 version=version,
@@ -56,21 +84,56 @@ def export(run: Run, name: str, store: Store, data_path: str | None = None) -> P
                 thresholds=outcome.thresholds,
                 temperature=outcome.temperature,
                 preprocess=outcome.preprocess,
-                tensors=Tensors(images="images", scores="scores", maps="maps"),
+                tensors=_TENSORS,
                 opset=_OPSET,
-                variants=(Variant(file=MODEL_FILE, precision="fp32", gate=measured),),
+                variants=tuple(
+                    Variant(file=_file(precision), precision=precision, gate=measured)
+                    for precision, measured in zip(networks, gates, strict=True)
+                ),
                 metrics=outcome.metrics,
                 baseline=outcome.baseline,
                 training_images=_TRAINING_IMAGES_FILE,
+                release=release,
                 provenance=outcome.provenance,
                 files=hashes(contents),
             )
 
-        draft = Bundle(Path(name), manifest(gate.UNMEASURED), contents)
-        measured = gate.check(draft, network, outcome.labels, outcome.thresholds, validation)
-        return manifest(measured), contents
+        draft = Bundle(Path(name), manifest([gate.unmeasured(p) for p in networks]), contents)
+        gates = [gate.check(draft, variant, reference) for variant in draft.manifest.variants]
+        contents[CARD_FILE] = model_card.write(manifest(gates), len(items), len(trained_on))
+        return manifest(gates), contents
 
     return store.add(name, make)
+
+
+def held_out(run: Run, data_path: str | None = None) -> tuple[list[Item], list[Path]]:
+    """The run's held-out images and their files; DataError if one is missing or was changed.
+
+    They are where the recipe says, or at `data_path`.
+    """
+    items = sorted((i for i in run.items if i.is_valid), key=lambda item: item.sha256)
+    return items, _files(run, items, data_path)
+
+
+def _networks(
+    run: Run, network: Served, precisions: Sequence[Precision], data_path: str | None
+) -> dict[Precision, bytes]:
+    """The network in fp32, which comes first, and in the other precisions."""
+    preprocess = run.outcome.preprocess
+    size_px = preprocess.image_size_px
+    networks: dict[Precision, bytes] = {"fp32": onnx_bytes(network, size_px)}
+    if "fp16" in precisions:
+        networks["fp16"] = onnx_bytes(variants.halved(network), size_px)
+    if "int8" in precisions:
+        trained_on = sorted((i for i in run.items if not i.is_valid), key=lambda item: item.sha256)
+        files = _files(run, trained_on[:_CALIBRATION_IMAGES], data_path)
+        images = pictures.served(files, preprocess).numpy()
+        networks["int8"] = variants.quantized(networks["fp32"], _TENSORS.images, images)
+    return networks
+
+
+def _file(precision: Precision) -> str:
+    return MODEL_FILE if precision == "fp32" else f"model.{precision}.onnx"
 
 
 def onnx_bytes(network: Served, image_size_px: int) -> bytes:
@@ -84,9 +147,9 @@ def onnx_bytes(network: Served, image_size_px: int) -> bytes:
             dynamo=True,
             external_data=False,
             opset_version=_OPSET,
-            input_names=["images"],
-            output_names=["scores", "maps"],
-            dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
+            input_names=[_TENSORS.images],
+            output_names=[_TENSORS.scores, str(_TENSORS.maps)],
+            dynamic_shapes={_TENSORS.images: {0: torch.export.Dim("batch", min=1)}},
             verbose=False,
         )
     model: onnx.ModelProto = program.model_proto  # type: ignore[union-attr]

@@ -45,7 +45,7 @@ class Network(nn.Module):
     def features(self, images: Tensor) -> Tensor:
         """images `[N, 3, S, S]`, RGB in [0, 255] -> features `[N, F, S / 32, S / 32]`."""
         net = self.resnet
-        x = (images - self.mean) / self.deviation
+        x = ((images - self.mean) / self.deviation).to(net.conv1.weight.dtype)
         x = net.maxpool(net.relu(net.bn1(net.conv1(x))))
         return net.layer4(net.layer3(net.layer2(net.layer1(x))))  # type: ignore[no-any-return]
 
@@ -62,7 +62,7 @@ class Served(nn.Module):
     """What is exported: images uint8 `[N, S, S, 3]` -> scores `[N, C]`, maps `[N, C, h, w]`.
 
     scores are probabilities; maps are each position's own logits, of which the mean over the
-    positions is the image's logits.
+    positions is the image's logits. Both are float32, whatever the ResNet's weights are.
     """
 
     def __init__(self, network: Network, task: Task, temperature: float) -> None:
@@ -73,11 +73,11 @@ class Served(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         features = self.network.features(images.permute(0, 3, 1, 2).float())
-        logits = self.network.logits(features) / self.temperature
+        logits = self.network.logits(features).float() / self.temperature
         scores = logits.softmax(1) if self.task == "single" else logits.sigmoid()
         head = self.network.resnet.fc
         maps = nn.functional.conv2d(features, head.weight[:, :, None, None], head.bias)
-        return scores, maps / self.temperature
+        return scores, maps.float() / self.temperature
 
 
 def pretrain(network: Network, arch: Arch, weights: str) -> tuple[str, str | None, str]:

@@ -8,9 +8,20 @@ from pydantic import ValidationError
 from models.manifest import Baseline, Manifest, Preprocess
 from tests.models.bundles import FILES, manifest, multi, values
 
+RELEASE = {
+    "verdict": "released: better by 2.00%",
+    "replaced": 2,
+    "images": 900,
+    "margin": 0.01,
+    "difference": {"value": -0.02, "low": -0.03, "high": -0.01},
+    "worse_labels": ["cat"],
+    "allowed_labels": ["cat"],
+    "forced": False,
+}
+
 
 def test_json_gives_the_same_manifest_back() -> None:
-    for one in (manifest(), manifest(**multi()), manifest(release={"p": 0.01, "worse": ["cat"]})):
+    for one in (manifest(), manifest(**multi()), manifest(release=RELEASE)):
         assert Manifest.model_validate_json(one.model_dump_json()) == one
 
 

@@ -206,7 +206,9 @@ def test_evaluation_from_the_command_line(
     assert main([*arguments, "--out", str(out)]) == 0
     text = capsys.readouterr().out
     assert text.startswith("25 images, 25 left out that it was trained on;")
-    assert text.endswith(f"wrote {out / 'metrics.json'} and {out / 'predictions.csv'}\n")
+    files = ("metrics.json", "predictions.csv", "report.html")
+    assert text.endswith(f"wrote {', '.join(str(out / file) for file in files)}\n")
+    assert all((out / file).stat().st_size for file in files)
     assert json.loads((out / "metrics.json").read_text())["images"] == 25
     assert main([*arguments, "--out", str(out)]) == 1
     assert "is not empty" in one_line(capsys)
@@ -271,13 +273,44 @@ def test_export_from_the_command_line(
     arguments = ["export", str(single_run.path), "--name", "pets", "--store", str(tmp_path)]
     assert main(arguments) == 0
     text = capsys.readouterr().out
-    assert text.startswith("gate passed: scores differ by ")
+    assert text.startswith("gate of fp32 passed: scores differ by ")
     assert "(tolerance 1e-04), 0 decisions differ" in text
     assert f"wrote {tmp_path / 'pets' / '1'}; version 1 of pets is released" in text
     assert main(arguments) == 0
     text = capsys.readouterr().out
     assert f"wrote {tmp_path / 'pets' / '2'}; version 1 of pets is released" in text
     assert bundle.read(Store(tmp_path).path("pets:2")).manifest.version == 2
+    assert text.endswith("next: bentoml serve with LABRADOR_MODELS=pets:2, or release\n")
+
+
+def test_release_and_rollback_from_the_command_line(
+    single_run: Run,
+    single_bundle: Bundle,
+    tmp_path: Path,
+    capsys: Output,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(export, "onnx_bytes", lambda network, size: single_bundle.model)
+    where = ["--store", str(tmp_path)]
+    arguments = ["release", str(single_run.path), "--name", "pets", "--device", "cpu", *where]
+    assert main(arguments) == 0
+    assert "version 1 of pets is released" in capsys.readouterr().out
+    assert main(arguments) == 1
+    output = capsys.readouterr()
+    assert output.err.startswith("error: refused: too few images to tell: +0.00 points of error")
+    assert output.err.count("\n") == 1 and "**refused: too few images" in output.out
+    assert main([*arguments, "--margin", "0.4"]) == 0
+    assert main([*arguments, "--allow-label", "red", "--allow-label", "blue", "--force"]) == 0
+    text = capsys.readouterr().out
+    assert text.endswith("version 3 of pets is released\nnext: bentoml build\n")
+    decision = bundle.read(Store(tmp_path).path("pets:3")).manifest.release
+    assert decision is not None
+    assert decision.allowed_labels == ("blue", "red") and decision.forced
+    assert main(["rollback", "pets", *where]) == 0
+    assert capsys.readouterr().out == "version 2 of pets is released; before, 3 was\n"
+    assert main(["rollback", "pets", "--to", "1", *where]) == 0
+    assert main(["rollback", "pets", *where]) == 1
+    assert "pets:1 replaced no version: choose one with --to" in one_line(capsys)
 
 
 def test_export_of_what_is_no_run_is_one(tmp_path: Path, capsys: Output) -> None:

@@ -1,0 +1,146 @@
+"""A candidate against the released model on the same images: how much worse it may be.
+
+Both answer each image, so what counts is where they differ. Figures are those where less is better:
+error, or 1 - mean average precision.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.stats import binomtest, norm
+
+from training import metrics
+
+LEVEL = 0.95  # of each one-sided bound
+_Z = float(norm.ppf(LEVEL))
+_Z_POWER = float(norm.ppf(0.8))
+_RESAMPLES = 1000
+
+Answers = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Two models' figures; 95 % confidence bounds to each side of candidate - released.
+
+    deviation: standard deviation of what one image adds, from which follows how many are needed.
+    """
+
+    candidate: float
+    released: float
+    low: float
+    high: float
+    deviation: float
+
+    @property
+    def value(self) -> float:
+        return self.candidate - self.released
+
+
+@dataclass(frozen=True)
+class Regression:
+    """A label at which the candidate got worse: images lost and won, and Holm's p-value."""
+
+    label: str
+    lost: int
+    won: int
+    p: float
+
+
+def errors(candidate: Answers, released: Answers) -> Difference:
+    """The difference of two error rates, from wrong answers `[N]` to the same images.
+
+    Bounds by the score method for paired proportions (Tango, Statistics in Medicine 17, 1998): they
+    hold for few images too, and where the models never differ are as wide as N images allow.
+    """
+    images = len(candidate)
+    lost = int((candidate & ~released).sum())
+    won = int((released & ~candidate).sum())
+
+    def score(difference: float) -> float:
+        linear = (2 * images - lost + won) * difference - lost - won
+        constant = -won * difference * (1 - difference)
+        other = (math.sqrt(max(linear**2 - 8 * images * constant, 0)) - linear) / (4 * images)
+        variance = images * (2 * other + difference * (1 - difference))
+        return (lost - won - images * difference) / math.sqrt(max(variance, 1e-300))
+
+    value, edge = (lost - won) / images, 1 - 1e-9
+    low = brentq(lambda d: score(d) - _Z, -edge, value) if value > -edge else -1.0
+    high = brentq(lambda d: score(d) + _Z, value, edge) if value < edge else 1.0
+    deviation = math.sqrt(max((lost + won) / images - value**2, 1 / images))
+    return Difference(
+        float(candidate.mean()), float(released.mean()), float(low), float(high), deviation
+    )
+
+
+def precisions(
+    candidate: NDArray[np.float32], released: NDArray[np.float32], targets: Answers
+) -> Difference:
+    """The difference of two 1 - mAP, from scores `[N, C]` for the same images; paired bootstrap.
+
+    Resampling images on which models never differ shows no difference at all, so the bounds are at
+    least as far away as those of error rates would then be.
+    """
+    images = len(targets)
+    even = np.full(images, 1 / images)
+    draws = np.random.default_rng(0).multinomial(images, even, size=_RESAMPLES)
+    weights = np.concatenate([np.ones((1, images)), draws])
+    ours, theirs = (
+        1 - metrics.mean_average_precision(scores, targets, weights)
+        for scores in (candidate, released)
+    )
+    gaps = ours - theirs
+    value = gaps[0]
+    low, high = np.nanquantile(gaps[1:], [1 - LEVEL, LEVEL])
+    least = _Z**2 / (images + _Z**2)
+    deviation = max(float(np.nanstd(gaps[1:])) * math.sqrt(images), 1 / math.sqrt(images))
+    return Difference(
+        float(ours[0]),
+        float(theirs[0]),
+        float(min(low, value - least)),
+        float(max(high, value + least)),
+        deviation,
+    )
+
+
+def regressions(candidate: Answers, released: Answers, labels: Sequence[str]) -> list[Regression]:
+    """The labels at which the candidate got worse by more than chance, surest first.
+
+    candidate, released: wrong answers `[N, C]`, a column a label. One-sided exact McNemar test of
+    each label at 5 %, with Holm's correction for testing all of them.
+    """
+    lost = (candidate & ~released).sum(0).tolist()
+    won = (released & ~candidate).sum(0).tolist()
+    p = [
+        binomtest(a, a + b, 0.5, alternative="greater").pvalue if a + b else 1.0
+        for a, b in zip(lost, won, strict=True)
+    ]
+    found = [
+        Regression(label, a, b, q)
+        for label, a, b, q in zip(labels, lost, won, holm(p), strict=True)
+        if q <= 1 - LEVEL
+    ]
+    return sorted(found, key=lambda regression: regression.p)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values (Scandinavian Journal of Statistics 6, 1979), in the same order."""
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for place, index in enumerate(np.argsort(p_values, kind="stable").tolist()):
+        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def images_needed(difference: Difference, margin: float) -> int:
+    """About how many images show that equally good models differ by less than `margin`.
+
+    With 80 % chance, if an image adds as much to the difference as these do.
+    """
+    needed = ((_Z + _Z_POWER) * difference.deviation / margin) ** 2
+    return math.ceil(max(needed, _Z**2 / margin))
