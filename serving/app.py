@@ -98,10 +98,10 @@ class Application:
 
     @asynccontextmanager
     async def _lifespan(self, _: Any) -> AsyncIterator[None]:
-        loading = asyncio.create_task(self._registry.load())
+        following = asyncio.create_task(self._registry.follow())
         self._drain_on_sigterm()
         yield
-        loading.cancel()
+        following.cancel()
         await self._registry.close()
         self._predictor.close()
 

@@ -20,6 +20,7 @@ from models.golden import Runner
 from serving.metrics import Metrics
 
 RETRY_AFTER_MAX_S = 60
+_LOOK_S = 0.05  # how often a batcher that retires looks whether it is done
 
 
 @dataclass(eq=False, slots=True)
@@ -95,6 +96,12 @@ class Batcher:
         if self._run_since_s is not None and perf_counter() - self._run_since_s > timeout_s:
             return f"its run takes longer than {timeout_s:g} s"
         return None
+
+    async def retire(self) -> None:
+        """Answer what was admitted, then close: nothing new comes any more."""
+        while self._held:
+            await asyncio.sleep(_LOOK_S)
+        await self.close()
 
     async def close(self) -> None:
         """Call it once nothing waits any more."""

@@ -7,7 +7,6 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from models.manifest import MODEL_FILE
 from serving import openapi
 from serving.keys import Keys
 from serving.metrics import Metrics
@@ -68,11 +67,14 @@ class Endpoints:
     async def readyz(self, request: Request) -> Response:
         self._registry.check_ready()
         served = self._registry.served.values()
-        models = [{**naming(s.manifest), "provider": s.provider} for s in served]
+        models = [
+            {**naming(s.manifest), "provider": s.provider, "precision": s.variant.precision}
+            for s in served
+        ]
         return JSONResponse({"status": "ready", "models": models})
 
     async def metrics(self, request: Request) -> Response:
-        served = [(s.manifest, s.provider) for s in self._registry.served.values()]
+        served = [(s.manifest, s.variant, s.provider) for s in self._registry.served.values()]
         text = await asyncio.to_thread(self._metrics.scrape, served)
         return Response(text, headers={"Content-Type": self._metrics.content_type})
 
@@ -97,7 +99,7 @@ def _describe(served: Served) -> dict[str, Any]:
         "task": manifest.task,
         "labels": manifest.labels,
         "provider": served.provider,
-        "precision": manifest.variants[0].precision,
-        "sha256": manifest.files[MODEL_FILE],
+        "precision": served.variant.precision,
+        "sha256": manifest.files[served.variant.file],
         "metrics": {name: metric.model_dump() for name, metric in manifest.metrics.items()},
     }

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.decision import above
-from models.manifest import MODEL_FILE, Manifest
+from models.manifest import Manifest, Variant
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -106,6 +106,13 @@ class Metrics:
             registry=None,
         )
 
+        self.reloads = Counter(
+            "labrador_reload_total",
+            "Versions swapped in while serving, and those that failed to be",
+            ["model", "result"],
+            registry=None,
+        )
+
     @contextmanager
     def stage(self, name: Stage) -> Iterator[None]:
         start = perf_counter()
@@ -128,25 +135,45 @@ class Metrics:
         for index in present:
             self.predictions.labels(manifest.name, manifest.labels[index]).inc()
 
-    def scrape(self, served: Iterable[tuple[Manifest, str]]) -> bytes:
-        """The text for Prometheus, all workers added up. served: manifests and their providers.
+    def scrape(self, served: Iterable[tuple[Manifest, Variant, str]]) -> bytes:
+        """The text for Prometheus, all workers added up. served: also each one's provider.
 
-        `model_info` is made here: a series of the shared files would stay at 1 for ever.
+        What belongs to the versions that are served now is made here: a series of the shared files
+        would stay for ever.
         """
         from prometheus_client import generate_latest
         from prometheus_client.core import GaugeMetricFamily
         from prometheus_client.multiprocess import MultiProcessCollector
+        from prometheus_client.utils import floatToGoString
 
         info = GaugeMetricFamily(
             "labrador_model_info",
             "What this worker serves",
             labels=["model", "version", "provider", "precision", "sha256"],
         )
-        for manifest, provider in served:
-            precision, sha256 = manifest.variants[0].precision, manifest.files[MODEL_FILE]
-            info.add_metric([manifest.name, str(manifest.version), provider, precision, sha256], 1)
+        shares = GaugeMetricFamily(
+            "labrador_baseline_share",
+            "Share of the held-out images for which the label was predicted: predictions_total's"
+            " reference",
+            labels=["model", "label"],
+        )
+        confidences = GaugeMetricFamily(
+            "labrador_baseline_confidence",
+            "Share of the held-out images with a highest score up to le: confidence's reference",
+            labels=["model", "le"],
+        )
+        for manifest, variant, provider in served:
+            name, sha256 = manifest.name, manifest.files[variant.file]
+            info.add_metric([name, str(manifest.version), provider, variant.precision, sha256], 1)
+            baseline = manifest.baseline
+            for label, share in zip(manifest.labels, baseline.label_share, strict=True):
+                shares.add_metric([name, label], share)
+            below = np.cumsum(baseline.confidence_counts) / max(sum(baseline.confidence_counts), 1)
+            for edge, part in zip(baseline.confidence_edges, below.tolist(), strict=True):
+                le = floatToGoString(edge)  # type: ignore[no-untyped-call]
+                confidences.add_metric([name, le], part)
         shared = MultiProcessCollector(None, str(self._folder))  # type: ignore[no-untyped-call]
-        families = [*shared.collect(), info]  # type: ignore[no-untyped-call]
+        families = [*shared.collect(), info, shares, confidences]  # type: ignore[no-untyped-call]
         return generate_latest(_Families(families))
 
 

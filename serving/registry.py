@@ -1,17 +1,22 @@
-"""The models that are served: loaded, proved on their golden images, and chosen by name."""
+"""The models that are served: loaded, proved on their golden images, chosen by name, and swapped.
+
+A swap loads and proves the released version beside the one that is served, and then puts it in its
+place at once: every answer comes from exactly one version. What fails never replaces what works.
+"""
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from models import bundle
 from models.errors import BadParameter, BundleError, LabradorError, ModelUnknown, NotReady
-from models.manifest import Manifest, Task
+from models.manifest import Manifest, Task, Variant
 from models.store import Store
 from serving.batcher import Batcher
 from serving.metrics import Metrics
-from serving.session import Session
+from serving.session import Place, Session, open_proved
 from serving.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -21,7 +26,11 @@ ENDPOINTS: dict[Task, str] = {"single": "/classify", "multi": "/tag"}
 
 @dataclass(frozen=True)
 class Served:
+    """One version of a model at work."""
+
+    path: Path
     manifest: Manifest
+    variant: Variant
     provider: str
     batcher: Batcher
 
@@ -32,9 +41,11 @@ class Registry:
     def __init__(self, settings: Settings, metrics: Metrics, threads: int, worker: int) -> None:
         """threads: CPU threads of a run. worker: 0, 1, …; it picks the GPU."""
         self._settings = settings
+        self._store = Store(settings.model_store)
         self._metrics = metrics
-        self._threads = threads
-        self._worker = worker
+        self._place = Place(threads, worker)
+        self._failed: dict[str, Path] = {}  # the version of each model that could not be swapped in
+        self._retiring: set[asyncio.Task[None]] = set()
         self._unready: str | None = "loading"
         self.draining = False
         self.served: dict[str, Served] = {}
@@ -42,7 +53,7 @@ class Registry:
     async def load(self) -> None:
         """Load and prove all models. Never raises: what fails is the reason for not being ready."""
         try:
-            await self._load(Store(self._settings.model_store))
+            await self._load()
         except LabradorError as error:
             self._unready = str(error)
         except Exception as error:
@@ -53,35 +64,87 @@ class Registry:
             return
         log.error("not ready: %s", self._unready)
 
-    async def _load(self, store: Store) -> None:
-        references = self._settings.models or store.names()
+    async def follow(self) -> None:
+        """Load, and then serve what is released whenever that changes, if RELOAD_S says so."""
+        await self.load()
+        while self._settings.reload_s:
+            await asyncio.sleep(self._settings.reload_s)
+            try:
+                references = self._references()
+            except OSError as error:
+                log.error("the store cannot be read: %s", error)
+                continue
+            if self._unready is not None:
+                await self.load()
+            else:
+                for reference in references:
+                    await self._renew(reference)
+
+    async def _renew(self, reference: str) -> None:
+        """Serve the version that `reference` means now. A version that fails is tried once."""
+        name = reference.partition(":")[0]
+        try:
+            path = self._store.path(reference)
+        except LabradorError as error:  # it stays; the next look may find it mended
+            log.error("%s: %s", name, error)
+            return
+        old = self.served.get(name)
+        if path == self._failed.get(name) or (old is not None and path == old.path):
+            return
+        try:
+            new = await self._start(path)
+        except Exception as error:
+            self._failed[name] = path
+            self._metrics.reloads.labels(name, "failed").inc()
+            log.error("%s is not served: %s: %s", path, type(error).__name__, error)
+            return
+        self._failed.pop(name, None)
+        self.served[name] = new
+        self._metrics.model_ready.labels(name).set(1)
+        self._metrics.reloads.labels(name, "swapped").inc()
+        if old is not None:
+            retiring = asyncio.create_task(old.batcher.retire())
+            self._retiring.add(retiring)
+            retiring.add_done_callback(self._retiring.discard)
+
+    def _references(self) -> Sequence[str]:
+        return self._settings.models or self._store.names()
+
+    async def _load(self) -> None:
+        references = self._references()
         if not references:
-            raise BundleError(f"there is no model in {store.root}")
+            raise BundleError(f"there is no model in {self._store.root}")
         for reference in references:
             self._metrics.model_ready.labels(reference.partition(":")[0]).set(0)
         for reference in references:
-            manifest, session = await asyncio.to_thread(self._open, store.path(reference))
-            batcher = Batcher(
-                session.run, self._metrics, self._settings.max_batch, self._settings.max_queue
-            )
-            self.served[manifest.name] = Served(manifest, session.provider, batcher)
-            self._metrics.model_ready.labels(manifest.name).set(1)
-            log.info("%s:%s works on %s", manifest.name, manifest.version, session.provider)
+            name = reference.partition(":")[0]
+            if name not in self.served:
+                self.served[name] = await self._start(self._store.path(reference))
+            self._metrics.model_ready.labels(name).set(1)
+
+    async def _start(self, path: Path) -> Served:
+        manifest, session = await asyncio.to_thread(self._open, path)
+        batcher = Batcher(
+            session.run, self._metrics, self._settings.max_batch, self._settings.max_queue
+        )
+        precision = session.variant.precision
+        log.info(
+            "%s:%s works in %s on %s", manifest.name, manifest.version, precision, session.provider
+        )
+        return Served(path, manifest, session.variant, session.provider, batcher)
 
     def _open(self, path: Path) -> tuple[Manifest, Session]:
         """The bundle's files are let go afterwards; the session has its own copy."""
         whole = bundle.read(path)
-        session = Session(
-            whole, self._settings.device, self._threads, self._worker, self._settings.max_batch
-        )
-        session.prove(whole)
-        return whole.manifest, session
+        return whole.manifest, open_proved(whole, self._settings, self._place)
 
     def drain(self) -> None:
         """Say not ready, so that nobody sends new work here, and go on serving."""
         self.draining = True
 
     async def close(self) -> None:
+        for retiring in self._retiring:
+            retiring.cancel()
         for served in self.served.values():
             await served.batcher.close()
 

@@ -1,16 +1,18 @@
 """One ONNX Runtime session: the bytes of a bundle's network, on a provider that really runs."""
 
 import logging
+from dataclasses import dataclass
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from models.bundle import Bundle
-from models.errors import BundleError, LabradorError
+from models.errors import BundleError, GateError, LabradorError
 from models.golden import TOLERANCE_CPU, TOLERANCE_CUDA, check
-from models.manifest import Manifest
+from models.manifest import Manifest, Precision, Variant
 from serving.cores import gpus
+from serving.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -21,18 +23,26 @@ class DeviceError(LabradorError):
     """The device that was asked for does not work."""
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a worker runs its models: CPU threads of a run, and its number, which picks the GPU."""
+
+    threads: int
+    worker: int
+
+
 class Session:
-    """A bundle's network, ready to run; `provider` is the one that runs it."""
+    """One of a bundle's networks, ready to run; `provider` is the one that runs it."""
 
-    def __init__(self, bundle: Bundle, device: str, threads: int, worker: int, max_batch: int):
-        """device: auto, cuda or cpu. worker: 0, 1, …; it picks the GPU. max_batch: images a run.
-
-        Raises DeviceError if `device` is cuda and no GPU works, BundleError if the network is
-        not the manifest's.
+    def __init__(self, bundle: Bundle, variant: Variant, settings: Settings, place: Place):
+        """Raises DeviceError if CUDA is asked for and no GPU works, BundleError if the network
+        is not the manifest's.
         """
         self._manifest = bundle.manifest
-        self._session = _open(bundle, device, threads, worker)
+        self.variant = variant
+        self._session = _open(bundle, variant, settings, place)
         self.provider: str = self._session.get_providers()[0]
+        max_batch = settings.max_batch
         # cuDNN searches for its algorithms again with every new shape: on CUDA there are few.
         powers = [2**n for n in range(max_batch.bit_length()) if 2**n < max_batch]
         self.buckets = [*powers, max_batch] if self.provider == CUDA else []
@@ -54,34 +64,74 @@ class Session:
         size = bundle.manifest.preprocess.image_size_px
         for count in self.buckets or [1]:
             self.run(np.zeros((count, size, size, 3), np.uint8))
-        check(bundle, self.run, TOLERANCE_CUDA if self.provider == CUDA else TOLERANCE_CPU)
+        rounding = TOLERANCE_CUDA if self.provider == CUDA else TOLERANCE_CPU
+        check(bundle, self.run, max(rounding, self.variant.gate.tolerance))
 
 
-def _open(bundle: Bundle, device: str, threads: int, worker: int) -> ort.InferenceSession:
+def open_proved(bundle: Bundle, settings: Settings, place: Place) -> Session:
+    """The bundle's network in the precision that the settings ask for, proved.
+
+    Raises BundleError if the bundle has no such variant, GateError if it answers wrongly, and what
+    `Session` raises. With auto, a variant that fails is passed over for fp32.
+    """
+    choices = _choices(bundle.manifest, settings)
+    for variant in choices:
+        try:
+            session = Session(bundle, variant, settings, place)
+            session.prove(bundle)
+            return session
+        except (BundleError, GateError) as error:
+            if variant == choices[-1]:
+                raise
+            log.warning("%s: %s is passed over: %s", bundle.path, variant.precision, error)
+    raise AssertionError("a bundle has a network")
+
+
+def _choices(manifest: Manifest, settings: Settings) -> list[Variant]:
+    """The variants to try, in order."""
+    found = {variant.precision: variant for variant in manifest.variants}
+    if settings.precision == "auto":
+        on_gpu = settings.device == "cuda" or (settings.device == "auto" and gpus() > 0)
+        wanted: tuple[Precision, ...] = ("fp16" if on_gpu else "int8", "fp32")
+        return [found[precision] for precision in wanted if precision in found]
+    if settings.precision not in found:
+        raise BundleError(
+            f"{manifest.name}:{manifest.version} has no {settings.precision}; it has"
+            f" {', '.join(found)}"
+        )
+    return [found[settings.precision]]
+
+
+def _open(
+    bundle: Bundle, variant: Variant, settings: Settings, place: Place
+) -> ort.InferenceSession:
+    device = settings.device
     if device == "cpu" or (device == "auto" and not gpus()):
-        return _cpu_session(bundle, threads)
+        return _cpu_session(bundle, variant, place)
     try:
-        return _cuda_session(bundle, worker)
+        return _cuda_session(bundle, variant, settings, place)
     except DeviceError as error:
         if device == "cuda":
             raise
         log.warning("there is a GPU, but the CPU has to do: %s", error)
-        return _cpu_session(bundle, threads)
+        return _cpu_session(bundle, variant, place)
 
 
-def _cpu_session(bundle: Bundle, threads: int) -> ort.InferenceSession:
+def _cpu_session(bundle: Bundle, variant: Variant, place: Place) -> ort.InferenceSession:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = place.threads
     options.inter_op_num_threads = 1
     # Spinning threads would take the cores from the decoders and from the other workers.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return ort.InferenceSession(bundle.model, options, providers=[CPU])
+        return ort.InferenceSession(bundle.files[variant.file], options, providers=[CPU])
     except Exception as error:  # ONNX Runtime's errors have no common class of their own
         raise BundleError(f"{bundle.path}: ONNX Runtime refuses the network: {error}") from error
 
 
-def _cuda_session(bundle: Bundle, worker: int) -> ort.InferenceSession:
+def _cuda_session(
+    bundle: Bundle, variant: Variant, settings: Settings, place: Place
+) -> ort.InferenceSession:
     count = gpus()
     if not count:
         raise DeviceError("the NVIDIA driver shows no GPU")
@@ -89,10 +139,12 @@ def _cuda_session(bundle: Bundle, worker: int) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     # TF32 rounds to 10 bits, too coarse for the golden scores of an fp32 network.
-    provider = (CUDA, {"device_id": str(worker % count), "use_tf32": "0"})
+    limits = {"device_id": str(place.worker % count), "use_tf32": "0"}
+    if settings.gpu_memory_mb:
+        limits["gpu_mem_limit"] = str(settings.gpu_memory_mb * 2**20)
     try:
         session = ort.InferenceSession(
-            bundle.model, options, providers=[provider], enable_fallback=0
+            bundle.files[variant.file], options, providers=[(CUDA, limits)], enable_fallback=0
         )
     except Exception as error:
         raise DeviceError(f"ONNX Runtime cannot run the network on CUDA: {error}") from error

@@ -34,6 +34,20 @@ class Settings(BaseSettings):
     device: Literal["auto", "cuda", "cpu"] = Field(
         default="auto", description="auto: CUDA where a GPU works; cuda never falls back"
     )
+    precision: Literal["auto", "fp32", "fp16", "int8"] = Field(
+        default="auto",
+        description="which variant of the network; auto: fp16 on CUDA, int8 on a CPU, where the"
+        " bundle has it and it answers the golden images, else fp32",
+    )
+    gpu_memory_mb: int = Field(
+        default=0, ge=0, description="GPU memory that a model may take; 0: no limit"
+    )
+    reload_s: float = Field(
+        default=0,
+        ge=0,
+        description="seconds between looks at which versions are released, to serve those;"
+        " 0: never",
+    )
     max_body_mb: float = Field(default=10, gt=0, le=1024, description="largest request body")
     max_megapixels: float = Field(
         default=25, gt=0, le=MEGAPIXELS_MAX, description="largest image, told by its header"

@@ -43,9 +43,11 @@ def picture(colour: tuple[int, int, int] = (200, 30, 30), size_px: int = 48) -> 
     return buffer.getvalue()
 
 
-def reference_scores(images: NDArray[np.uint8], task: Task) -> NDArray[np.float32]:
+def reference_scores(
+    images: NDArray[np.uint8], task: Task, weights: NDArray[np.float32] = WEIGHTS
+) -> NDArray[np.float32]:
     """What the network must answer, in plain NumPy: uint8 `[N, S, S, 3]` -> float32 `[N, 3]`."""
-    logits = (images.astype(np.float64) / 255).mean(axis=(1, 2)) @ WEIGHTS
+    logits = (images.astype(np.float64) / 255).mean(axis=(1, 2)) @ weights
     if task == "multi":
         scores = 1 / (1 + np.exp(-logits))
     else:
@@ -54,7 +56,7 @@ def reference_scores(images: NDArray[np.uint8], task: Task) -> NDArray[np.float3
     return np.asarray(scores, np.float32)
 
 
-def network(task: Task) -> bytes:
+def network(task: Task, weights: NDArray[np.float32] = WEIGHTS) -> bytes:
     """The ONNX graph: cast, scale, mean of each channel, one linear layer, softmax or sigmoid."""
     last = (
         helper.make_node("Softmax", ["logits"], ["scores"], axis=1)
@@ -75,7 +77,7 @@ def network(task: Task) -> bytes:
         [
             numpy_helper.from_array(np.array(255, np.float32), "white"),
             numpy_helper.from_array(np.array([1, 2], np.int64), "axes"),
-            numpy_helper.from_array(WEIGHTS, "weights"),
+            numpy_helper.from_array(weights, "weights"),
         ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
@@ -85,14 +87,27 @@ def network(task: Task) -> bytes:
 
 
 def content(
-    name: str, version: int, task: Task, model: bytes | None = None
+    name: str,
+    version: int,
+    task: Task,
+    model: bytes | None = None,
+    *,
+    int8: bytes | None = None,
+    weights: NDArray[np.float32] = WEIGHTS,
 ) -> tuple[Manifest, dict[str, bytes]]:
-    """The manifest and the files of a tiny bundle; `model` takes the place of its network."""
+    """The manifest and the files of a tiny bundle.
+
+    `model` takes the place of its network, `weights` of the network's; `int8` is a variant.
+    """
     preprocess = Preprocess(image_size_px=SIZE_PX, crop_fraction=0.9)
     files = golden.forms([picture((200, 30, 30)), picture((20, 180, 60)), picture((30, 60, 220))])
-    scores = reference_scores(golden.inputs(files, preprocess), task)
+    scores = reference_scores(golden.inputs(files, preprocess), task, weights)
     files[GOLDEN_SCORES_FILE] = golden.scores_file(list(files), scores)
-    files[MODEL_FILE] = network(task) if model is None else model
+    files[MODEL_FILE] = network(task, weights) if model is None else model
+    variants = [Variant(file=MODEL_FILE, precision="fp32", gate=_gate(1e-4))]
+    if int8 is not None:
+        files["model.int8.onnx"] = int8
+        variants.append(Variant(file="model.int8.onnx", precision="int8", gate=_gate(0.25)))
     files[TRAINING_IMAGES_FILE] = b""
     manifest = Manifest(
         name=name,
@@ -104,13 +119,7 @@ def content(
         preprocess=preprocess,
         tensors=Tensors(maps=None),
         opset=OPSET,
-        variants=(
-            Variant(
-                file=MODEL_FILE,
-                precision="fp32",
-                gate=Gate(tolerance=1e-4, max_difference=0, flips=0, metrics={}),
-            ),
-        ),
+        variants=tuple(variants),
         metrics={"accuracy": Metric(value=0.9, low=0.8, high=0.95)},
         baseline=Baseline(
             label_share=(0.4, 0.3, 0.3), confidence_edges=(0.5, 1.0), confidence_counts=(1, 2)
@@ -131,6 +140,20 @@ def content(
     return manifest, files
 
 
-def add(store: Path, name: str, task: Task, model: bytes | None = None) -> Path:
+def add(
+    store: Path,
+    name: str,
+    task: Task,
+    model: bytes | None = None,
+    *,
+    int8: bytes | None = None,
+    weights: NDArray[np.float32] = WEIGHTS,
+) -> Path:
     """Write the next version of a tiny bundle into the store and return its folder."""
-    return Store(store).add(name, lambda version: content(name, version, task, model))
+    return Store(store).add(
+        name, lambda version: content(name, version, task, model, int8=int8, weights=weights)
+    )
+
+
+def _gate(tolerance: float) -> Gate:
+    return Gate(tolerance=tolerance, max_difference=0, flips=0, metrics={})

@@ -49,7 +49,8 @@ def _train(options: argparse.Namespace) -> None:
         path = resume(options.resume)
     else:
         path = train(_recipe(options), options.out)
-    print(f"wrote {path}\nnext: python -m training export {path} --name NAME")
+    print(f"wrote {path}; to read: {path / run.REPORT_FILE}")
+    print(f"next: python -m training export {path} --name NAME")
 
 
 def _lr_find(options: argparse.Namespace) -> None:

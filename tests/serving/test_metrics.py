@@ -30,12 +30,22 @@ def test_workers_add_up_and_only_the_living_hold_images(tmp_path: Path) -> None:
 
 def test_model_info_names_what_runs(metrics: Metrics, store: Path) -> None:
     manifest = bundle.read_manifest(store / "tags" / "1")
-    text = metrics.scrape([(manifest, "SomeProvider")]).decode()
+    text = metrics.scrape([(manifest, manifest.variants[0], "SomeProvider")]).decode()
     assert (
         'labrador_model_info{model="tags",precision="fp32",provider="SomeProvider",'
         f'sha256="{manifest.files["model.onnx"]}",version="1"}} 1.0' in text
     )
     assert "labrador_model_info{" not in metrics.scrape([]).decode()
+
+
+def test_the_baseline_is_what_confidence_and_predictions_are_compared_with(
+    metrics: Metrics, store: Path
+) -> None:
+    manifest = bundle.read_manifest(store / "tags" / "1")
+    text = metrics.scrape([(manifest, manifest.variants[0], "SomeProvider")]).decode()
+    assert 'labrador_baseline_share{label="red",model="tags"} 0.4' in text
+    assert 'labrador_baseline_confidence{le="0.5",model="tags"} 0.333' in text
+    assert 'labrador_baseline_confidence{le="1.0",model="tags"} 1.0' in text
 
 
 def test_the_first_label_or_every_tag_is_counted(metrics: Metrics, store: Path) -> None:

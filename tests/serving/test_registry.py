@@ -1,11 +1,14 @@
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from models.errors import BadParameter, LabradorError, ModelUnknown, NotReady
 from models.manifest import MODEL_FILE, Task
+from models.store import Store
 from serving.cores import gpus
 from serving.metrics import Metrics
 from serving.registry import Registry
@@ -129,3 +132,151 @@ def test_a_choice_that_cannot_be_is_refused_with_the_valid_ones(
             registry.choose(task, name)
 
     _loaded(Settings(model_store=tmp_path), metrics, test)
+
+
+RELOAD_S = 0.02
+BRIGHTER = tiny.WEIGHTS * 1.5  # the same answers, more surely
+
+
+def _followed(
+    store: Path, metrics: Metrics, scenario: Callable[[Registry], Coroutine[Any, Any, None]]
+) -> None:
+    """Run the scenario beside a registry that follows the store."""
+
+    async def beside() -> None:
+        settings = Settings(model_store=store, reload_s=RELOAD_S, device="cpu")
+        registry = Registry(settings, metrics, threads=1, worker=0)
+        following = asyncio.create_task(registry.follow())
+        try:
+            await asyncio.wait_for(scenario(registry), 30)
+        finally:
+            following.cancel()
+            await registry.close()
+
+    asyncio.run(beside())
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0.01)
+
+
+def _ready(registry: Registry) -> bool:
+    try:
+        registry.check_ready()
+    except NotReady:
+        return False
+    return True
+
+
+def _count(metrics: Metrics, model: str, result: str) -> float:
+    return float(metrics.reloads.labels(model, result)._value.get())
+
+
+def test_the_released_version_is_swapped_in_and_back(tmp_path: Path, metrics: Metrics) -> None:
+    tiny.add(tmp_path, "swapped", "single")
+    tiny.add(tmp_path, "swapped", "single", weights=BRIGHTER)
+
+    async def scenario(registry: Registry) -> None:
+        await _until(lambda: _ready(registry))
+        image = np.full((tiny.SIZE_PX, tiny.SIZE_PX, 3), (200, 90, 60), np.uint8)
+        loop = asyncio.get_running_loop()
+        for version, weights in ((1, tiny.WEIGHTS), (2, BRIGHTER), (1, tiny.WEIGHTS)):
+            Store(tmp_path).release("swapped", version)
+            while registry.served["swapped"].manifest.version != version:
+                await asyncio.sleep(0.01)
+            registry.check_ready()
+            scores = await registry.served["swapped"].batcher.scores(image, loop.time() + 5)
+            expected = tiny.reference_scores(image[None], "single", weights)[0]
+            np.testing.assert_allclose(scores, expected, atol=1e-5)
+        assert _count(metrics, "swapped", "swapped") == 2
+
+    _followed(tmp_path, metrics, scenario)
+
+
+def test_work_that_the_old_version_took_is_answered_by_it(tmp_path: Path, metrics: Metrics) -> None:
+    tiny.add(tmp_path, "old", "single")
+    tiny.add(tmp_path, "old", "single", weights=BRIGHTER)
+
+    async def scenario(registry: Registry) -> None:
+        await _until(lambda: _ready(registry))
+        image = np.full((tiny.SIZE_PX, tiny.SIZE_PX, 3), (200, 90, 60), np.uint8)
+        old = registry.served["old"]
+        with old.batcher.admitted(1):  # as a request that is still decoding
+            Store(tmp_path).release("old", 2)
+            await _until(lambda: registry.served["old"] is not old)
+            await asyncio.sleep(0.2)
+            deadline_s = asyncio.get_running_loop().time() + 5
+            scores = await old.batcher.scores(image, deadline_s)
+        expected = tiny.reference_scores(image[None], "single")[0]
+        np.testing.assert_allclose(scores, expected, atol=1e-5)
+        await _until(lambda: old.batcher.fault(1) == "its batcher stopped")
+
+    _followed(tmp_path, metrics, scenario)
+
+
+@pytest.mark.parametrize("fault", ["tampered", "wrong", "missing"])
+def test_a_bad_version_never_replaces_a_good_one(
+    fault: str, tmp_path: Path, metrics: Metrics
+) -> None:
+    name = f"kept-{fault}"
+    tiny.add(tmp_path, name, "single")
+    wrong = tiny.network("multi") if fault == "wrong" else None
+    path = tiny.add(tmp_path, name, "single", model=wrong)
+    tiny.add(tmp_path, name, "single", weights=BRIGHTER)
+    if fault == "tampered":
+        (path / MODEL_FILE).write_bytes(b"no network")
+
+    async def scenario(registry: Registry) -> None:
+        await _until(lambda: _ready(registry))
+        if fault == "missing":
+            (tmp_path / name / "RELEASED").write_text("9\n")
+            await asyncio.sleep(10 * RELOAD_S)
+        else:
+            Store(tmp_path).release(name, 2)
+            await _until(lambda: _count(metrics, name, "failed") == 1)
+            await asyncio.sleep(10 * RELOAD_S)
+            assert _count(metrics, name, "failed") == 1  # tried once, not at each look
+        registry.check_ready()
+        assert registry.served[name].manifest.version == 1
+        Store(tmp_path).release(name, 3)
+        await _until(lambda: registry.served[name].manifest.version == 3)
+
+    _followed(tmp_path, metrics, scenario)
+
+
+def test_a_new_model_of_the_store_is_served_too(tmp_path: Path, metrics: Metrics) -> None:
+    tiny.add(tmp_path, "first", "single")
+
+    async def scenario(registry: Registry) -> None:
+        await _until(lambda: _ready(registry))
+        tiny.add(tmp_path, "second", "multi")
+        await _until(lambda: "second" in registry.served)
+        assert registry.choose("multi", None).manifest.name == "second"
+
+    _followed(tmp_path, metrics, scenario)
+
+
+def test_an_empty_store_becomes_ready_once_it_is_filled(tmp_path: Path, metrics: Metrics) -> None:
+    async def scenario(registry: Registry) -> None:
+        await asyncio.sleep(5 * RELOAD_S)
+        assert not _ready(registry)
+        tiny.add(tmp_path, "late", "single")
+        await _until(lambda: _ready(registry))
+
+    _followed(tmp_path, metrics, scenario)
+
+
+def test_without_reload_nothing_is_swapped(tmp_path: Path, metrics: Metrics) -> None:
+    tiny.add(tmp_path, "stays", "single")
+    tiny.add(tmp_path, "stays", "single", weights=BRIGHTER)
+
+    async def scenario() -> None:
+        registry = Registry(Settings(model_store=tmp_path), metrics, threads=1, worker=0)
+        await registry.follow()  # ends: there is nothing to follow
+        Store(tmp_path).release("stays", 2)
+        await asyncio.sleep(0.1)
+        assert registry.served["stays"].manifest.version == 1
+        await registry.close()
+
+    asyncio.run(scenario())

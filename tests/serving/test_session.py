@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -8,16 +9,22 @@ from models.bundle import Bundle
 from models.errors import BundleError, GateError
 from models.manifest import GOLDEN_SCORES_FILE, MODEL_FILE, Preprocess, Task, Tensors
 from serving.cores import gpus
-from serving.session import CPU, CUDA, DeviceError, Session
+from serving.session import CPU, CUDA, DeviceError, Place, Session, open_proved
+from serving.settings import Settings
 from tests import tiny
+
+Device = Literal["auto", "cuda", "cpu"]
 
 
 def _bundle(store: Path, name: str) -> Bundle:
     return bundle.read(store / name / "1")
 
 
-def _session(whole: Bundle, device: str = "cpu") -> Session:
-    return Session(whole, device, threads=1, worker=0, max_batch=8)
+PLACE = Place(threads=1, worker=0)
+
+
+def _session(whole: Bundle, device: Device = "cpu") -> Session:
+    return Session(whole, whole.manifest.variants[0], Settings(device=device, max_batch=8), PLACE)
 
 
 def _images(count: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
@@ -81,6 +88,41 @@ def test_bytes_that_are_no_network_are_refused(store: Path) -> None:
         _session(broken)
 
 
+def _with_int8(folder: Path, int8: bytes) -> Bundle:
+    return bundle.read(tiny.add(folder, "colours", "single", int8=int8))
+
+
+def test_auto_takes_int8_on_a_cpu_where_the_bundle_has_it(tmp_path: Path) -> None:
+    whole = _with_int8(tmp_path, tiny.network("single", tiny.WEIGHTS * 1.01))
+    chosen = open_proved(whole, Settings(device="cpu"), PLACE)
+    exact = open_proved(whole, Settings(device="cpu", precision="fp32"), PLACE)
+    assert (chosen.variant.precision, exact.variant.precision) == ("int8", "fp32")
+    images = _images(4)
+    assert not np.array_equal(chosen.run(images), exact.run(images))
+
+
+def test_auto_is_fp32_where_there_is_nothing_else(store: Path) -> None:
+    session = open_proved(_bundle(store, "tags"), Settings(device="cpu"), PLACE)
+    assert session.variant.precision == "fp32"
+
+
+@pytest.mark.parametrize("int8", [b"no network", tiny.network("single", -tiny.WEIGHTS)])
+def test_auto_passes_over_a_variant_that_fails_here(
+    int8: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = _with_int8(tmp_path, int8)
+    assert open_proved(whole, Settings(device="cpu"), PLACE).variant.precision == "fp32"
+    assert "int8 is passed over" in caplog.text
+    with pytest.raises((BundleError, GateError)):
+        open_proved(whole, Settings(device="cpu", precision="int8"), PLACE)
+
+
+def test_a_precision_that_the_bundle_lacks_is_refused_with_those_it_has(tmp_path: Path) -> None:
+    whole = _with_int8(tmp_path, tiny.network("single"))
+    with pytest.raises(BundleError, match="^colours:1 has no fp16; it has fp32, int8$"):
+        open_proved(whole, Settings(device="cpu", precision="fp16"), PLACE)
+
+
 @pytest.mark.skipif(gpus() > 0, reason="there is a GPU")
 def test_without_a_gpu_cuda_is_an_error_and_auto_is_the_cpu(store: Path) -> None:
     whole = _bundle(store, "colours")
@@ -92,7 +134,7 @@ def test_without_a_gpu_cuda_is_an_error_and_auto_is_the_cpu(store: Path) -> None
 @pytest.mark.gpu
 @pytest.mark.skipif(gpus() == 0, reason="no NVIDIA GPU")
 @pytest.mark.parametrize("device", ["auto", "cuda"])
-def test_on_a_gpu_cuda_runs_and_batches_are_padded_to_buckets(store: Path, device: str) -> None:
+def test_on_a_gpu_cuda_runs_and_batches_are_padded_to_buckets(store: Path, device: Device) -> None:
     whole = _bundle(store, "colours")
     session = _session(whole, device)
     assert (session.provider, session.buckets) == (CUDA, [1, 2, 4, 8])
