@@ -18,7 +18,7 @@ def called(clone: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         ["scripts/release", *arguments],
         cwd=clone,
-        env={**os.environ, "BENTOML_HOME": str(clone / "bentoml")},
+        env={**os.environ, "BENTOML_HOME": str(clone / "bentoml"), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,

@@ -1,0 +1,107 @@
+"""The command line: `python -m serving COMMAND …`. The service itself: `bentoml serve`.
+
+Exit codes: 0 done; 1 refused or failed, with one line that says why; 2 wrong usage.
+"""
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+
+from models.errors import LabradorError
+from serving import load_test, offline
+from serving.settings import read_api_keys, read_settings
+
+_BAD_SHOWN = 5
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.command(options))
+    except (LabradorError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        return 130
+
+
+def _predict(options: argparse.Namespace) -> int:
+    bad = offline.predict(options.model, options.images, options.out, read_settings())
+    print(f"wrote {options.out}")
+    if bad:
+        shown = "; ".join(bad[:_BAD_SHOWN])
+        print(f"error: {len(bad)} files have no prediction: {shown}", file=sys.stderr)
+    return 1 if bad else 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    key = next(iter(read_api_keys(options.api_keys_file)), None)
+    plan = load_test.Plan(
+        options.url.rstrip("/"),
+        options.model,
+        tuple(options.clients or () if options.rate else options.clients or (1, 8)),
+        tuple(options.rate or ()),
+        options.seconds,
+        key.decode() if key else None,
+    )
+    print(asyncio.run(load_test.measure(plan, offline.find(options.images))))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m serving", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    predicting = commands.add_parser(
+        "predict", help="a model's answers to many images, without a server, as a CSV"
+    )
+    predicting.set_defaults(command=_predict)
+    predicting.add_argument("model", metavar="NAME", help="NAME or NAME:VERSION in the store")
+    predicting.add_argument("images", metavar="IMAGES", nargs="+", type=Path)
+    predicting.add_argument("--out", type=Path, default=Path("predictions.csv"))
+
+    testing = commands.add_parser("bench", help="an honest load test of a running service")
+    testing.set_defaults(command=_bench)
+    testing.add_argument("url", metavar="URL", help="as in http://localhost:3000")
+    testing.add_argument("images", metavar="IMAGES", nargs="+", type=Path)
+    testing.add_argument("--model", help="where several models are served")
+    testing.add_argument(
+        "--clients",
+        type=_positive,
+        action="append",
+        help="closed loop: so many clients, each with one request at a time; may be repeated;"
+        " default: 1 and 8, unless there is a --rate",
+    )
+    testing.add_argument(
+        "--rate",
+        type=_positive_float,
+        action="append",
+        help="open loop: so many requests a second, whatever the answers; may be repeated",
+    )
+    testing.add_argument(
+        "--seconds", type=_positive_float, default=10, help="of each load; default: 10"
+    )
+    testing.add_argument(
+        "--api-keys-file", type=Path, help="as LABRADOR_API_KEYS_FILE; the first key is sent"
+    )
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: use 1 or more")
+    return number
+
+
+def _positive_float(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text}: use a number above 0")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,220 @@
+"""`python -m serving bench`: a load test of a running service that can be trusted.
+
+Closed loop: some clients, each with one request at a time: the highest rate. Open loop: requests
+come at a given rate whatever the answers do, and their time counts from when they should have been
+sent, so that a service that stalls cannot slow its own test. Requests that were shed (429, 503,
+504) and those that failed are counted apart, and never among the times.
+"""
+
+import asyncio
+import itertools
+import resource
+import time
+from collections import Counter
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+import numpy as np
+
+from models.errors import LabradorError
+from serving.registry import ENDPOINTS
+
+_SHED = {429, 503, 504}
+_WARM_UP_S = 1.0
+_BUSY = 0.8  # a share of its time from which a part counts as the bottleneck
+_STAGES = ("read", "decode", "queue", "infer", "respond")
+
+
+class LoadTestError(LabradorError):
+    """A service that cannot be tested."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked of the service; `rates` in requests a second, of `seconds` each."""
+
+    url: str
+    model: str | None
+    clients: tuple[int, ...]
+    rates: tuple[float, ...]
+    seconds: float
+    api_key: str | None
+
+
+@dataclass
+class Load:
+    """One load: what was sent, and what came back. Times in seconds."""
+
+    name: str
+    wall_s: float = 0
+    client_cpu_s: float = 0
+    times: list[float] = field(default_factory=list)
+    shed_times: list[float] = field(default_factory=list)
+    codes: Counter[str] = field(default_factory=Counter)
+    stages: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Stage -> seconds in all, and how often, as the service's metrics say."""
+
+
+async def measure(plan: Plan, files: Sequence[Path]) -> str:
+    """Run each load and describe it. Raises LoadTestError if the service can't be asked."""
+    pictures = [file.read_bytes() for file in files]
+    headers = {"Authorization": f"Bearer {plan.api_key}"} if plan.api_key else {}
+    connector = aiohttp.TCPConnector(limit=0)
+    timeout = aiohttp.ClientTimeout(total=60)
+    async with aiohttp.ClientSession(connector=connector, headers=headers, timeout=timeout) as http:
+        url = await _target(http, plan)
+        await closed(http, url, pictures, 2, _WARM_UP_S, Load("warm-up"))
+        loads = []
+        for clients in plan.clients:
+            load = Load(f"{clients} clients")
+            await _observed(
+                http, plan, load, closed(http, url, pictures, clients, plan.seconds, load)
+            )
+            loads.append(load)
+        for rate in plan.rates:
+            load = Load(f"{rate:g}/s")
+            await _observed(http, plan, load, opened(http, url, pictures, rate, plan.seconds, load))
+            loads.append(load)
+    size = np.mean([len(picture) for picture in pictures]) / 1024
+    lines = [f"{url}, {len(pictures)} pictures of {size:.0f} KiB on average"]
+    return "\n".join([*lines, "", *_table(loads), "", *(bottleneck(load) for load in loads)])
+
+
+async def _target(http: aiohttp.ClientSession, plan: Plan) -> str:
+    """The URL to post pictures to."""
+    try:
+        async with http.get(f"{plan.url}/models") as answer:
+            body = await answer.json(content_type=None)
+    except (aiohttp.ClientError, ValueError, TimeoutError) as error:
+        raise LoadTestError(f"{plan.url} does not answer as a Labrador service: {error}") from error
+    if answer.status != 200:
+        raise LoadTestError(f"{plan.url}/models answers {answer.status}: {body.get('detail')}")
+    tasks = {model["name"]: model["task"] for model in body["models"]}
+    name = plan.model or (next(iter(tasks)) if len(tasks) == 1 else None)
+    if name not in tasks:
+        raise LoadTestError(f"--model {name}: choose one of {', '.join(tasks)}")
+    return f"{plan.url}{ENDPOINTS[tasks[name]]}?model={name}"
+
+
+async def _ask(
+    http: aiohttp.ClientSession, url: str, picture: bytes, load: Load, from_s: float
+) -> None:
+    try:
+        async with http.post(url, data=picture) as answer:
+            await answer.read()
+    except (aiohttp.ClientError, TimeoutError) as error:
+        load.codes[type(error).__name__] += 1
+        return
+    load.codes[str(answer.status)] += 1
+    if answer.status == 200:
+        load.times.append(time.perf_counter() - from_s)
+    elif answer.status in _SHED:
+        load.shed_times.append(time.perf_counter() - from_s)
+
+
+async def closed(
+    http: aiohttp.ClientSession,
+    url: str,
+    pictures: Sequence[bytes],
+    clients: int,
+    seconds: float,
+    load: Load,
+) -> None:
+    """So many clients, each with one request at a time, for so long. Pictures: request bodies."""
+    end_s = time.perf_counter() + seconds
+    turns = itertools.cycle(pictures)
+
+    async def client() -> None:
+        while (now_s := time.perf_counter()) < end_s:
+            await _ask(http, url, next(turns), load, now_s)
+
+    await asyncio.gather(*(client() for _ in range(clients)))
+
+
+async def opened(
+    http: aiohttp.ClientSession,
+    url: str,
+    pictures: Sequence[bytes],
+    rate: float,
+    seconds: float,
+    load: Load,
+) -> None:
+    """Poisson arrivals, drawn with a fixed seed."""
+    pauses = np.random.default_rng(0).exponential(1 / rate, max(1, round(rate * seconds)))
+    start_s = time.perf_counter()
+    async with asyncio.TaskGroup() as tasks:
+        for at_s, picture in zip(start_s + np.cumsum(pauses), itertools.cycle(pictures)):
+            await asyncio.sleep(max(0.0, float(at_s) - time.perf_counter()))
+            tasks.create_task(_ask(http, url, picture, load, float(at_s)))
+
+
+async def _observed(
+    http: aiohttp.ClientSession, plan: Plan, load: Load, asking: Awaitable[None]
+) -> None:
+    before, cpu_s, start_s = await _stages(http, plan), _cpu_s(), time.perf_counter()
+    await asking
+    load.wall_s, load.client_cpu_s = time.perf_counter() - start_s, _cpu_s() - cpu_s
+    after = await _stages(http, plan)
+    load.stages = {
+        name: (after[name][0] - before[name][0], after[name][1] - before[name][1])
+        for name in _STAGES
+    }
+
+
+def _cpu_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+async def _stages(http: aiohttp.ClientSession, plan: Plan) -> dict[str, tuple[float, float]]:
+    """Each stage's seconds and count, from the service's metrics."""
+    async with http.get(f"{plan.url}/metrics") as answer:
+        text = await answer.text()
+    found = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+
+    def value(kind: str, stage: str) -> float:
+        return float(found.get(f'labrador_stage_seconds_{kind}{{stage="{stage}"}}', 0))
+
+    return {stage: (value("sum", stage), value("count", stage)) for stage in _STAGES}
+
+
+def _table(loads: Sequence[Load]) -> list[str]:
+    heads = ["load", "answers/s", "p50 ms", "p90 ms", "p99 ms", "max ms", "shed", "failed"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for load in loads:
+        shed = len(load.shed_times)
+        failed = sum(load.codes.values()) - len(load.times) - shed
+        times = load.times or [float("nan")]
+        p50, p90, p99, most = 1000 * np.quantile(times, [0.5, 0.9, 0.99, 1])
+        cells = [f"{len(load.times) / load.wall_s:.1f}"]
+        cells += [f"{ms:.1f}" for ms in (p50, p90, p99, most)]
+        lines.append(f"| {' | '.join([load.name, *cells, str(shed), str(failed)])} |")
+    return lines
+
+
+def bottleneck(load: Load) -> str:
+    """One sentence: where the time went, and what bounds the rate."""
+    answers = max(len(load.times), 1)
+    means = ", ".join(
+        f"{name} {1000 * seconds / count:.1f}"
+        for name, (seconds, count) in load.stages.items()
+        if count
+    )
+    infer_s, runs = load.stages["infer"]
+    images = load.stages["queue"][1]
+    shares = {
+        "this client, so the service may be faster than this": load.client_cpu_s / load.wall_s,
+        "the model": infer_s / load.wall_s,
+    }
+    name, share = max(shares.items(), key=lambda entry: entry[1])
+    bound = f"the bottleneck is {name}" if share >= _BUSY else "neither is the bottleneck"
+    codes = ", ".join(f"{count}x {code}" for code, count in sorted(load.codes.items()))
+    return (
+        f"{load.name}: {codes}; the service's stages, mean ms: {means or 'unknown'};"
+        f" {images / runs if runs else 0:.1f} images a run; the model runs"
+        f" {shares['the model']:.0%} of the time, this client's CPU"
+        f" {load.client_cpu_s / load.wall_s:.0%} ({1000 * load.client_cpu_s / answers:.2f} ms an"
+        f" answer): {bound}."
+    )
