@@ -7,6 +7,7 @@ from typing import Any
 import litserve
 import numpy as np
 import onnxruntime
+from fastapi import Request
 from PIL import Image
 
 
@@ -19,7 +20,7 @@ class Classifier(litserve.LitAPI):
         )
         self.size = self.session.get_inputs()[0].shape[1]
 
-    def decode_request(self, request: Any) -> Any:
+    def decode_request(self, request: Request) -> Any:
         picture = Image.open(request["image"].file).convert("RGB")
         return np.asarray(picture.resize((self.size, self.size)))
 
@@ -40,4 +41,4 @@ class Classifier(litserve.LitAPI):
 if __name__ == "__main__":
     api = Classifier(max_batch_size=16, batch_timeout=0.005)
     server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1)
-    server.run(port=int(sys.argv[1]), generate_client_file=False)
+    server.run(port=int(sys.argv[1]), generate_client_file=False, log_level="warning")
