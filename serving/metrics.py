@@ -142,7 +142,7 @@ class Metrics:
         would stay for ever.
         """
         from prometheus_client import generate_latest
-        from prometheus_client.core import GaugeMetricFamily
+        from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
         from prometheus_client.multiprocess import MultiProcessCollector
         from prometheus_client.utils import floatToGoString
 
@@ -157,10 +157,10 @@ class Metrics:
             " reference",
             labels=["model", "label"],
         )
-        confidences = GaugeMetricFamily(
+        confidences = HistogramMetricFamily(
             "labrador_baseline_confidence",
-            "Share of the held-out images with a highest score up to le: confidence's reference",
-            labels=["model", "le"],
+            "Highest score of held-out images: confidence's reference; sum by the bins' middles",
+            labels=["model"],
         )
         for manifest, variant, provider in served:
             name, sha256 = manifest.name, manifest.files[variant.file]
@@ -168,10 +168,12 @@ class Metrics:
             baseline = manifest.baseline
             for label, share in zip(manifest.labels, baseline.label_share, strict=True):
                 shares.add_metric([name, label], share)
-            below = np.cumsum(baseline.confidence_counts) / max(sum(baseline.confidence_counts), 1)
-            for edge, part in zip(baseline.confidence_edges, below.tolist(), strict=True):
-                le = floatToGoString(edge)  # type: ignore[no-untyped-call]
-                confidences.add_metric([name, le], part)
+            edges, counts = baseline.confidence_edges, baseline.confidence_counts
+            middles = (np.array(edges) + np.array([0, *edges[:-1]])) / 2
+            les = [floatToGoString(edge) for edge in edges]  # type: ignore[no-untyped-call]
+            below = np.cumsum(counts).tolist()
+            buckets = [*zip(les, below, strict=True), ("+Inf", below[-1])]
+            confidences.add_metric([name], buckets, float(middles @ counts))
         shared = MultiProcessCollector(None, str(self._folder))  # type: ignore[no-untyped-call]
         families = [*shared.collect(), info, shares, confidences]  # type: ignore[no-untyped-call]
         return generate_latest(_Families(families))

@@ -27,9 +27,14 @@ class Server:
     log_file: Path
 
     def worker(self) -> int:
-        """Process id of its one worker."""
+        """Process id of its first worker."""
+        return self.workers()[0]
+
+    def workers(self) -> list[int]:
         pid = self.process.pid
-        return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+        return [
+            int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        ]
 
     def log(self) -> str:
         return self.log_file.read_text()
@@ -61,10 +66,13 @@ def free_port() -> int:
 
 
 @contextmanager
-def serve(folder: Path, ready: bool = True, **settings: object) -> Iterator[Server]:
+def serve(
+    folder: Path, ready: bool = True, workers: int = 1, **settings: object
+) -> Iterator[Server]:
     """A server with these settings, up until the block ends; `ready`: wait until it says so."""
     port = free_port()
     script, environment = command(folder, port, **{"drain_s": 0, **settings})
+    environment["BENTOML_CONFIG_OPTIONS"] = f"services.labrador.workers={workers}"
     log_file = folder / "server.log"
     with log_file.open("wb") as log:
         process = subprocess.Popen(

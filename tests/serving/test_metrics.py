@@ -44,8 +44,10 @@ def test_the_baseline_is_what_confidence_and_predictions_are_compared_with(
     manifest = bundle.read_manifest(store / "tags" / "1")
     text = metrics.scrape([(manifest, manifest.variants[0], "SomeProvider")]).decode()
     assert 'labrador_baseline_share{label="red",model="tags"} 0.4' in text
-    assert 'labrador_baseline_confidence{le="0.5",model="tags"} 0.333' in text
-    assert 'labrador_baseline_confidence{le="1.0",model="tags"} 1.0' in text
+    for le, count in (("0.5", 1), ("1.0", 3), ("+Inf", 3)):
+        assert f'labrador_baseline_confidence_bucket{{le="{le}",model="tags"}} {count}.0' in text
+    assert 'labrador_baseline_confidence_count{model="tags"} 3.0' in text
+    assert 'labrador_baseline_confidence_sum{model="tags"} 1.75' in text
 
 
 def test_the_first_label_or_every_tag_is_counted(metrics: Metrics, store: Path) -> None:

@@ -1,0 +1,74 @@
+"""Several workers are one service: their metrics add up, and all of them follow the store."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from models.store import Store
+from tests import tiny
+from tests.serving.running import Server, serve
+
+WITHIN_S = 30
+
+
+@pytest.fixture(scope="module")
+def store_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("store")
+    tiny.add(root, "colours", "single")
+    tiny.add(root, "colours", "single", weights=tiny.WEIGHTS * 0.5)
+    return root
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory, store_root: Path) -> Iterator[Server]:
+    """A server with two workers."""
+    folder = tmp_path_factory.mktemp("pair")
+    with serve(folder, workers=2, model_store=store_root, reload_s=0.05) as running:
+        end_s = time.monotonic() + WITHIN_S
+        while running.log().count("works in fp32") < 2 and time.monotonic() < end_s:
+            time.sleep(0.1)
+        yield running
+
+
+def versions_of(server: Server, count: int) -> Counter[str]:
+    """The version that answers, each time over a new connection: any worker may take it."""
+    found: Counter[str] = Counter()
+    for _ in range(count):
+        answer = httpx.post(f"{server.url}/classify", content=tiny.picture())
+        found[answer.json()["model"]["version"]] += 1
+    return found
+
+
+def test_the_workers_sum_is_the_number_of_requests_sent(pair: Server) -> None:
+    series = 'labrador_requests_total{code="200",endpoint="classify",model="colours"}'
+    images = 'labrador_confidence_count{model="colours"}'
+    before = {name: pair.metric(name) for name in (series, images)}
+
+    def ask() -> None:
+        for _ in range(25):
+            httpx.post(f"{pair.url}/classify", content=tiny.picture()).raise_for_status()
+
+    clients = [threading.Thread(target=ask) for _ in range(4)]
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join()
+    for name, value in before.items():
+        assert pair.metric(name) - value == 100
+    assert len(pair.workers()) >= 2
+
+
+def test_every_worker_serves_what_is_released(pair: Server, store_root: Path) -> None:
+    assert set(versions_of(pair, 20)) == {"1"}
+    swapped = 'labrador_reload_total{model="colours",result="swapped"}'
+    Store(store_root).release("colours", 2)
+    end_s = time.monotonic() + WITHIN_S
+    while pair.metric(swapped) < 2 and time.monotonic() < end_s:
+        time.sleep(0.05)
+    assert pair.metric(swapped) == 2
+    assert set(versions_of(pair, 20)) == {"2"}
