@@ -113,9 +113,17 @@ def test_halving_leaves_the_network_itself_alone(single_run: Run) -> None:
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_a_variant_that_is_worse_does_not_exist(
-    precision: Precision, single_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    precision: Precision,
+    both: Bundle,
+    single_run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Of an honest variant nothing is refused until its tolerance is tighter than its rounding."""
+    made = {v.precision: both.files[v.file] for v in both.manifest.variants}
+    monkeypatch.setattr(
+        export, "_networks", lambda *_: {"fp32": made["fp32"], precision: made[precision]}
+    )
     tight = {**gate.TOLERANCES, precision: gate.Tolerance(1e-7, 0.01)}
     monkeypatch.setattr(gate, "TOLERANCES", tight)
     with pytest.raises(GateError, match=rf"^{precision}: scores differ by"):
