@@ -30,6 +30,7 @@ import numpy as np
 import onnxruntime
 import psutil
 
+from benchmarks.environment import PEERS, installed
 from models.manifest import MODEL_FILE
 from models.store import Store
 from scripts import drawings
@@ -38,7 +39,6 @@ from tests import tiny
 from tests.serving.running import free_port
 
 ROOT = Path(__file__).parents[1]
-PEERS = Path(__file__).parent / "peers"
 THREADS = os.cpu_count() or 1
 CLIENTS, SECONDS, START_S = 16, 8.0, 90.0
 _BOUNDARY = "labrador-benchmark"
@@ -239,18 +239,6 @@ def _python(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "training", *arguments], check=True, cwd=ROOT)
 
 
-def install(work: Path) -> None:
-    uv = str(Path(sys.executable).parent / "uv")
-    for name in ("fastapi", "litserve", "bentoml"):
-        if not (work / name).exists():
-            subprocess.run([uv, "venv", "--quiet", str(work / name)], check=True)
-            subprocess.run(
-                [uv, "pip", "install", "--quiet", "--python", str(work / name / "bin" / "python")]
-                + ["--require-hashes", "--requirements", str(PEERS / f"{name}.txt")],
-                check=True,
-            )
-
-
 def table(name: str, found: dict[str, Figures], limits: Sequence[float]) -> str:
     heads = [name, "answers/s", "to ONNX Runtime alone", "to FastAPI", "alone, ms"]
     heads += ["p99 at 80 %, ms", "p99 / alone", "MB", "start, s"]
@@ -269,7 +257,8 @@ def table(name: str, found: dict[str, Figures], limits: Sequence[float]) -> str:
 
 def main(work: Path, folder: Path, rounds: int) -> None:
     work.mkdir(parents=True, exist_ok=True)
-    install(work)
+    for peer in ("fastapi", "litserve", "bentoml"):
+        installed(work, peer)
     files = sorted(folder.rglob("*.jpg"))
     files = files[:: max(1, len(files) // _PICTURES)][:_PICTURES]
     pictures = [file.read_bytes() for file in files]

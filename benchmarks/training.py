@@ -22,12 +22,12 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.environment import PEERS, installed
 from models.manifest import Task
 from training import data, evaluate, metrics, run
 from training.prepare import divide
 from training.recipe import Recipe
 
-PEERS = Path(__file__).parent / "peers"
 SETS: dict[str, tuple[str, Task]] = {
     "Caltech-101": ("caltech101", "single"),
     "VOC 2007": ("voc2007/train.csv", "multi"),
@@ -214,21 +214,7 @@ def _reached(peer: Result, ours: Result) -> float:
 
 def main(folder: Path, work: Path, seeds: int = 3) -> None:
     work.mkdir(parents=True, exist_ok=True)
-    environment = work / "fastai"
-    if not environment.exists():
-        uv = Path(sys.executable).with_name("uv")
-        subprocess.run([uv, "venv", "--quiet", environment], check=True)
-        install: list[str | Path] = [
-            uv,
-            "pip",
-            "install",
-            "--quiet",
-            "--system-certs",
-            "--require-hashes",
-        ]
-        python = environment / "bin" / "python"
-        locked: list[str | Path] = ["--python", python, "-r", PEERS / "fastai.txt"]
-        subprocess.run([*install, *locked], check=True)
+    installed(work, "fastai")
     log = work / "training.jsonl"
     results = [Result(**json.loads(line)) for line in log.open()] if log.exists() else []
     for seed in range(1, seeds + 1):

@@ -8,7 +8,6 @@ sent, so that a service that stalls cannot slow its own test. Requests that were
 
 import asyncio
 import itertools
-import resource
 import time
 from collections import Counter
 from collections.abc import Awaitable, Sequence
@@ -153,19 +152,14 @@ async def opened(
 async def _observed(
     http: aiohttp.ClientSession, plan: Plan, load: Load, asking: Awaitable[None]
 ) -> None:
-    before, cpu_s, start_s = await _stages(http, plan), _cpu_s(), time.perf_counter()
+    before, cpu_s, start_s = await _stages(http, plan), time.process_time(), time.perf_counter()
     await asking
-    load.wall_s, load.client_cpu_s = time.perf_counter() - start_s, _cpu_s() - cpu_s
+    load.wall_s, load.client_cpu_s = time.perf_counter() - start_s, time.process_time() - cpu_s
     after = await _stages(http, plan)
     load.stages = {
         name: (after[name][0] - before[name][0], after[name][1] - before[name][1])
         for name in _STAGES
     }
-
-
-def _cpu_s() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
 
 
 async def _stages(http: aiohttp.ClientSession, plan: Plan) -> dict[str, tuple[float, float]]:

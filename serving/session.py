@@ -91,8 +91,7 @@ def _choices(manifest: Manifest, settings: Settings) -> list[Variant]:
     """The variants to try, in order."""
     found = {variant.precision: variant for variant in manifest.variants}
     if settings.precision == "auto":
-        on_gpu = settings.device == "cuda" or (settings.device == "auto" and gpus() > 0)
-        wanted: tuple[Precision, ...] = ("fp16" if on_gpu else "int8", "fp32")
+        wanted: tuple[Precision, ...] = ("fp16" if _tries_gpu(settings) else "int8", "fp32")
         return [found[precision] for precision in wanted if precision in found]
     if settings.precision not in found:
         raise BundleError(
@@ -102,16 +101,19 @@ def _choices(manifest: Manifest, settings: Settings) -> list[Variant]:
     return [found[settings.precision]]
 
 
+def _tries_gpu(settings: Settings) -> bool:
+    return settings.device == "cuda" or (settings.device == "auto" and gpus() > 0)
+
+
 def _open(
     bundle: Bundle, variant: Variant, settings: Settings, place: Place
 ) -> ort.InferenceSession:
-    device = settings.device
-    if device == "cpu" or (device == "auto" and not gpus()):
+    if not _tries_gpu(settings):
         return _cpu_session(bundle, variant, place)
     try:
         return _cuda_session(bundle, variant, settings, place)
     except DeviceError as error:
-        if device == "cuda":
+        if settings.device == "cuda":
             raise
         log.warning("there is a GPU, but the CPU has to do: %s", error)
         return _cpu_session(bundle, variant, place)

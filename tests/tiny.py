@@ -32,6 +32,16 @@ OPSET = 18
 # A label's logit is how much its channel is above the other two, and a pure colour is certain.
 WEIGHTS = np.array([[8, -4, -4], [-4, 8, -4], [-4, -4, 8]], np.float32)
 TRAINING_IMAGES_FILE = "training-images.txt"
+PROVENANCE = Provenance(
+    created="2025-01-01T00:00:00Z",
+    git_commit=None,
+    recipe={},
+    data_fingerprint="0" * 64,
+    weights="none",
+    weights_sha256=None,
+    weights_licence="none",
+    libraries={},
+)
 
 
 def picture(colour: tuple[int, int, int] = (200, 30, 30), size_px: int = 48) -> bytes:
@@ -125,16 +135,7 @@ def content(
             label_share=(0.4, 0.3, 0.3), confidence_edges=(0.5, 1.0), confidence_counts=(1, 2)
         ),
         training_images=TRAINING_IMAGES_FILE,
-        provenance=Provenance(
-            created="2025-01-01T00:00:00Z",
-            git_commit=None,
-            recipe={},
-            data_fingerprint="0" * 64,
-            weights="none",
-            weights_sha256=None,
-            weights_licence="none",
-            libraries={},
-        ),
+        provenance=PROVENANCE,
         files=hashes(files),
     )
     return manifest, files

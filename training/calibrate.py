@@ -28,9 +28,7 @@ def uncalibrated(
     with np.errstate(divide="ignore"):  # a score of 0 or 1 stays what it is
         exact = scores.astype(np.float64)
         logits = np.log(exact) if task == "single" else logit(exact)
-    scaled = logits * temperature
-    scores = softmax(scaled, axis=1) if task == "single" else expit(scaled)
-    return np.asarray(scores, np.float32)
+    return probabilities(logits, task, 1 / temperature)
 
 
 def fit_temperature(logits: Logits, targets: Targets, task: Task) -> float:

@@ -109,8 +109,7 @@ def read(run: Path) -> Checkpoint | None:
 
 def write_best(run: Path, network: Network) -> None:
     """Keep the weights of the best epoch so far."""
-    state = {name: value.contiguous() for name, value in network.resnet.state_dict().items()}
-    write_atomically(run / FOLDER / _BEST, save(state))
+    write_atomically(run / FOLDER / _BEST, network.weights())
 
 
 def restore_best(run: Path, network: Network) -> None:

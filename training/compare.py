@@ -18,7 +18,6 @@ from training import metrics
 LEVEL = 0.95  # of each one-sided bound
 _Z = float(norm.ppf(LEVEL))
 _Z_POWER = float(norm.ppf(0.8))
-_RESAMPLES = 1000
 
 Answers = NDArray[np.bool_]
 
@@ -86,9 +85,7 @@ def precisions(
     least as far away as those of error rates would then be.
     """
     images = len(targets)
-    even = np.full(images, 1 / images)
-    draws = np.random.default_rng(0).multinomial(images, even, size=_RESAMPLES)
-    weights = np.concatenate([np.ones((1, images)), draws])
+    weights = np.concatenate([np.ones((1, images)), metrics.resamples(images)])
     ours, theirs = (
         1 - metrics.mean_average_precision(scores, targets, weights)
         for scores in (candidate, released)

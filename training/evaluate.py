@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from models.manifest import Baseline, Metric, Task
 from training import calibrate, metrics, mistakes, pictures
 from training.data import Dataset
 from training.metrics import Figures, Weights
+from training.mistakes import LabelFigures
 from training.model import Model
 from training.split import Item
 
@@ -43,6 +45,10 @@ class Evaluation:
     scores: NDArray[np.float32]
     uncalibrated: NDArray[np.float32]
     said: NDArray[np.bool_]
+
+    @cached_property
+    def by_label(self) -> list[LabelFigures]:
+        return mistakes.by_label(self.scores, self.said, self.targets, self.labels)
 
     def measure(self) -> dict[str, Metric]:
         """The task's figures with intervals; ece_uncalibrated: the calibration error before."""
@@ -142,11 +148,10 @@ def baseline(scores: NDArray[np.float32], said: NDArray[np.bool_]) -> Baseline:
 def write(folder: Path, evaluation: Evaluation, measured: dict[str, Metric]) -> None:
     """`metrics.json`, and `predictions.csv` with the columns path, target and one a label."""
     items, labels = evaluation.items, evaluation.labels
-    by_label = mistakes.by_label(evaluation.scores, evaluation.said, evaluation.targets, labels)
     content = {
         "images": len(items),
         **{name: metric.model_dump() for name, metric in measured.items()},
-        "labels": [asdict(figures) for figures in by_label],
+        "labels": [asdict(figures) for figures in evaluation.by_label],
     }
     write_atomically(folder / METRICS_FILE, json.dumps(content, indent=2).encode())
     lines = io.StringIO(newline="")

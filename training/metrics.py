@@ -157,11 +157,16 @@ def values(figures: Figures, images: int) -> dict[str, float]:
     return {name: float(value[0]) for name, value in found.items()}
 
 
-def with_intervals(figures: Figures, images: int) -> dict[str, Metric]:
-    """The figures with their 95 % percentile intervals, from 1,000 seeded resamples."""
+def resamples(images: int) -> Weights:
+    """1,000 seeded draws of as many images, with replacement: weights `[1000, N]`."""
     even = np.full(images, 1 / images)
     draws = np.random.default_rng(0).multinomial(images, even, size=_RESAMPLES)
-    resampled = figures(draws.astype(np.float64))
+    return draws.astype(np.float64)
+
+
+def with_intervals(figures: Figures, images: int) -> dict[str, Metric]:
+    """The figures with their 95 % percentile intervals, from 1,000 seeded resamples."""
+    resampled = figures(resamples(images))
     metrics = {}
     for name, value in values(figures, images).items():
         low, high = np.nanquantile(resampled[name], [0.025, 0.975])

@@ -87,8 +87,7 @@ def logits_of(network: Network, images: torch.Tensor, device: torch.device) -> N
 def _of_bundle(path: Path) -> Model:
     found = bundle.read(path)
     manifest = found.manifest
-    tensors = manifest.tensors
-    look = runtime.runner(found.model, tensors, tensors.maps) if tensors.maps else None
+    scores_of, look = runtime.runners(found.model, manifest.tensors)
     return Model(
         f"{manifest.name}:{manifest.version}",
         manifest.task,
@@ -98,7 +97,7 @@ def _of_bundle(path: Path) -> Model:
         manifest.preprocess,
         frozenset(found.files[manifest.training_images].decode().split()),
         manifest.provenance,
-        runtime.runner(found.model, tensors),
+        scores_of,
         look,
     )
 

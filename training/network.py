@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 import torchvision
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from models.bundle import sha256
@@ -41,6 +41,11 @@ class Network(nn.Module):
         net = self.resnet
         stem = nn.ModuleList([net.conv1, net.bn1])
         return [stem, net.layer1, net.layer2, net.layer3, net.layer4, net.fc]
+
+    def weights(self) -> bytes:
+        """The weights as a safetensors file."""
+        state = self.resnet.state_dict()
+        return save({key: value.contiguous() for key, value in state.items()})
 
     def features(self, images: Tensor) -> Tensor:
         """images `[N, 3, S, S]`, RGB in [0, 255] -> features `[N, F, S / 32, S / 32]`."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from models.bundle import write_atomically
 from models.manifest import Metric, Provenance, Task
-from training import looking, metrics, mistakes, pictures, plots, verdict
+from training import looking, mistakes, pictures, plots, verdict
 from training.evaluate import Evaluation, claims
 from training.mistakes import Mistake
 from training.model import Model
@@ -100,24 +100,25 @@ def _curves(history: History | None) -> dict[str, Any]:
 
 def _labels(evaluation: Evaluation, measured: dict[str, Metric]) -> dict[str, Any]:
     labels = evaluation.labels
-    table = mistakes.by_label(evaluation.scores, evaluation.said, evaluation.targets, labels)
+    table = evaluation.by_label
     found: dict[str, Any] = dict.fromkeys(("confusion", "confused", "label_curves", "sweep"))
     if evaluation.task == "single":
         matrix = mistakes.confusion(evaluation.said, evaluation.targets)
         found["confusion"] = Markup(plots.confusion(matrix, labels))
         found["confused"] = mistakes.most_confused(matrix, labels, min_count=2)[:_CONFUSED]
-        table.sort(key=lambda row: 1 if row.recall is None else row.recall)
+        shown = sorted(table, key=lambda row: 1 if row.recall is None else row.recall)
     else:
-        precisions = metrics.label_precisions(evaluation.scores, evaluation.targets)
-        worst = [c for c in np.argsort(precisions).tolist() if table[c].images][:_LABEL_CURVES]
+        precisions = [1 if r.average_precision is None else r.average_precision for r in table]
+        order = sorted(range(len(table)), key=precisions.__getitem__)
+        shown = [table[column] for column in order]
+        worst = [column for column in order if table[column].images][:_LABEL_CURVES]
         found["label_curves"] = Markup(
             plots.precision_recall(evaluation.scores, evaluation.targets, table, worst)
         )
         sweep = mistakes.sweep(evaluation.scores, evaluation.targets)
         nothing = measured["accuracy_all_negative"].value
         found["sweep"] = Markup(plots.sweep(sweep, nothing))
-        table.sort(key=lambda row: 1 if row.average_precision is None else row.average_precision)
-    return {**found, "labels": table}
+    return {**found, "labels": shown}
 
 
 def _calibration(evaluation: Evaluation) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 from pydantic import Field, ValidationError, model_validator
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 
 from models.bundle import write_atomically
 from models.errors import RunError
@@ -203,8 +203,7 @@ def read_curves(path: Path) -> list[tuple[float, float]]:
 
 
 def write_weights(path: Path, network: Network) -> None:
-    state = {key: value.contiguous() for key, value in network.resnet.state_dict().items()}
-    write_atomically(path / WEIGHTS_FILE, save(state))
+    write_atomically(path / WEIGHTS_FILE, network.weights())
 
 
 def write_end(path: Path, outcome: Outcome) -> None:

@@ -135,6 +135,7 @@ def test_a_choice_that_cannot_be_is_refused_with_the_valid_ones(
 
 
 RELOAD_S = 0.02
+IMAGE = np.full((tiny.SIZE_PX, tiny.SIZE_PX, 3), (200, 90, 60), np.uint8)
 BRIGHTER = tiny.WEIGHTS * 1.5  # the same answers, more surely
 
 
@@ -179,15 +180,14 @@ def test_the_released_version_is_swapped_in_and_back(tmp_path: Path, metrics: Me
 
     async def scenario(registry: Registry) -> None:
         await _until(lambda: _ready(registry))
-        image = np.full((tiny.SIZE_PX, tiny.SIZE_PX, 3), (200, 90, 60), np.uint8)
         loop = asyncio.get_running_loop()
         for version, weights in ((1, tiny.WEIGHTS), (2, BRIGHTER), (1, tiny.WEIGHTS)):
             Store(tmp_path).release("swapped", version)
             while registry.served["swapped"].manifest.version != version:
                 await asyncio.sleep(0.01)
             registry.check_ready()
-            scores = await registry.served["swapped"].batcher.scores(image, loop.time() + 5)
-            expected = tiny.reference_scores(image[None], "single", weights)[0]
+            scores = await registry.served["swapped"].batcher.scores(IMAGE, loop.time() + 5)
+            expected = tiny.reference_scores(IMAGE[None], "single", weights)[0]
             np.testing.assert_allclose(scores, expected, atol=1e-5)
         assert _count(metrics, "swapped", "swapped") == 2
 
@@ -200,15 +200,14 @@ def test_work_that_the_old_version_took_is_answered_by_it(tmp_path: Path, metric
 
     async def scenario(registry: Registry) -> None:
         await _until(lambda: _ready(registry))
-        image = np.full((tiny.SIZE_PX, tiny.SIZE_PX, 3), (200, 90, 60), np.uint8)
         old = registry.served["old"]
         with old.batcher.admitted(1):  # as a request that is still decoding
             Store(tmp_path).release("old", 2)
             await _until(lambda: registry.served["old"] is not old)
             await asyncio.sleep(0.2)
             deadline_s = asyncio.get_running_loop().time() + 5
-            scores = await old.batcher.scores(image, deadline_s)
-        expected = tiny.reference_scores(image[None], "single")[0]
+            scores = await old.batcher.scores(IMAGE, deadline_s)
+        expected = tiny.reference_scores(IMAGE[None], "single")[0]
         np.testing.assert_allclose(scores, expected, atol=1e-5)
         await _until(lambda: old.batcher.fault(1) == "its batcher stopped")
 

@@ -10,8 +10,9 @@ import torch
 
 from models.bundle import Bundle, sha256
 from models.errors import DataError
-from models.manifest import Preprocess, Provenance, Task
+from models.manifest import Preprocess, Task
 from models.preprocess import decode
+from tests import tiny
 from tests.training import samples
 from training import calibrate, data, evaluate, metrics, model
 from training.data import Dataset
@@ -20,16 +21,6 @@ from training.model import Model
 from training.run import Run
 
 CPU = torch.device("cpu")
-PROVENANCE = Provenance(
-    created="2026-01-01T00:00:00+00:00",
-    git_commit=None,
-    recipe={},
-    data_fingerprint="0" * 64,
-    weights="none",
-    weights_sha256=None,
-    weights_licence="none",
-    libraries={},
-)
 
 
 def rows_of(folder: Path) -> list[list[str]]:
@@ -73,7 +64,7 @@ def colour_model(
     preprocess = Preprocess(image_size_px=32, crop_fraction=1)
     task: Task = "multi" if thresholds else "single"
     return Model(
-        "colours", task, labels, thresholds, 1.0, preprocess, trained_on, PROVENANCE, run, None
+        "colours", task, labels, thresholds, 1.0, preprocess, trained_on, tiny.PROVENANCE, run, None
     )
 
 
