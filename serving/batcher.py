@@ -57,6 +57,15 @@ class Batcher:
 
         Raises Overloaded where there would be more than `max_queue`.
         """
+        self.check_room(images)
+        self._held += images
+        try:
+            yield
+        finally:
+            self._held -= images
+
+    def check_room(self, images: int) -> None:
+        """Raises Overloaded where `images` more would be more than `max_queue`."""
         if self._held + images > self._max_queue:
             wait_s = math.ceil(self._held * self._image_s)
             retry_after_s = min(max(1, wait_s), RETRY_AFTER_MAX_S)
@@ -65,11 +74,6 @@ class Batcher:
                 f" try again in {retry_after_s} s",
                 retry_after_s,
             )
-        self._held += images
-        try:
-            yield
-        finally:
-            self._held -= images
 
     async def scores(self, image: NDArray[np.uint8], deadline_s: float) -> NDArray[np.float32]:
         """image uint8 `[S, S, 3]` -> scores float32 `[C]`. Cancel it to take the image out.

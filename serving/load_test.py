@@ -139,9 +139,12 @@ async def opened(
     rate: float,
     seconds: float,
     load: Load,
+    even: bool = False,
 ) -> None:
-    """Poisson arrivals, drawn with a fixed seed."""
-    pauses = np.random.default_rng(0).exponential(1 / rate, max(1, round(rate * seconds)))
+    """Poisson arrivals, drawn with a fixed seed, or evenly spaced ones."""
+    pauses = np.full(max(1, round(rate * seconds)), 1 / rate)
+    if not even:
+        pauses = np.random.default_rng(0).exponential(pauses)
     start_s = time.perf_counter()
     async with asyncio.TaskGroup() as tasks:
         for at_s, picture in zip(start_s + np.cumsum(pauses), itertools.cycle(pictures)):

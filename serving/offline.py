@@ -57,7 +57,7 @@ def predict(reference: str, paths: Sequence[Path], out: Path, settings: Settings
         writer = csv.writer(table)
         if not done and table.tell() == 0:
             writer.writerow(header)
-        for batch in _batches(missing, manifest, settings, decoders):
+        for batch in _batches(missing, manifest, settings, session.max_batch, decoders):
             for row in _rows(batch, session, manifest):
                 writer.writerow(row)
                 if row[3]:
@@ -89,7 +89,11 @@ def find(paths: Sequence[Path]) -> list[Path]:
 
 
 def _batches(
-    files: Sequence[Path], manifest: Manifest, settings: Settings, decoders: ThreadPoolExecutor
+    files: Sequence[Path],
+    manifest: Manifest,
+    settings: Settings,
+    max_batch: int,
+    decoders: ThreadPoolExecutor,
 ) -> Iterator[list[tuple[Path, Pixels]]]:
     """Decoded files in order; while one batch is in the model, the next two are decoded."""
 
@@ -104,11 +108,11 @@ def _batches(
     waiting: deque[tuple[Path, Future[Pixels]]] = deque()
     rest = iter(files)
     while True:
-        for file in islice(rest, 3 * settings.max_batch - len(waiting)):
+        for file in islice(rest, 3 * max_batch - len(waiting)):
             waiting.append((file, decoders.submit(read, file)))
         if not waiting:
             return
-        count = min(settings.max_batch, len(waiting))
+        count = min(max_batch, len(waiting))
         taken = [waiting.popleft() for _ in range(count)]
         yield [(file, decoded.result()) for file, decoded in taken]
 

@@ -45,6 +45,7 @@ class Predictor:
 
     async def answer(self, request: Request, task: Task) -> Response:
         """The response; raises the errors of a request."""
+        self._registry.check_room(task)
         now_s = asyncio.get_running_loop().time()
         timeout = timeout_s(request.headers.get("x-timeout-ms"), self._settings.timeout_s)
         deadline_s = now_s + timeout
@@ -131,5 +132,6 @@ def _decide(parameters: dict[str, str], manifest: Manifest) -> Decide:
             number("threshold", parameters["threshold"]) if "threshold" in parameters else None
         )
         decide = partial(decision.tag, manifest=manifest, threshold=threshold)
-    decide(np.zeros(len(manifest.labels), np.float32))
+    if parameters:
+        decide(np.zeros(len(manifest.labels), np.float32))
     return decide

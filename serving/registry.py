@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models import bundle
-from models.errors import BadParameter, BundleError, LabradorError, ModelUnknown, NotReady
+from models.errors import (
+    BadParameter,
+    BundleError,
+    LabradorError,
+    ModelUnknown,
+    NotReady,
+    Overloaded,
+)
 from models.manifest import Manifest, Task, Variant
 from models.store import Store
 from serving.batcher import Batcher
@@ -124,9 +131,7 @@ class Registry:
 
     async def _start(self, path: Path) -> Served:
         manifest, session = await asyncio.to_thread(self._open, path)
-        batcher = Batcher(
-            session.run, self._metrics, self._settings.max_batch, self._settings.max_queue
-        )
+        batcher = Batcher(session.run, self._metrics, session.max_batch, self._settings.max_queue)
         precision = session.variant.precision
         log.info(
             "%s:%s works in %s on %s", manifest.name, manifest.version, precision, session.provider
@@ -165,6 +170,22 @@ class Registry:
         for name, served in self.served.items():
             if fault := served.batcher.fault(self._settings.timeout_s):
                 raise NotReady(f"{name}: {fault}")
+
+    def check_room(self, task: Task) -> None:
+        """Raises Overloaded if no model of the task takes an image: before a body is read, so that
+        a refusal costs little when there are many.
+        """
+        refusal: Overloaded | None = None
+        for served in self.served.values():
+            if served.manifest.task == task:
+                try:
+                    served.batcher.check_room(1)
+                except Overloaded as error:
+                    refusal = error
+                else:
+                    return
+        if refusal is not None:
+            raise refusal
 
     def choose(self, task: Task, name: str | None) -> Served:
         """The model `name`, or the only one of the task.

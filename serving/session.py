@@ -32,7 +32,9 @@ class Place:
 
 
 class Session:
-    """One of a bundle's networks, ready to run; `provider` is the one that runs it."""
+    """One of a bundle's networks, ready to run, `max_batch` images at a time at most; `provider` is
+    the one that runs it.
+    """
 
     def __init__(self, bundle: Bundle, variant: Variant, settings: Settings, place: Place):
         """Raises DeviceError if CUDA is asked for and no GPU works, BundleError if the network
@@ -42,10 +44,11 @@ class Session:
         self.variant = variant
         self._session = _open(bundle, variant, settings, place)
         self.provider: str = self._session.get_providers()[0]
-        max_batch = settings.max_batch
+        on_cuda = self.provider == CUDA
+        self.max_batch = settings.max_batch or (32 if on_cuda else 8)
         # cuDNN searches for its algorithms again with every new shape: on CUDA there are few.
-        powers = [2**n for n in range(max_batch.bit_length()) if 2**n < max_batch]
-        self.buckets = [*powers, max_batch] if self.provider == CUDA else []
+        powers = [2**n for n in range(self.max_batch.bit_length()) if 2**n < self.max_batch]
+        self.buckets = [*powers, self.max_batch] if on_cuda else []
         _check_tensors(self._session, bundle.manifest)
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -55,7 +55,12 @@ class Settings(BaseSettings):
     max_queue: int = Field(
         default=256, ge=PARTS_MAX, description="images a model holds, waiting or running"
     )
-    max_batch: int = Field(default=32, ge=1, le=1024, description="images of one run")
+    max_batch: int = Field(
+        default=0,
+        ge=0,
+        le=1024,
+        description="images of one run; 0: 32 on CUDA, 8 on a CPU, which gains nothing from more",
+    )
     timeout_s: float = Field(default=30, gt=0, description="from a request's headers to its answer")
     read_timeout_s: float = Field(default=10, gt=0, description="for reading a request's body")
     drain_s: float = Field(

@@ -321,7 +321,9 @@ def test_a_deadline_that_passes_is_told(server: Server, client: httpx.Client) ->
     _problem(response, 504, "deadline_exceeded")
 
 
-def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(client: httpx.Client) -> None:
+def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(
+    server: Server, client: httpx.Client
+) -> None:
     picture = _large_picture(3000)
     with ThreadPoolExecutor(1) as pool:
         full = pool.submit(client.post, "/classify", files=[("image", picture)] * 64)
@@ -331,6 +333,10 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(client: httpx.C
             response = client.post("/classify", content=RED)
             if response.status_code == 429:
                 refused = response
+                with socket.create_connection(("127.0.0.1", server.port)) as connection:
+                    # its body never comes: it is not waited for
+                    connection.sendall(b"POST /classify HTTP/1.1\r\nContent-Length: 9\r\n\r\n")
+                    assert connection.recv(65536).startswith(b"HTTP/1.1 429 ")
         assert refused is not None, full.result().text[:200]
         _problem(refused, 429, "overloaded")
         assert int(refused.headers["retry-after"]) >= 1

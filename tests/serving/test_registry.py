@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.errors import BadParameter, LabradorError, ModelUnknown, NotReady
+from models.errors import BadParameter, LabradorError, ModelUnknown, NotReady, Overloaded
 from models.manifest import MODEL_FILE, Task
 from models.store import Store
 from serving.cores import gpus
@@ -132,6 +132,25 @@ def test_a_choice_that_cannot_be_is_refused_with_the_valid_ones(
             registry.choose(task, name)
 
     _loaded(Settings(model_store=tmp_path), metrics, test)
+
+
+def test_a_body_is_refused_unread_only_if_every_model_of_the_task_is_full(
+    tmp_path: Path, metrics: Metrics
+) -> None:
+    tiny.add(tmp_path, "one", "single")
+    tiny.add(tmp_path, "other", "single")
+    tiny.add(tmp_path, "tags", "multi")
+
+    def test(registry: Registry) -> None:
+        one, other = registry.served["one"].batcher, registry.served["other"].batcher
+        with one.admitted(64):
+            registry.check_room("single")
+            with other.admitted(64):
+                registry.check_room("multi")
+                with pytest.raises(Overloaded, match="64 wait"):
+                    registry.check_room("single")
+
+    _loaded(Settings(model_store=tmp_path, max_queue=64), metrics, test)
 
 
 RELOAD_S = 0.02

@@ -32,6 +32,14 @@ def _images(count: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 
+def test_batches_are_small_on_a_cpu_unless_told(store: Path) -> None:
+    whole = _bundle(store, "colours")
+    settings = Settings(device="cpu")
+    assert Session(whole, whole.manifest.variants[0], settings, PLACE).max_batch == 8
+    settings = Settings(device="cpu", max_batch=16)
+    assert Session(whole, whole.manifest.variants[0], settings, PLACE).max_batch == 16
+
+
 @pytest.mark.parametrize(("name", "task"), [("colours", "single"), ("tags", "multi")])
 def test_scores_are_those_of_the_independent_reference(store: Path, name: str, task: Task) -> None:
     images = _images(5)
