@@ -21,7 +21,7 @@ from pathlib import Path
 import aiohttp
 import psutil
 
-from benchmarks.serving import (
+from benchmarks.servers import (
     LABRADOR,
     ROOT,
     SERVERS,
