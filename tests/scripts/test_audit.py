@@ -1,0 +1,83 @@
+"""`scripts/audit`, asking a vulnerability database of the tests that speaks OSV's API."""
+
+import json
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from tests.serving.running import free_port
+
+ROOT = Path(__file__).parents[2]
+FOUND = {
+    "id": "OSV-2026-1",
+    "summary": "planted",
+    "modified": "2026-01-01T00:00:00Z",
+    "affected": [
+        {
+            "package": {"ecosystem": "PyPI", "name": "pillow"},
+            "ranges": [{"type": "ECOSYSTEM", "events": [{"introduced": "0"}]}],
+        }
+    ],
+}
+
+
+@contextmanager
+def database(vulnerable: str) -> Iterator[tuple[str, list[str]]]:
+    """Its URL, and the names that were asked for."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:  # noqa: N802 the name that http.server calls
+            query = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            asked.append(query["package"]["name"])
+            body = json.dumps({"vulns": [FOUND]} if asked[-1] == vulnerable else {}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/v1/query", asked
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def audited(url: str) -> "subprocess.CompletedProcess[str]":
+    command = ["scripts/audit", "--vulnerability-service", "osv", "--osv-url", url]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_every_pinned_package_is_asked_about_and_what_ships_is_listed() -> None:
+    with database(vulnerable="none") as (url, asked):
+        done = audited(url)
+    assert done.returncode == 0, done.stderr
+    assert "No known vulnerabilities found" in done.stderr
+    assert {"pillow", "torch", "bentoml", "uv"} <= set(asked)
+    bill = json.loads((ROOT / "dist" / "sbom.json").read_text())
+    lock = (ROOT / "requirements" / "serve.txt").read_text()
+    pinned = {line.split("==")[0] for line in lock.splitlines() if "==" in line}
+    assert {component["name"] for component in bill["components"]} == pinned
+    assert "torch" not in pinned
+
+
+def test_a_vulnerable_package_fails_it() -> None:
+    with database(vulnerable="pillow") as (url, _):
+        done = audited(url)
+    assert done.returncode == 1
+    assert "pillow" in done.stdout and "OSV-2026-1" in done.stdout
+
+
+def test_what_cannot_be_asked_about_fails_it() -> None:
+    done = audited(f"http://127.0.0.1:{free_port()}/v1/query")
+    assert done.returncode != 0
+    assert "No known vulnerabilities" not in done.stderr
