@@ -15,11 +15,9 @@ from typing import Any
 
 import bentoml
 from bentoml._internal.configuration.containers import BentoMLContainer
-from bentoml._internal.utils.analytics import usage_stats
 from starlette.types import ASGIApp
 
 from models.errors import LabradorError
-from serving.app import Application
 from serving.cores import cpu_cores
 from serving.metrics import FOLDER_VARIABLE
 from serving.settings import read_api_keys, read_settings
@@ -29,6 +27,9 @@ class Service(bentoml.Service):  # type: ignore[misc]
     """A service whose workers serve `serving.app.Application`."""
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
+        # the server's first process loads this module too, and never runs a model
+        from serving.app import Application
+
         self.inject_config()
         logging.getLogger("serving").setLevel(logging.INFO)  # which model runs where
         logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it quotes its input
@@ -70,6 +71,8 @@ class Labrador:
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     def prepare() -> None:
         """Runs once a server, before its workers."""
+        from bentoml._internal.utils.analytics import usage_stats  # the workers need none of it
+
         os.environ["BENTOML_DO_NOT_TRACK"] = "True"
         usage_stats.do_not_track.cache_clear()  # `bentoml serve` asked before it loaded us
         try:
