@@ -54,6 +54,7 @@ class Load:
     codes: Counter[str] = field(default_factory=Counter)
     stages: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Stage -> seconds in all, and how often, as the service's metrics say."""
+    workers: int = 1
 
 
 async def measure(plan: Plan, files: Sequence[Path]) -> str:
@@ -155,18 +156,21 @@ async def opened(
 async def _observed(
     http: aiohttp.ClientSession, plan: Plan, load: Load, asking: Awaitable[None]
 ) -> None:
-    before, cpu_s, start_s = await _stages(http, plan), time.process_time(), time.perf_counter()
+    before, _ = await _stages(http, plan)
+    cpu_s, start_s = time.process_time(), time.perf_counter()
     await asking
     load.wall_s, load.client_cpu_s = time.perf_counter() - start_s, time.process_time() - cpu_s
-    after = await _stages(http, plan)
+    after, load.workers = await _stages(http, plan)
     load.stages = {
         name: (after[name][0] - before[name][0], after[name][1] - before[name][1])
         for name in _STAGES
     }
 
 
-async def _stages(http: aiohttp.ClientSession, plan: Plan) -> dict[str, tuple[float, float]]:
-    """Each stage's seconds and count, from the service's metrics."""
+async def _stages(
+    http: aiohttp.ClientSession, plan: Plan
+) -> tuple[dict[str, tuple[float, float]], int]:
+    """Each stage's seconds and count, and the number of workers, from the service's metrics."""
     async with http.get(f"{plan.url}/metrics") as answer:
         text = await answer.text()
     found = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
@@ -174,7 +178,8 @@ async def _stages(http: aiohttp.ClientSession, plan: Plan) -> dict[str, tuple[fl
     def value(kind: str, stage: str) -> float:
         return float(found.get(f'labrador_stage_seconds_{kind}{{stage="{stage}"}}', 0))
 
-    return {stage: (value("sum", stage), value("count", stage)) for stage in _STAGES}
+    stages = {stage: (value("sum", stage), value("count", stage)) for stage in _STAGES}
+    return stages, int(float(found.get("labrador_workers", 1)))
 
 
 def _table(loads: Sequence[Load]) -> list[str]:
@@ -203,7 +208,7 @@ def bottleneck(load: Load) -> str:
     images = load.stages["queue"][1]
     shares = {
         "this client, so the service may be faster than this": load.client_cpu_s / load.wall_s,
-        "the model": infer_s / load.wall_s,
+        "the model": infer_s / load.wall_s / load.workers,
     }
     name, share = max(shares.items(), key=lambda entry: entry[1])
     bound = f"the bottleneck is {name}" if share >= _BUSY else "neither is the bottleneck"

@@ -35,11 +35,8 @@ class Metrics:
     def __init__(self, folder: Path) -> None:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
         # The library picks its storage while it is imported, by that variable.
-        from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, multiprocess
+        from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram
 
-        for file in folder.glob("gauge_live*.db"):  # a dead worker's gauges go, its counts stay
-            if not _is_alive(pid := int(file.stem.rpartition("_")[2])):
-                multiprocess.mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]
         self._folder = folder
         self.content_type = CONTENT_TYPE_LATEST
         self.requests = Counter(
@@ -55,6 +52,13 @@ class Metrics:
             buckets=_SECONDS,
             registry=None,
         )
+        workers = Gauge(
+            "labrador_workers",
+            "Workers that live",
+            multiprocess_mode="livesum",
+            registry=None,
+        )
+        workers.set(1)
         stages = Histogram(
             "labrador_stage_seconds",
             "Time of one stage of a request or, for infer, of a batch",
@@ -143,7 +147,7 @@ class Metrics:
         """
         from prometheus_client import generate_latest
         from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
-        from prometheus_client.multiprocess import MultiProcessCollector
+        from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
         from prometheus_client.utils import floatToGoString
 
         info = GaugeMetricFamily(
@@ -174,6 +178,10 @@ class Metrics:
             below = np.cumsum(counts).tolist()
             buckets = [*zip(les, below, strict=True), ("+Inf", below[-1])]
             confidences.add_metric([name], buckets, float(middles @ counts))
+        for file in self._folder.glob("gauge_live*.db"):
+            if not _is_alive(pid := int(file.stem.rpartition("_")[2])):
+                # its gauges go, its counts stay
+                mark_process_dead(pid, str(self._folder))  # type: ignore[no-untyped-call]
         shared = MultiProcessCollector(None, str(self._folder))  # type: ignore[no-untyped-call]
         families = [*shared.collect(), info, shares, confidences]  # type: ignore[no-untyped-call]
         return generate_latest(_Families(families))

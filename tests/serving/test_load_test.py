@@ -98,6 +98,9 @@ def load(infer_s: float, client_s: float) -> Load:
 def test_the_sentence_names_the_bottleneck() -> None:
     assert load_test.bottleneck(load(9.5, 2)).endswith(": the bottleneck is the model.")
     assert "the bottleneck is this client, so" in load_test.bottleneck(load(3, 9))
+    two_workers = load(9.5, 2)
+    two_workers.workers = 2
+    assert "the model runs 48% of the time" in load_test.bottleneck(two_workers)
     idle = load_test.bottleneck(load(3, 1))
     assert idle.endswith(": neither is the bottleneck.")
     assert "decode 5.0" in idle and "4.0 images a run" in idle and "infer 30.0" in idle

@@ -1,5 +1,7 @@
 """Several workers are one service: their metrics add up, and all of them follow the store."""
 
+import os
+import signal
 import threading
 import time
 from collections import Counter
@@ -72,3 +74,13 @@ def test_every_worker_serves_what_is_released(pair: Server, store_root: Path) ->
         time.sleep(0.05)
     assert pair.metric(swapped) == 2
     assert set(versions_of(pair, 20)) == {"2"}
+
+
+def test_a_worker_that_dies_is_missed_until_another_takes_its_place(pair: Server) -> None:
+    assert pair.metric("labrador_workers") == 2
+    os.kill(pair.workers()[-1], signal.SIGKILL)
+    for expected in (1, 2):
+        end_s = time.monotonic() + WITHIN_S
+        while pair.metric("labrador_workers") != expected and time.monotonic() < end_s:
+            time.sleep(0.05)
+        assert pair.metric("labrador_workers") == expected
