@@ -175,6 +175,13 @@ def test_a_bad_setting_stops_it_with_one_line(tmp_path: Path) -> None:
     assert "Traceback" not in run.stderr
 
 
+@pytest.mark.parametrize("module", ["serving.session", "training.runtime"])
+def test_onnx_runtime_leaves_no_trace_of_an_identity(tmp_path: Path, module: str) -> None:
+    places = {"HOME": str(tmp_path), "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", f"import {module}"], env=places, check=True)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_serving_loads_without_torch() -> None:
     script = "import sys, serving.service as s; print('torch' in sys.modules, s.__name__)"
     run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)

@@ -1,0 +1,241 @@
+"""The image that `scripts/container` built, run as an engine would run it: as its own user without
+a capability, as process 1, on a read-only root with a tmpfs at /tmp.
+
+What an engine adds is not here: cgroups, a seccomp filter and a network of its own.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests import tiny
+from tests.serving.running import STOP_S, Server, free_port, wait
+
+NAME = os.environ.get("IMAGE", "")
+DEVICE = NAME.rpartition(":")[2]
+if not NAME:  # also with --all, as minutes of building go before
+    pytest.skip("no image: scripts/container builds one and runs this", allow_module_level=True)
+# root, store, user; then what `env` gets
+ENGINE = """
+mount --bind "$1" "$1"; mount -o remount,bind,ro "$1"
+mount -t tmpfs tmpfs "$1/tmp"
+mount -t proc proc "$1/proc"
+mount --rbind /dev "$1/dev"
+mount --bind "$2" "$1/models"; mount -o remount,bind,ro "$1/models"
+exec chroot --groups= --userspec="$3" "$1" env -i "${@:4}"
+"""
+
+
+@dataclass(frozen=True)
+class Image:
+    root: Path
+    config: dict[str, Any]  # as `docker inspect` has it
+
+
+@dataclass(frozen=True)
+class Container:
+    server: Server
+    user: str
+    setting: list[str]  # working directory and environment, for `env`
+
+    @property
+    def pid(self) -> int:
+        """Of its process 1, seen from outside."""
+        return self.server.worker()
+
+    def run(self, *command: str) -> "subprocess.CompletedProcess[str]":
+        user, group = self.user.split(":")
+        enter = ["nsenter", f"--target={self.pid}", "--mount", "--pid", "--root"]
+        as_user = [f"--setuid={user}", f"--setgid={group}", "env", "-i", *self.setting]
+        return subprocess.run([*enter, *as_user, *command], capture_output=True, text=True)
+
+    def status(self, name: str) -> str:
+        """One line of /proc/PID/status."""
+        text = Path(f"/proc/{self.pid}/status").read_text()
+        return text.partition(f"\n{name}:")[2].partition("\n")[0].strip()
+
+    def children(self) -> set[str]:
+        threads = Path(f"/proc/{self.pid}/task").iterdir()
+        return {pid for t in threads for pid in (t / "children").read_text().split()}
+
+
+def said(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def image() -> Iterator[Image]:
+    config = json.loads(said("buildah", "inspect", "--type", "image", NAME))["Docker"]["config"]
+    container = said("buildah", "from", NAME)
+    try:
+        yield Image(Path(said("buildah", "mount", container)), config)
+    finally:
+        said("buildah", "rm", container)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("store")
+    tiny.add(folder, "colours", "single")
+    folder.chmod(0o755)  # pytest makes it private
+    return folder
+
+
+@contextmanager
+def running(
+    image: Image, folder: Path, store: Path, user: str | None = None, probe: str = "readyz"
+) -> Iterator[Container]:
+    """The image at work on this store, once the probe answers 200."""
+    (image.root / "models").mkdir(exist_ok=True)  # the engine's part: where it mounts, and hosts
+    (image.root / "etc/hosts").write_text("127.0.0.1 localhost\n")
+    user, port = user or image.config["User"], free_port()
+    variables = [*image.config["Env"], f"BENTOML_PORT={port}", "LABRADOR_MODEL_STORE=/models"]
+    setting = ["-C", image.config["WorkingDir"], *variables]
+    log_file = folder / "container.log"
+    alone = ["unshare", "--mount", "--pid", "--fork"]
+    engine = ["bash", "-euc", ENGINE, "engine", str(image.root), str(store), user]
+    with log_file.open("wb") as log:
+        process = subprocess.Popen(
+            [*alone, *engine, *setting, *image.config["Entrypoint"]], stdout=log, stderr=log
+        )
+    # not 127.0.0.1: what listens there alone is not reached from outside a container
+    server = Server(f"http://127.0.0.2:{port}", port, process, log_file)
+    try:
+        wait(server, probe)
+        yield Container(server, user, setting)
+    finally:
+        if process.poll() is None:
+            for pid in server.workers():  # --kill-child is void once the child has changed its user
+                os.kill(pid, signal.SIGKILL)
+        process.wait(STOP_S)
+
+
+def health(image: Image, container: Container) -> int:
+    """Exit code of the image's own check."""
+    kind, *command = image.config["Healthcheck"]["Test"]
+    assert kind == "CMD"
+    return container.run(*command).returncode
+
+
+def test_it_answers_from_a_mounted_store_without_rights(
+    image: Image, store: Path, tmp_path: Path
+) -> None:
+    with running(image, tmp_path, store) as container:
+        answer = httpx.post(f"{container.server.url}/classify", content=tiny.picture())
+        assert answer.status_code == 200
+        assert answer.json()["predictions"][0]["label"] == "red"
+        assert health(image, container) == 0
+
+        assert container.status("Uid").split() == [image.config["User"].partition(":")[0]] * 4
+        assert int(container.status("Uid").split()[0]) > 0
+        assert container.status("NSpid").split()[-1] == "1"
+        assert int(container.status("CapEff"), 16) == 0
+        for folder in ("/", "/bento", "/venv", "/models"):
+            assert "Read-only" in container.run("touch", f"{folder}/file").stderr
+        written = container.run("find", "/tmp", "-type", "f").stdout.split()
+        assert written and not [file for file in written if "labrador-metrics" not in file]
+
+
+def test_sigterm_drains_and_ends_it_with_exit_code_0(
+    image: Image, store: Path, tmp_path: Path
+) -> None:
+    with running(image, tmp_path, store) as container:
+        start_s = time.monotonic()
+        os.kill(container.pid, signal.SIGTERM)
+        while httpx.get(f"{container.server.url}/readyz").status_code == 200:
+            assert time.monotonic() - start_s < STOP_S
+            time.sleep(0.1)
+        answer = httpx.post(f"{container.server.url}/classify", content=tiny.picture())
+        assert answer.status_code == 200
+        assert health(image, container) == 1
+        assert container.server.process.wait(STOP_S) == 0
+        assert time.monotonic() - start_s >= 5  # LABRADOR_DRAIN_S's default
+
+
+def test_it_is_unhealthy_without_a_model_or_a_server(image: Image, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with running(image, tmp_path, tmp_path / "empty", probe="livez") as container:
+        assert httpx.get(f"{container.server.url}/readyz").status_code == 503
+        assert health(image, container) == 1
+        container.setting.append(f"BENTOML_PORT={free_port()}")
+        assert health(image, container) == 1
+
+
+def test_any_user_can_run_it_and_a_killed_worker_comes_back(
+    image: Image, store: Path, tmp_path: Path
+) -> None:
+    with running(image, tmp_path, store, user="54321:54321") as container:
+        before = container.children()
+        for child in before:
+            os.kill(int(child), signal.SIGKILL)
+        end_s = time.monotonic() + STOP_S
+        while not container.children() - before:
+            assert time.monotonic() < end_s, container.server.log()
+            time.sleep(0.1)
+        wait(container.server, "readyz")
+
+
+def test_nothing_in_it_can_be_changed_by_its_user(image: Image) -> None:
+    anyone = {"tmp", "var/tmp", "run/lock"}
+    own, found = int(image.config["User"].partition(":")[0]), set()
+    for folder, folders, files in os.walk(image.root):
+        for path in (Path(folder) / name for name in (*folders, *files)):
+            entry = path.lstat()
+            changeable = entry.st_uid == own or entry.st_gid == own or entry.st_mode & 0o002
+            if changeable and not path.is_symlink():
+                found.add(str(path.relative_to(image.root)))
+    assert found - anyone == set()
+
+
+def test_no_compiler_no_git_no_torch_and_no_caches_are_in_it(image: Image) -> None:
+    folders = ("bin", "sbin", "usr/bin", "usr/sbin", "usr/local/bin", "venv/bin")
+    programs = {file.name for folder in folders for file in (image.root / folder).iterdir()}
+    assert "bentoml" in programs
+    pattern = r"(.*-)?(gcc|g\+\+|cc|c\+\+|clang|ld|as|make|cmake|git|curl|wget)(-[\d.]+)?"
+    assert [name for name in programs if re.fullmatch(pattern, name)] == []
+    (packages,) = image.root.glob("venv/lib/python*/site-packages")
+    present = {entry.name for entry in packages.iterdir()}
+    assert "bentoml" in present and not present & {"torch", "torchvision", "pip", "setuptools"}
+    for cache in ("root/.cache", "tmp", "var/tmp", "var/cache/apt", "var/lib/apt/lists"):
+        assert list((image.root / cache).glob("**/*.*")) == []
+    assert [file for file in image.root.glob("bento/src/**/*.py") if not compiled(file)] == []
+
+
+def compiled(file: Path) -> bool:
+    return any((file.parent / "__pycache__").glob(f"{file.stem}.*.pyc"))
+
+
+def test_the_device_it_was_built_for_decides_what_is_in_it(
+    image: Image, store: Path, tmp_path: Path
+) -> None:
+    (packages,) = image.root.glob("venv/lib/python*/site-packages")
+    names = {entry.name.partition("-")[0] for entry in packages.glob("*.dist-info")}
+    cuda = {name for name in names if re.match(r"nvidia_(cu|nv)|onnxruntime_gpu", name)}
+    loads = (
+        "import ctypes, onnxruntime\n"
+        "folder = onnxruntime.__path__[0] + '/capi/libonnxruntime_providers_'\n"
+        "onnxruntime.preload_dlls()\n"
+        "ctypes.CDLL(folder + 'shared.so', ctypes.RTLD_GLOBAL)\n"
+        "ctypes.CDLL(folder + 'cuda.so')\n"
+    )
+    with running(image, tmp_path, store) as container:
+        done = container.run("python", "-c", loads)
+    if DEVICE == "cpu":
+        assert cuda == set() and "onnxruntime" in names
+        assert "cuda.so: cannot open" in done.stderr
+    else:
+        assert cuda > {"onnxruntime_gpu"} and "onnxruntime" not in names
+        # all but the driver, which the engine brings from the host
+        assert done.returncode == 0 or "libcuda.so.1: cannot open" in done.stderr
+        assert "Failed to load" not in done.stdout
