@@ -1,0 +1,104 @@
+"""The alert rules: they fire and don't, as promtool finds; each is explained."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from serving.openapi import specification
+from serving.settings import PREFIX, Settings
+from tests.deploy.watching import RULES
+from tests.serving.running import ROOT
+
+RULE_FILES = sorted(RULES.glob("*.yml"))
+TEST_FILES = sorted((RULES / "tests").glob("*.yml"))
+RUNBOOK = (ROOT / "deploy" / "RUNBOOK.md").read_text()
+needs_promtool = pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="promtool is missing: Debian's package prometheus"
+)
+
+
+def _rules(kind: str) -> Iterator[dict[str, Any]]:
+    for file in RULE_FILES:
+        for group in yaml.safe_load(file.read_text())["groups"]:
+            yield from (rule for rule in group["rules"] if kind in rule)
+
+
+ALERTS = list(_rules("alert"))
+
+
+@needs_promtool
+def test_promtool_accepts_every_rule() -> None:
+    checked = subprocess.run(
+        ["promtool", "check", "rules", *RULE_FILES], capture_output=True, text=True
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+@needs_promtool
+@pytest.mark.parametrize("file", TEST_FILES, ids=lambda file: file.stem)
+def test_promtool_finds_the_alerts_that_its_tests_expect(file: Path) -> None:
+    tested = subprocess.run(["promtool", "test", "rules", file], capture_output=True, text=True)
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
+def test_every_alert_is_tested_firing_and_silent() -> None:
+    fired, silent = set(), set()
+    for file in TEST_FILES:
+        for test in yaml.safe_load(file.read_text())["tests"]:
+            for case in test.get("alert_rule_test", ()):
+                for alert in case["exp_alerts"]:
+                    fired.add((case["alertname"], alert["exp_labels"]["severity"]))
+                if not case["exp_alerts"]:
+                    silent.add(case["alertname"])
+    assert fired == {(rule["alert"], rule["labels"]["severity"]) for rule in ALERTS}
+    assert silent == {rule["alert"] for rule in ALERTS}
+
+
+@pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
+def test_every_alert_says_what_how_much_and_where_to_read(rule: dict[str, Any]) -> None:
+    assert rule["labels"]["severity"] in ("critical", "warning")
+    assert rule["annotations"].keys() == {"summary", "description", "runbook_url"}
+    assert "$value" in rule["annotations"]["description"]
+    file, _, anchor = rule["annotations"]["runbook_url"].partition("#")
+    assert (ROOT / file).read_text() == RUNBOOK
+    assert anchor == rule["alert"].lower()
+
+
+def test_the_runbook_has_a_section_for_every_alert_and_no_other() -> None:
+    sections = re.split(r"^## ", RUNBOOK, flags=re.MULTILINE)[1:]
+    assert [section.splitlines()[0] for section in sections] == list(
+        dict.fromkeys(rule["alert"] for rule in ALERTS)
+    )
+    for section in sections:
+        assert re.findall(r"^\*\*(\w+)\.\*\*", section, re.MULTILINE) == ["Means", "Look", "Do"]
+
+
+def test_the_settings_that_the_runbook_names_exist() -> None:
+    valid = {PREFIX + name.upper() for name in Settings.model_fields}
+    assert set(re.findall(PREFIX + r"[A-Z_]*[A-Z]", RUNBOOK)) <= valid
+
+
+def test_recorded_names_are_level_metric_operations() -> None:
+    for rule in _rules("record"):
+        level, metric, operations = rule["record"].split(":")
+        assert metric.startswith("labrador_") and operations
+        assert set(level.split("_")) <= {"job", "model", "label", "le", "code"}
+
+
+def test_every_call_that_asks_for_a_prediction_is_counted() -> None:
+    paths = specification(Settings())["paths"]
+    asking = {path.removeprefix("/") for path, methods in paths.items() if "post" in methods}
+    texts = [file.read_text() for file in RULE_FILES]
+    dashboard = json.loads((ROOT / "deploy" / "grafana" / "dashboard.json").read_text())
+    texts += [
+        target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())
+    ]
+    matchers = set(re.findall(r'endpoint=~"([^"]*)"', "\n".join(texts)))
+    assert [set(matcher.split("|")) for matcher in matchers] == [asking]
