@@ -9,7 +9,7 @@ by default) starts each server, waits until it answers, warms it up, and measure
 with 16 clients and the CPU time of an answer, the time of one request alone, the 99th percentile at
 80 % of the highest rate (open loop, evenly spaced and Poisson arrivals), and the resident memory of
 its processes. Prints the medians, and Labrador at ten times its highest rate. A load during which
-the machine's host took more than a twentieth of the cores is repeated.
+the machine's host took more than a tenth of the cores is repeated once.
 """
 
 import asyncio
@@ -45,8 +45,8 @@ from benchmarks.servers import (
 from models.manifest import MODEL_FILE
 from serving.load_test import Load, closed, opened
 
-CLIENTS, SECONDS = 16, 8.0
-STOLEN, ATTEMPTS = 0.05, 4
+CLIENTS, SECONDS = 16, 6.0
+STOLEN, ATTEMPTS = 0.1, 2
 _T = TypeVar("_T")
 
 
@@ -64,7 +64,7 @@ class Figures:
 
 
 def undisturbed(measurement: Callable[[], _T]) -> _T:
-    """What it gives while the host leaves us the cores, or the least disturbed of four attempts."""
+    """What it gives while the host leaves us the cores, or the less disturbed of two attempts."""
     found: list[tuple[float, _T]] = []
     while not found or (found[-1][0] > STOLEN and len(found) < ATTEMPTS):
         stolen_s, began = psutil.cpu_times().steal, time.perf_counter()
@@ -203,6 +203,8 @@ def main(work: Path, folder: Path, rounds: int) -> None:
                 with running(server, work, store, bodies) as at:
                     own = found[server.name]
                     clients.append(measure(server, at, bodies, own))
+                    last_round = {name: round(values[-1], 2) for name, values in vars(own).items()}
+                    print(name, server.name, last_round, file=sys.stderr, flush=True)
                     if server is LABRADOR:
                         last = overload(at, bodies, own.rate[-1])
         print(table(name, found, limits))

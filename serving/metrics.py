@@ -117,6 +117,17 @@ class Metrics:
             registry=None,
         )
 
+        for reason in ("expired", "disconnected"):
+            self.dropped.labels(reason)
+
+    def expect(self, manifest: Manifest) -> None:
+        """Begin the model's counts at 0: a rate does not see what a series begins with."""
+        self.confidence.labels(manifest.name)
+        for label in manifest.labels:
+            self.predictions.labels(manifest.name, label)
+        for result in ("swapped", "failed"):
+            self.reloads.labels(manifest.name, result)
+
     @contextmanager
     def stage(self, name: Stage) -> Iterator[None]:
         start = perf_counter()

@@ -132,6 +132,7 @@ class Registry:
     async def _start(self, path: Path) -> Served:
         manifest, session = await asyncio.to_thread(self._open, path)
         batcher = Batcher(session.run, self._metrics, session.max_batch, self._settings.max_queue)
+        self._metrics.expect(manifest)
         precision = session.variant.precision
         log.info(
             "%s:%s works in %s on %s", manifest.name, manifest.version, precision, session.provider
@@ -169,7 +170,9 @@ class Registry:
         """Raises NotReady if a model must be taken for dead; only a restart helps."""
         for name, served in self.served.items():
             if fault := served.batcher.fault(self._settings.timeout_s):
+                self._metrics.model_ready.labels(name).set(0)
                 raise NotReady(f"{name}: {fault}")
+            self._metrics.model_ready.labels(name).set(1)
 
     def check_room(self, task: Task) -> None:
         """Raises Overloaded if no model of the task takes an image: before a body is read, so that

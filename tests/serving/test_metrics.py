@@ -50,6 +50,22 @@ def test_the_baseline_is_what_confidence_and_predictions_are_compared_with(
     assert 'labrador_baseline_confidence_sum{model="tags"} 1.75' in text
 
 
+def test_a_model_s_counts_begin_at_0(tmp_path: Path, store: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from models import bundle; from serving.metrics import Metrics\n"
+        "metrics = Metrics(Path(sys.argv[1]))\n"
+        "metrics.expect(bundle.read_manifest(Path(sys.argv[2])))\n"
+        "print(metrics.scrape([]).decode())"
+    )
+    run = [sys.executable, "-c", script, str(tmp_path), str(store / "tags" / "1")]
+    text = subprocess.run(run, check=True, capture_output=True, text=True).stdout
+    assert 'labrador_predictions_total{label="red",model="tags"} 0.0' in text
+    assert 'labrador_confidence_count{model="tags"} 0.0' in text
+    assert 'labrador_reload_total{model="tags",result="failed"} 0.0' in text
+    assert 'labrador_dropped_total{reason="expired"} 0.0' in text
+
+
 def test_the_first_label_or_every_tag_is_counted(metrics: Metrics, store: Path) -> None:
     def count(model: str, label: str) -> float:
         return float(metrics.predictions.labels(model, label)._value.get())

@@ -153,6 +153,25 @@ def test_a_body_is_refused_unread_only_if_every_model_of_the_task_is_full(
     _loaded(Settings(model_store=tmp_path, max_queue=64), metrics, test)
 
 
+def test_a_model_that_stopped_working_is_not_ready_in_the_metrics_either(
+    store: Path, metrics: Metrics
+) -> None:
+    ready = metrics.model_ready.labels("colours")
+
+    def test(registry: Registry) -> None:
+        registry.check_ready()
+        assert ready._value.get() == 1
+        registry.served["colours"].batcher._last_failed = True
+        with pytest.raises(NotReady, match="colours: its last run failed"):
+            registry.check_ready()
+        assert ready._value.get() == 0
+        registry.served["colours"].batcher._last_failed = False
+        registry.check_ready()
+        assert ready._value.get() == 1
+
+    _loaded(Settings(model_store=store), metrics, test)
+
+
 RELOAD_S = 0.02
 IMAGE = np.full((tiny.SIZE_PX, tiny.SIZE_PX, 3), (200, 90, 60), np.uint8)
 BRIGHTER = tiny.WEIGHTS * 1.5  # the same answers, more surely
