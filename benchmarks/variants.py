@@ -3,7 +3,7 @@
 python -m benchmarks.variants BUNDLE...
 
 BUNDLE is the folder of an exported bundle with variants. Prints size, images a second in batches of
-16 (ONNX Runtime, one thread, the precisions in turn, median of seven rounds), and what each gate
+8 (ONNX Runtime, one thread, the precisions in turn, median of nine rounds), and what each gate
 measured on the held-out images.
 """
 
@@ -18,7 +18,7 @@ import onnxruntime
 from models import bundle
 from training.evaluate import HEADLINE
 
-_BATCH, _ROUNDS = 16, 7
+_BATCH, _ROUNDS = 8, 9
 
 
 def main(paths: list[Path]) -> None:
