@@ -21,9 +21,13 @@ from tests.deploy.watching import RULES, firing, query, shortened, until, watchi
 from tests.deploy.watching_images import HELD_OUT, RED, add, ask, colours, said
 from tests.serving.running import ROOT, Server, serve
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("prometheus") is None, reason="Prometheus is missing: Debian's package prometheus"
-)
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(
+        shutil.which("prometheus") is None,
+        reason="Prometheus is missing: Debian's package prometheus",
+    ),
+]
 RUNBOOK = ROOT / "deploy" / "RUNBOOK.md"
 TARGETS = [
     pytest.param(target["expr"], id=f"{panel['title']}: {target['refId']}")

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@pytest.mark.long
 def test_no_request_fails_while_every_process_is_replaced(tmp_path: Path) -> None:
     tally = rolling_update.measure(tmp_path, rate=100)
     assert tally.failures == []

@@ -8,8 +8,11 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pytest
+
 from tests.serving.running import free_port
 
+pytestmark = pytest.mark.long
 ROOT = Path(__file__).parents[2]
 FOUND = {
     "id": "OSV-2026-1",
