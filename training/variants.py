@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import numpy_helper
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
@@ -51,11 +52,24 @@ def quantized(model: bytes, images_name: str, images: NDArray[np.uint8]) -> byte
             calibrate_method=CalibrationMethod.MinMax,
         )
         finished = onnx.load(result)
+    _widen(finished.graph, images.shape[1])
     used = {node.domain for node in finished.graph.node}
     imports = [entry for entry in finished.opset_import if entry.domain in used]
     del finished.opset_import[:]  # the optimizer declares every domain it knows
     finished.opset_import.extend(imports)
     return bytes(finished.SerializeToString())
+
+
+def _widen(graph: onnx.GraphProto, size_px: int) -> None:
+    """Make the pixels' mean and deviation `[1, 3, 1, 1]` as wide as the pictures.
+
+    ONNX Runtime runs int8 networks with the channels last, and there three values that are repeated
+    along the last axis cost a tenth of a ResNet-50.
+    """
+    for constant in graph.initializer:
+        if list(constant.dims) == [1, 3, 1, 1]:
+            wide = np.broadcast_to(numpy_helper.to_array(constant), (1, 3, size_px, size_px))
+            constant.CopyFrom(numpy_helper.from_array(wide.copy(), constant.name))
 
 
 class _Images(CalibrationDataReader):  # type: ignore[misc]

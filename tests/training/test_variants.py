@@ -74,6 +74,14 @@ def test_the_interface_is_that_of_fp32(both: Bundle, precision: str) -> None:
     assert described[0] == described[1]
 
 
+def test_nothing_is_repeated_over_the_pixels_of_int8(both: Bundle) -> None:
+    graph = onnx.load_from_string(both.files["model.int8.onnx"]).graph
+    shapes = {constant.name: list(constant.dims) for constant in graph.initializer}
+    pixels = [node for node in graph.node if node.op_type in ("Sub", "Div")][:2]
+    assert [node.op_type for node in pixels] == ["Sub", "Div"]
+    assert [shapes[node.input[1]] for node in pixels] == [[1, 3, 32, 32]] * 2
+
+
 def test_int8_weights_have_a_scale_for_each_channel_and_activations_are_unsigned(
     both: Bundle,
 ) -> None:
