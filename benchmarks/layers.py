@@ -23,11 +23,11 @@ import psutil
 
 from benchmarks.servers import (
     LABRADOR,
-    ROOT,
     SERVERS,
     Running,
     Server,
     bodies_of,
+    cpu_s,
     headers_of,
     pictures_of,
     prepare,
@@ -35,6 +35,7 @@ from benchmarks.servers import (
     stores,
 )
 from serving.load_test import Load, closed
+from tests.serving.running import ROOT
 
 SECONDS, CLIENTS = 6.0, 8
 LAYERS = {  # part of a source file's path -> layer; the first that fits
@@ -88,9 +89,9 @@ async def costs(
     """Layer -> microseconds of CPU an answer."""
     family = at.processes()
     async with aiohttp.ClientSession(headers=headers_of(server)) as http:
-        before = [sum(p.cpu_times()[:2]) for p in family]
+        before = [cpu_s(p) for p in family]
         await closed(http, at.url, bodies, CLIENTS, 2.0, Load("warm-up"))
-        used = [sum(p.cpu_times()[:2]) - b for p, b in zip(family, before, strict=True)]
+        used = [cpu_s(p) - b for p, b in zip(family, before, strict=True)]
         worker = family[used.index(max(used))]
         started, load = _threads(worker), Load("plain")
         await closed(http, at.url, bodies, CLIENTS, SECONDS, load)
@@ -102,8 +103,8 @@ async def costs(
             await asyncio.sleep(0.1)
     about = json.loads(Path(f"{profile}.json").read_text())
     found: defaultdict[str, float] = defaultdict(float)
-    for thread, cpu_s in ended.items():
-        answer_us = 1e6 * (cpu_s - started.get(thread, 0)) / len(load.times)
+    for thread, thread_s in ended.items():
+        answer_us = 1e6 * (thread_s - started.get(thread, 0)) / len(load.times)
         if thread == worker.pid:
             found.update(_divided(answer_us, profile, about["cpu_s"]))
         elif about["threads"].get(str(thread), "").startswith("decode"):

@@ -22,7 +22,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,7 +30,7 @@ import httpx
 
 from models.store import Store
 from tests import tiny
-from tests.serving.running import ROOT, START_S, STOP_S, Server, command, free_port, wait
+from tests.serving.running import ROOT, START_S, STOP_S, Server, free_port, serve
 
 CONFIGURATION = ROOT / "deploy" / "nginx"
 DRAIN_S = 3
@@ -109,41 +109,29 @@ def _wait_until_open(port: int, process: subprocess.Popen[bytes]) -> None:
     raise AssertionError("nginx did not start; nginx.log says why")
 
 
-@contextmanager
-def _process(folder: Path, port: int, store: Path) -> Iterator[Server]:
-    """A process of the service at this port; it drains when the block ends."""
-    folder.mkdir()
-    script, environment = command(folder, port, model_store=store, drain_s=DRAIN_S)
-    log_file = folder / "server.log"
-    with log_file.open("wb") as log:
-        process = subprocess.Popen(script, cwd=ROOT, env=environment, stdout=log, stderr=log)
-    try:
-        yield Server(f"http://127.0.0.1:{port}", port, process, log_file)
-    finally:
-        process.terminate()
-        process.wait(STOP_S)
-
-
 def measure(folder: Path, rate: float) -> Tally:
     """One rolling update at `rate` requests a second."""
     store = Store(folder / "store")
     tiny.add(store.root, "pets", "single")
     tally = Tally()
+
+    def process(name: str, port: int) -> AbstractContextManager[Server]:
+        (folder / name).mkdir()
+        return serve(folder / name, port=port, model_store=store.root, drain_s=DRAIN_S)
+
     with ExitStack() as stack:
         ports = [free_port(), free_port()]
         old = [ExitStack(), ExitStack()]
         for number, port in enumerate(ports):
             stack.enter_context(old[number])
-            server = _process(folder / f"old-{number}", port, store.root)
-            wait(old[number].enter_context(server), "readyz")
+            old[number].enter_context(process(f"old-{number}", port))
         nginx = stack.enter_context(proxy(folder, ports))
         with _load(nginx, rate, tally):
             time.sleep(1)
             store.release("pets", int(tiny.add(store.root, "pets", "single").name))
             for number, port in enumerate(ports):
                 old[number].close()
-                server = _process(folder / f"new-{number}", port, store.root)
-                wait(stack.enter_context(server), "readyz")
+                stack.enter_context(process(f"new-{number}", port))
                 time.sleep(_SETTLE_S)
     tally.passed_on = [reason for entry in nginx.log() if (reason := _reason(entry))]
     return tally

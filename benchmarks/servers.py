@@ -20,9 +20,8 @@ from models.manifest import MODEL_FILE
 from models.store import Store
 from scripts import drawings
 from tests import tiny
-from tests.serving.running import free_port
+from tests.serving.running import ROOT, free_port
 
-ROOT = Path(__file__).parents[1]
 THREADS = os.cpu_count() or 1
 START_S = 90.0
 _BOUNDARY = "labrador-benchmark"
@@ -77,7 +76,13 @@ class Running:
         return sum(p.memory_full_info().pss for p in self.processes()) / 2**20
 
     def cpu_s(self) -> float:
-        return sum(sum(p.cpu_times()[:2]) for p in self.processes())
+        return sum(map(cpu_s, self.processes()))
+
+
+def cpu_s(process: psutil.Process) -> float:
+    """CPU time so far, user's and system's."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 @contextmanager

@@ -43,7 +43,7 @@ from benchmarks.servers import (
     stores,
 )
 from models.manifest import MODEL_FILE
-from serving.load_test import Load, closed, opened
+from serving.load_test import Load, closed, opened, timed
 
 CLIENTS, SECONDS = 16, 6.0
 STOLEN, ATTEMPTS = 0.1, 2
@@ -88,15 +88,11 @@ def drive(
     async def session() -> Load:
         load, connector = Load(server.name), aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(connector=connector, headers=headers_of(server)) as http:
-            cpu_s, began = time.process_time(), time.perf_counter()
             if clients:
-                await closed(http, at.url, bodies, clients, seconds, load)
+                asking = closed(http, at.url, bodies, clients, seconds, load)
             else:
-                await opened(http, at.url, bodies, rate, seconds, load, even)
-            load.wall_s, load.client_cpu_s = (
-                time.perf_counter() - began,
-                time.process_time() - cpu_s,
-            )
+                asking = opened(http, at.url, bodies, rate, seconds, load, even)
+            await timed(load, asking)
         return load
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

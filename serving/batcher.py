@@ -64,9 +64,14 @@ class Batcher:
         finally:
             self._held -= images
 
+    @property
+    def room(self) -> int:
+        """How many more images it would admit."""
+        return self._max_queue - self._held
+
     def check_room(self, images: int) -> None:
         """Raises Overloaded where `images` more would be more than `max_queue`."""
-        if self._held + images > self._max_queue:
+        if images > self.room:
             wait_s = math.ceil(self._held * self._image_s)
             retry_after_s = min(max(1, wait_s), RETRY_AFTER_MAX_S)
             raise Overloaded(

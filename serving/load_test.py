@@ -153,13 +153,18 @@ async def opened(
             tasks.create_task(_ask(http, url, picture, load, float(at_s)))
 
 
+async def timed(load: Load, asking: Awaitable[None]) -> None:
+    """Note how long it takes, and what it costs this client."""
+    cpu_s, start_s = time.process_time(), time.perf_counter()
+    await asking
+    load.wall_s, load.client_cpu_s = time.perf_counter() - start_s, time.process_time() - cpu_s
+
+
 async def _observed(
     http: aiohttp.ClientSession, plan: Plan, load: Load, asking: Awaitable[None]
 ) -> None:
     before, _ = await _stages(http, plan)
-    cpu_s, start_s = time.process_time(), time.perf_counter()
-    await asking
-    load.wall_s, load.client_cpu_s = time.perf_counter() - start_s, time.process_time() - cpu_s
+    await timed(load, asking)
     after, load.workers = await _stages(http, plan)
     load.stages = {
         name: (after[name][0] - before[name][0], after[name][1] - before[name][1])

@@ -11,14 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models import bundle
-from models.errors import (
-    BadParameter,
-    BundleError,
-    LabradorError,
-    ModelUnknown,
-    NotReady,
-    Overloaded,
-)
+from models.errors import BadParameter, BundleError, LabradorError, ModelUnknown, NotReady
 from models.manifest import Manifest, Task, Variant
 from models.store import Store
 from serving.batcher import Batcher
@@ -178,17 +171,9 @@ class Registry:
         """Raises Overloaded if no model of the task takes an image: before a body is read, so that
         a refusal costs little when there are many.
         """
-        refusal: Overloaded | None = None
-        for served in self.served.values():
-            if served.manifest.task == task:
-                try:
-                    served.batcher.check_room(1)
-                except Overloaded as error:
-                    refusal = error
-                else:
-                    return
-        if refusal is not None:
-            raise refusal
+        batchers = [s.batcher for s in self.served.values() if s.manifest.task == task]
+        if batchers:
+            max(batchers, key=lambda batcher: batcher.room).check_room(1)
 
     def choose(self, task: Task, name: str | None) -> Served:
         """The model `name`, or the only one of the task.

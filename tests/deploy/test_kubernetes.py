@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import kubernetes_validate  # type: ignore[import-untyped]
+import kubernetes_validate
 import pytest
 import yaml
 from bentoml._internal.configuration.containers import BentoMLContainer

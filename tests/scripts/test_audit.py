@@ -6,14 +6,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 
-from tests.serving.running import free_port
+from tests.serving.running import ROOT, free_port
 
 pytestmark = pytest.mark.long
-ROOT = Path(__file__).parents[2]
 FOUND = {
     "id": "OSV-2026-1",
     "summary": "planted",

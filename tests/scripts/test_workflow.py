@@ -8,7 +8,8 @@ from pathlib import Path
 
 import yaml
 
-ROOT = Path(__file__).parents[2]
+from tests.serving.running import ROOT
+
 WORKFLOW = ROOT / ".github" / "workflows" / "release.yml"
 
 

@@ -67,10 +67,14 @@ def free_port() -> int:
 
 @contextmanager
 def serve(
-    folder: Path, ready: bool = True, workers: int = 1, **settings: object
+    folder: Path,
+    ready: bool = True,
+    workers: int = 1,
+    port: int | None = None,
+    **settings: object,
 ) -> Iterator[Server]:
     """A server with these settings, up until the block ends; `ready`: wait until it says so."""
-    port = free_port()
+    port = port or free_port()
     script, environment = command(folder, port, **{"drain_s": 0, **settings})
     environment["BENTOML_CONFIG_OPTIONS"] = f"services.labrador.workers={workers}"
     log_file = folder / "server.log"
