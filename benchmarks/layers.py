@@ -34,6 +34,7 @@ from benchmarks.servers import (
     running,
     stores,
 )
+from models.hardware import processor
 from serving.load_test import Load, closed
 from tests.serving.running import ROOT
 
@@ -126,6 +127,7 @@ def _threads(process: psutil.Process) -> dict[int, float]:
 
 
 def main(work: Path, folder: Path) -> None:
+    print(f"{processor()}\n")
     prepare(work)
     pictures = pictures_of(folder)
     store, _ = stores(work)["tiny network"]

@@ -13,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from models.hardware import processor
 from tests.serving.running import Server, serve
 
 _LEAVE_S = 0.1
@@ -37,6 +38,7 @@ async def leave(server: Server, name: str, picture: bytes, clients: int) -> None
 
 
 def main(store: Path, name: str, file: Path, clients: int) -> None:
+    print(f"{processor()}\n")
     with (
         tempfile.TemporaryDirectory() as folder,
         serve(Path(folder), model_store=store, models=name) as server,

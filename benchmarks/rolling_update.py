@@ -28,6 +28,7 @@ from pathlib import Path
 
 import httpx
 
+from models.hardware import processor
 from models.store import Store
 from tests import tiny
 from tests.serving.running import ROOT, START_S, STOP_S, Server, free_port, serve
@@ -184,6 +185,7 @@ def _ask(nginx: Proxy, pause_s: float, stopped: threading.Event, tally: Tally) -
 
 
 def main(rate: float) -> None:
+    print(f"{processor()}\n")
     with tempfile.TemporaryDirectory() as folder:
         tally = measure(Path(folder), rate)
     counts = Counter(tally.versions)

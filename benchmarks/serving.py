@@ -42,6 +42,7 @@ from benchmarks.servers import (
     running,
     stores,
 )
+from models.hardware import processor
 from models.manifest import MODEL_FILE
 from serving.load_test import Load, closed, opened, timed
 
@@ -182,6 +183,7 @@ def _ratio(these: Sequence[float], those: Sequence[float]) -> float:
 
 
 def main(work: Path, folder: Path, rounds: int) -> None:
+    print(f"{processor()}\n")
     prepare(work)
     pictures = pictures_of(folder)
     size_kib = np.mean([len(p) for p in pictures]) / 1024

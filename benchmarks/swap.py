@@ -16,6 +16,7 @@ from pathlib import Path
 
 import httpx
 
+from models.hardware import processor
 from models.manifest import Preprocess
 from models.preprocess import decode
 from models.store import Store
@@ -103,6 +104,7 @@ def _series(result: str) -> str:
 
 
 def main(swaps: int) -> None:
+    print(f"{processor()}\n")
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         tally = measure(Path(folder), swaps)

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.environment import PEERS, installed
+from models.hardware import processor
 from models.manifest import Task
 from training import data, evaluate, metrics, run
 from training.prepare import divide
@@ -213,6 +214,7 @@ def _reached(peer: Result, ours: Result) -> float:
 
 
 def main(folder: Path, work: Path, seeds: int = 3) -> None:
+    print(f"{processor()}\n")
     work.mkdir(parents=True, exist_ok=True)
     installed(work, "fastai")
     log = work / "training.jsonl"

@@ -16,12 +16,14 @@ import numpy as np
 import onnxruntime
 
 from models import bundle
+from models.hardware import processor
 from training.evaluate import HEADLINE
 
 _BATCH, _ROUNDS = 8, 9
 
 
 def main(paths: list[Path]) -> None:
+    print(f"{processor()}\n")
     print("| | precision | MB | images/s | ratio | headline | largest difference | flips |")
     print("|---|---|---|---|---|---|---|---|")
     for path in paths:

@@ -116,6 +116,10 @@ class Provenance(Frozen):
     weights_sha256: Sha256 | None
     weights_licence: str
     libraries: dict[str, str]
+    processor: str = Field(
+        description="what the training began on, as `models.hardware` names it; whether it computed"
+        " in bfloat16, and the last digits of every figure, follow from it"
+    )
 
 
 class Manifest(Frozen):

@@ -41,6 +41,7 @@ PROVENANCE = Provenance(
     weights_sha256=None,
     weights_licence="none",
     libraries={},
+    processor="none",
 )
 
 

@@ -182,6 +182,7 @@ def _origin(provenance: Provenance) -> list[tuple[str, str]]:
         ("weights to start from", f"{provenance.weights} ({provenance.weights_licence})"),
         ("code", provenance.git_commit or "not under version control"),
         ("recipe", options),
+        ("processor", provenance.processor),
         ("libraries", "  ".join(f"{k} {v}" for k, v in provenance.libraries.items())),
     ]
 

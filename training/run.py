@@ -32,6 +32,7 @@ from safetensors.torch import load_file
 
 from models.bundle import write_atomically
 from models.errors import RunError
+from models.hardware import processor
 from models.manifest import Baseline, Frozen, Metric, Preprocess, Probability, Provenance, Task
 from training import split
 from training.network import Network
@@ -240,6 +241,7 @@ def provenance(
         weights_sha256=weights[1],
         weights_licence=weights[2],
         libraries={name: metadata.version(name) for name in _LIBRARIES},
+        processor=processor(),
     )
 
 

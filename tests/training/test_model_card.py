@@ -45,6 +45,7 @@ def test_the_text_says_how_to_use_it_and_where_it_comes_from(bundle: Bundle) -> 
     assert f"uint8 `[N, {manifest.preprocess.image_size_px}," in body
     assert ", ".join(manifest.labels) in body
     assert manifest.provenance.data_fingerprint[:16] in body
+    assert f"Processor: {manifest.provenance.processor}." in body
     assert "Release:" not in body
 
 

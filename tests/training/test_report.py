@@ -78,6 +78,7 @@ def test_a_run_s_report_stands_alone_and_leads_with_the_verdict(run: Run, task: 
     for name in (*run.outcome.labels, "How it learned", "Calibration", "Where it comes from"):
         assert name in page.text
     assert "every epoch" in page.text.lower() and "weights=none" in page.text
+    assert run.outcome.provenance.processor in page.text
 
 
 def test_every_figure_is_there_with_its_interval(run: Run) -> None:

@@ -11,6 +11,7 @@ import torchvision
 from safetensors.torch import load_file, save_file
 
 from models.errors import RunError
+from models.hardware import processor
 from tests.training import samples
 from training import run, split
 from training.run import Run
@@ -127,6 +128,7 @@ def test_provenance_says_where_the_network_comes_from(single_run: Run) -> None:
     assert found.data_fingerprint == split.fingerprint(single_run.items)
     assert (found.weights, found.weights_sha256, found.weights_licence) == ("none", None, "none")
     assert found.libraries["torch"] == metadata.version("torch")
+    assert found.processor == processor()
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", found.created)
     assert found.git_commit is None or re.fullmatch(r"[0-9a-f]{40}(-dirty)?", found.git_commit)
 
