@@ -19,7 +19,6 @@ import numpy as np
 
 from models.store import Store
 from scripts import drawings
-from training import run
 
 FOLDER = Path("demo")
 STORE = Store(FOLDER / "bundles")
@@ -41,14 +40,12 @@ def main() -> int:
     print("demo/shapes: which shape is it?   demo/scenes: which shapes are in it?")
 
     say("2. Train: a ResNet-18 for each task, from nothing")
-    python(f"-m training train demo/shapes {TRAINING} --epochs 5 --out demo/runs/shapes")
-    python(
-        f"-m training train demo/scenes/labels.csv {TRAINING} --epochs 10 --out demo/runs/scenes"
-    )
+    training(f"train demo/shapes {TRAINING} --epochs 5 --out demo/runs/shapes")
+    training(f"train demo/scenes/labels.csv {TRAINING} --epochs 10 --out demo/runs/scenes")
 
     say("3. Export to ONNX, through the gate")
     for name in ("shapes", "scenes"):
-        python(f"-m training export demo/runs/{name} --name {name} --store {STORE.root}")
+        training(f"export demo/runs/{name} --name {name} --store {STORE.root}")
 
     say("4. Serve both, and ask about drawings that neither has seen")
     url = f"http://localhost:{options.port}"
@@ -79,10 +76,13 @@ def say(text: str) -> None:
     print(f"\n{text}", flush=True)
 
 
-def python(arguments: str) -> None:
-    """Run and show a command that a person could type."""
-    print(f"$ python {arguments}", flush=True)
-    subprocess.run([sys.executable, *shlex.split(arguments)], check=True)
+def training(arguments: str) -> None:
+    """Show a command that a person could type, and do what it does: here, as torch is loaded."""
+    from training import __main__ as command_line  # torch: seconds, and not for a word of help
+
+    print(f"$ python -m training {arguments}", flush=True)
+    if code := command_line.main(shlex.split(arguments)):
+        sys.exit(code)
 
 
 def serve(url: str, port: int) -> subprocess.Popen[bytes]:
@@ -136,6 +136,8 @@ def ask(url: str, file: Path) -> None:
 
 def missed_goals() -> list[str]:
     """What the held-out drawings say, printed, and which goals they miss."""
+    from training import run
+
     say("Measured on held-out drawings, value and 95 % interval:")
     missed = []
     for name in ("shapes", "scenes"):

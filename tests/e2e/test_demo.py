@@ -5,9 +5,13 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.serving.running import free_port
 
 
+@pytest.mark.long
+@pytest.mark.timeout(900)
 def test_the_demo_trains_serves_and_answers_both_tasks(clone: Path) -> None:
     port = free_port()
     done = subprocess.run(
@@ -16,7 +20,7 @@ def test_the_demo_trains_serves_and_answers_both_tasks(clone: Path) -> None:
         env={**os.environ, "BENTOML_HOME": str(clone / "bentoml")},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=800,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]

@@ -6,11 +6,13 @@ import re
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.e2e.conftest import ROOT
 from tests.serving.running import free_port
 
 
-def _commands(heading: str) -> str:
+def commands(heading: str) -> str:
     """The shell block below a heading of the README."""
     section = (ROOT / "README.md").read_text().partition(f"\n## {heading}\n")[2]
     block = re.search(r"```sh\n(.*?)```", section, re.DOTALL)
@@ -18,18 +20,22 @@ def _commands(heading: str) -> str:
     return block[1]
 
 
-def test_the_commands_of_the_readme_train_export_and_answer(clone: Path) -> None:
-    port = free_port()
-    commands = _commands("Train, export, serve").replace("3000", str(port))
-    commands = commands.replace("bentoml serve", f"bentoml serve --port {port}")
-    done = subprocess.run(
-        ["bash", "-euc", f"trap 'kill $(jobs -p)' EXIT\n{commands}"],
+def run(script: str, clone: Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        ["bash", "-euc", script],
         cwd=clone,
         env={**os.environ, "BENTOML_HOME": str(clone / "bentoml"), "LABRADOR_DRAIN_S": "0"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=550,
     )
+
+
+def test_the_commands_of_the_readme_train_export_and_answer(clone: Path) -> None:
+    port = free_port()
+    script = commands("Train, export, serve").replace("3000", str(port))
+    script = script.replace("bentoml serve", f"bentoml serve --port {port}")
+    done = run(f"trap 'kill $(jobs -p)' EXIT\n{script}", clone)
     assert done.returncode == 0, done.stdout + done.stderr
     answer = json.loads(done.stdout.splitlines()[-1])
     assert answer["model"] == {"name": "shapes", "version": "1"}
@@ -37,7 +43,18 @@ def test_the_commands_of_the_readme_train_export_and_answer(clone: Path) -> None
     assert list(clone.glob("bentoml/bentos/labrador/*/bento.yaml"))
 
 
-def test_the_two_commands_of_the_readme_exist_and_run() -> None:
-    for line in _commands("Two commands").splitlines():
-        command = line.split()[0]
-        assert (ROOT / command).is_file() and os.access(ROOT / command, os.X_OK), command
+@pytest.mark.parametrize(
+    ("command", "arguments", "said"),
+    [
+        ("scripts/demo", "--help", "usage: scripts/demo"),
+        ("scripts/test", "-n 0 tests/models/test_errors.py", " passed"),
+    ],
+)
+def test_the_two_commands_of_the_readme_begin(
+    command: str, arguments: str, said: str, clone: Path
+) -> None:
+    """test_demo runs the first to its end, and the second runs this."""
+    (line,) = (line for line in commands("Two commands").splitlines() if line.startswith(command))
+    done = run(f"{line.partition('#')[0]} {arguments}", clone)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert said in done.stdout

@@ -21,7 +21,7 @@ def called(clone: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
         env={**os.environ, "BENTOML_HOME": str(clone / "bentoml"), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=280,
     )
 
 

@@ -1,8 +1,11 @@
-from collections.abc import Iterator
+import os
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from models import bundle
 from models.bundle import Bundle
@@ -13,6 +16,8 @@ from training import run
 from training.export import export
 from training.run import Run
 from training.train import train
+
+Once = Callable[[str, Callable[[Path], object]], Path]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -25,37 +30,59 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def single_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """Gives a folder by name; the first of the tests' processes that asks for it fills it."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # of all workers
+
+    def once(name: str, fill: Callable[[Path], object]) -> Path:
+        folder, filled = root / name, root / f"{name}.filled"
+        with FileLock(root / f"{name}.lock"):
+            if not filled.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                fill(folder)
+                filled.touch()
+        return folder
+
+    return once
+
+
+@pytest.fixture(scope="session")
+def single_data(once: Once) -> Path:
     """Three labels, sixteen images each, in class folders. Not to be changed."""
-    return samples.class_folders(tmp_path_factory.mktemp("single") / "colours", 16)
+    return once("single-data", lambda f: samples.class_folders(f / "colours", 16)) / "colours"
 
 
 @pytest.fixture(scope="session")
-def multi_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def multi_data(once: Once) -> Path:
     """A CSV of fifty images with none to three labels. Not to be changed."""
-    return samples.table(tmp_path_factory.mktemp("multi"), 50)
+    return once("multi-data", lambda folder: samples.table(folder, 50)) / "labels.csv"
 
 
 @pytest.fixture(scope="session")
-def single_run(single_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def single_run(single_data: Path, once: Once) -> Run:
     """Not trained to the end: where every score is 0 or 1, a change of the network hides."""
     recipe = samples.recipe(single_data, valid=0.5, lr="1e-3")
-    return run.read(train(recipe, tmp_path_factory.mktemp("single-run")))
+    return run.read(once("single-run", lambda folder: train(recipe, folder)))
 
 
 @pytest.fixture(scope="session")
-def multi_run(multi_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def multi_run(multi_data: Path, once: Once) -> Run:
     recipe = samples.recipe(multi_data, valid=0.5)
-    return run.read(train(recipe, tmp_path_factory.mktemp("multi-run")))
+    return run.read(once("multi-run", lambda folder: train(recipe, folder)))
 
 
 @pytest.fixture(scope="session")
-def store(single_run: Run, multi_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Store:
+def store(single_run: Run, multi_run: Run, once: Once) -> Store:
     """Holds version 1 of colours, the single-label run, and of stripes, the other."""
-    store = Store(tmp_path_factory.mktemp("store"))
-    export(single_run, "colours", store)
-    export(multi_run, "stripes", store)
-    return store
+
+    def fill(folder: Path) -> None:
+        export(single_run, "colours", Store(folder))
+        export(multi_run, "stripes", Store(folder))
+
+    return Store(once("store", fill))
 
 
 @pytest.fixture(scope="session")
