@@ -187,7 +187,7 @@ def run(folder: Path, name: str, variant: str, seed: int) -> dict[str, Any]:
         network.load_state_dict(tuning.average.module.state_dict())
     figures = {}
     for crop in CROPS if variant == BASE else (recipe.crop_fraction,):
-        with precision(CPU):
+        with precision(CPU, recipe.dtype):
             logits = logits_of(network, images.held_out[crop], CPU)
         figures[str(crop)] = _wrong(task, logits, images.truth)
     return {"set": name, "variant": variant, "seed": seed, "figures": figures}

@@ -20,7 +20,7 @@ from training.batches import Batch, Training
 from training.checkpoint import Checkpoint, Progress
 from training.network import Network
 from training.ranks import Ranks
-from training.recipe import Recipe
+from training.recipe import Dtype, Recipe, pick_dtype
 from training.stages import Stages
 
 _NORM_MAX = 1.0  # of the gradient
@@ -176,7 +176,7 @@ class FineTuning:
     def step(self, learner: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch) -> Tensor:
         """One step down the gradient; this process's part of the batch's mean loss, `[]`."""
         images, targets, weight = batch
-        with precision(self.ranks.device):
+        with precision(self.ranks.device, self.recipe.dtype):
             logits = learner(images)
         loss = self.loss(logits.float(), targets) * weight
         loss.backward()  # type: ignore[no-untyped-call]
@@ -232,13 +232,10 @@ def phases(recipe: Recipe, steps: int, blocks: int) -> list[Phase]:
     return [phase for phase in both if phase.first < phase.last]
 
 
-def precision(device: torch.device) -> torch.autocast:
-    """bfloat16 where the hardware computes in it, else float32."""
-    if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        fast = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
-    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
+def precision(device: torch.device, dtype: Dtype) -> torch.autocast:
+    """Mixed precision with bfloat16, if that is what `dtype` says or stands for on the device."""
+    mixed = pick_dtype(dtype, device) == "bfloat16"
+    return torch.autocast(device.type, torch.bfloat16, enabled=mixed)
 
 
 def loss_of(logits: Tensor, targets: Tensor, task: Task) -> Tensor:

@@ -13,6 +13,7 @@ from models.manifest import Frozen, Preprocess, Task
 
 Arch = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
 Device = Literal["auto", "cuda", "cpu"]
+Dtype = Literal["auto", "bfloat16", "float32"]
 
 
 class Recipe(Frozen):
@@ -89,6 +90,11 @@ class Recipe(Frozen):
         600, ge=0, description="seconds between checkpoints; there is one after each epoch anyway"
     )
     device: Device = Field("auto", description="auto (cuda where there is one), cuda or cpu")
+    dtype: Dtype = Field(
+        "auto",
+        description="what the network computes in while it trains: bfloat16 (mixed) or float32;"
+        " auto: bfloat16 where the hardware has it. Evaluation and export compute in float32",
+    )
 
     @field_validator("lr")
     @classmethod
@@ -169,6 +175,17 @@ def pick_device(device: Device) -> torch.device:
         raise RecipeError("--device cuda: torch finds no usable NVIDIA GPU; use auto or cpu")
     name = "cuda" if device == "auto" and torch.cuda.is_available() else device
     return torch.device("cpu" if name == "auto" else name)
+
+
+def pick_dtype(dtype: Dtype, device: torch.device) -> Dtype:
+    """The one that `auto` stands for: bfloat16 where the device has units for it."""
+    if dtype != "auto":
+        return dtype
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+    return "bfloat16" if fast else "float32"
 
 
 def _explain(problem: Any) -> str:

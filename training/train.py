@@ -29,7 +29,7 @@ from training.evaluate import Evaluation
 from training.fine_tune import DivergedError, FineTuning, check_processes
 from training.network import Network
 from training.ranks import Ranks
-from training.recipe import Recipe, pick_device
+from training.recipe import Recipe, pick_device, pick_dtype
 from training.run import Run
 from training.split import Item
 from training.watch import HeldOut, Watch
@@ -42,6 +42,8 @@ def train(recipe: Recipe, out: Path | None) -> Path:
     """
     with ranks.joined(pick_device(recipe.device)) as all_ranks:
         dataset, items, recipe = prepare.read(recipe)
+        dtype = pick_dtype(recipe.dtype, all_ranks.device)  # so that a resumed run keeps it
+        recipe = recipe.model_copy(update={"dtype": dtype})
         check_processes(recipe, all_ranks, sum(not item.is_valid for item in items))
         network, weights = prepare.start(recipe, len(dataset.labels))
         path = Path(all_ranks.agree(str(run.create(out)) if all_ranks.first else ""))

@@ -42,7 +42,7 @@ class Watch:
     def after_epoch(self, epoch: Epoch, progress: Progress) -> None:
         """Measure, in training's own precision, and write a line of `metrics.jsonl`."""
         task, truth = self._tuning.task, self._held_out.truth
-        with precision(self._tuning.ranks.device):
+        with precision(self._tuning.ranks.device, self._tuning.recipe.dtype):
             logits = self.logits()
         loss = loss_of(torch.from_numpy(logits), prepare.loss_targets(truth, task), task)
         line = {

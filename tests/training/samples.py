@@ -85,6 +85,7 @@ def recipe(data: Path | str = "nowhere", **changes: Any) -> Recipe:
         "data": str(data),
         "weights": "none",
         "device": "cpu",
+        "dtype": "float32",  # bfloat16's rounding would differ between processors
         "image_size": SIZE_PX,
         "batch_size": 16,
         "freeze_epochs": 1,

@@ -18,6 +18,7 @@ from training.feed import Cached
 from training.fine_tune import DivergedError, Epoch, FineTuning, loss_of, phases
 from training.network import Network
 from training.ranks import Ranks
+from training.recipe import pick_dtype
 from training.stages import Stages
 
 CPU = torch.device("cpu")
@@ -169,7 +170,7 @@ def test_the_train_loss_is_the_mean_over_images_however_they_are_batched() -> No
         trained(network(), "single", epochs.append, 25, **STILL, **options)
         losses.append(epochs[0].train_loss)
     own, given = network().eval(), pictures(count=25)
-    with torch.inference_mode(), module.precision(CPU):
+    with torch.inference_mode():
         logits = own(images_of(given)).float()
     expected = loss_of(logits, given.targets, "single").item()
     assert losses == pytest.approx([expected] * 3, rel=0.01)
@@ -454,8 +455,21 @@ def test_augmentation_s_strengths_reach_the_images() -> None:
         assert not the_same(still, trained(network(), epochs=0, **options)), name
 
 
-def test_precision_is_an_autocast_of_the_device() -> None:
-    with module.precision(CPU):
-        product = torch.ones(2, 2) @ torch.ones(2, 2)
-    fast = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
-    assert product.dtype == (torch.bfloat16 if fast else torch.float32)
+def test_the_recipe_decides_what_the_network_computes_in() -> None:
+    for dtype, expected in (("bfloat16", torch.bfloat16), ("float32", torch.float32)):
+        with module.precision(CPU, samples.recipe(dtype=dtype).dtype):
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == expected
+
+
+def test_bfloat16_reaches_the_weights() -> None:
+    exact, rounded = (trained(network(), dtype=d, **STILL) for d in ("float32", "bfloat16"))
+    assert not the_same(exact, rounded)
+
+
+@pytest.mark.parametrize(("units", "dtype"), [(True, "bfloat16"), (False, "float32")])
+def test_auto_is_bfloat16_where_the_processor_has_units_for_it(
+    units: bool, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": units})
+    assert pick_dtype("auto", CPU) == dtype
+    assert pick_dtype("float32", CPU) == "float32"

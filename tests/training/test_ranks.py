@@ -22,23 +22,10 @@ from training.recipe import Recipe
 CPU = torch.device("cpu")
 
 
-def in_float32() -> None:
-    """As on a CPU that does not compute in bfloat16.
-
-    Where it does, each process rounds its own part of the gradient to eight bits.
-    """
-    torch.cpu.get_capabilities = dict  # type: ignore[assignment]
-
-
 def together(words: list[str], logs: Path, count: int = 2) -> list[Command]:
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(count)}
     return [
-        Command(
-            words,
-            logs / f"{rank}",
-            shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            in_float32,
-        )
+        Command(words, logs / f"{rank}", shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(count)
     ]
 
@@ -58,9 +45,7 @@ def curve(path: Path) -> list[tuple[float, float]]:
 def pair(multi_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     """The run of one process, that of two, and where what they printed is."""
     folder = tmp_path_factory.mktemp("pair")
-    alone = Command(
-        words_of(recipe_of(multi_data), folder / "alone"), folder / "log", {}, in_float32
-    )
+    alone = Command(words_of(recipe_of(multi_data), folder / "alone"), folder / "log")
     both = together(words_of(recipe_of(multi_data), folder / "both"), folder)
     assert [command.code() for command in (alone, *both)] == [0, 0, 0], [
         command.err.read_text() for command in (alone, *both)

@@ -263,10 +263,18 @@ def test_pretrained_weights_are_where_training_starts(
     assert provenance.weights_sha256 == sha256(file.read_bytes())
 
 
+def test_a_run_keeps_what_its_network_computed_in(
+    single_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that it computes in the same when it is resumed on another machine."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False})
+    path = train(samples.recipe(single_data, dtype="auto", **ONE_EPOCH), tmp_path)
+    assert run.read(path).recipe.dtype == "float32"
+
+
 def test_the_last_line_of_the_log_is_the_run_that_is_kept(
     single_run: Run, single_data: Path
 ) -> None:
-    """In the precision of the hardware there, in float32 here."""
     last = json.loads((single_run.path / "metrics.jsonl").read_text().splitlines()[-1])
     logits, targets = logits_of(single_run, single_data), targets_of(single_run)
     wrong = float((logits.argmax(1) != targets.argmax(1)).mean())
