@@ -294,6 +294,9 @@ def test_each_label_that_crosses_its_threshold_is_counted() -> None:
     expected = np.array([[0.5, 0.25, 0.75], [0.1, 0.2, 0.3]], np.float32)
     got = expected - np.float32(1e-5)
     assert compare(expected, got, one, TOLERANCE).flips == 3
+    expected[0], got[0] = 0.9, 0.9
+    expected[1, 1], got[1, 1] = 0.24999, 0.25
+    assert compare(expected, got, one, TOLERANCE).flips == 1
 
 
 def test_flips_of_both_batch_sizes_add_up(files: dict[str, bytes]) -> None:
