@@ -64,6 +64,7 @@ def main() -> int:
         first, last = (int(line) for line in options.lines.split("-"))
         lines = range(first, last + 1)
     listed = tomllib.loads(EQUIVALENT.read_text()) if EQUIVALENT.exists() else {}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # after the clean-up
     os.environ["OMP_NUM_THREADS"] = "1"  # a fork has none of its parent's threads
     results = []
     with _scratch_copy() as copy:
@@ -205,6 +206,7 @@ def _in_fork(copy: Path, limit_s: float, work: Callable[[], int]) -> int | None:
         code = 70
         try:
             os.setsid()
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.chdir(copy)
             sys.path.insert(0, str(copy))
             with (copy.parent / "output.txt").open("w") as output:
@@ -214,18 +216,18 @@ def _in_fork(copy: Path, limit_s: float, work: Callable[[], int]) -> int | None:
         finally:
             os._exit(code)
     ends = time.monotonic() + limit_s
-    while True:
-        finished, status = os.waitpid(process, os.WNOHANG)
-        late = time.monotonic() > ends
-        if finished or late:
-            with suppress(ProcessLookupError):
-                os.killpg(process, signal.SIGKILL)  # and what it started
-        if finished:
-            return os.waitstatus_to_exitcode(status)
-        if late:
+    try:
+        while time.monotonic() < ends:
+            finished, status = os.waitpid(process, os.WNOHANG)
+            if finished:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.01)
+        return None
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process, signal.SIGKILL)  # and what it started
+        with suppress(ChildProcessError):
             os.waitpid(process, 0)
-            return None
-        time.sleep(0.01)
 
 
 @dataclass
