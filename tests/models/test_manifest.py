@@ -35,6 +35,12 @@ def test_labels_keep_their_order_and_any_script() -> None:
     assert Manifest.model_validate_json(text).labels == tuple(labels)
 
 
+def test_one_label_is_enough_to_tag() -> None:
+    baseline = values()["baseline"] | {"label_share": [0.5]}
+    one = manifest(**multi(labels=["cat"], thresholds=[0.5], baseline=baseline))
+    assert one.labels == ("cat",)
+
+
 @pytest.mark.parametrize("schema_version", [0, 2, "two", None])
 def test_another_schema_version_is_refused(schema_version: object) -> None:
     with pytest.raises(ValidationError, match="schema_version"):
