@@ -28,7 +28,7 @@ class Tag:
 
 def rank(scores: NDArray[np.float32]) -> NDArray[np.intp]:
     """Indices of the labels `[..., C]` by falling score; equal scores keep the labels' order."""
-    return np.argsort(-scores, axis=-1, kind="stable")
+    return np.argsort(-scores, kind="stable")
 
 
 def above(

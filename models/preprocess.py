@@ -131,9 +131,8 @@ def _stored(image: Image.Image, shorter_px: float) -> _Stored:
     width, height = image.size
     scale = 1
     if isinstance(image, ImageFile.ImageFile) and image.format in ("JPEG", "MPO"):
-        scale = next((s for s in (8, 4, 2) if min(image.size) >= s * shorter_px), 1)
-        if scale > 1:
-            image.draft(None, (image.width // scale, image.height // scale))
+        scale = next((s for s in (8, 4, 2) if min(width, height) >= s * shorter_px), 1)
+        image.draft(None, (width // scale, height // scale))
     image.load()
     turn = _UPRIGHT.get(_orientation(image))
     return _Stored(_rgb(image), width / scale, height / scale, turn)
@@ -145,13 +144,13 @@ def _upright(picture: Image.Image, turn: Image.Transpose | None) -> Image.Image:
 
 def _orientation(image: Image.Image) -> int:
     try:
-        return int(image.getexif().get(_ORIENTATION_TAG, 1))
-    except Exception:  # a damaged EXIF block says nothing; the pixels are still good
+        return int(image.getexif()[_ORIENTATION_TAG])
+    except Exception:  # no EXIF block says nothing, nor does a damaged one: the pixels are good
         return 1
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "I" or image.mode.startswith("I;16"):
+    if image.mode == "I;16":
         samples = np.asarray(image).astype(np.uint32)
         return Image.fromarray(((samples + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:

@@ -14,8 +14,8 @@ from models.manifest import MANIFEST_FILE, Manifest
 
 DEFAULT_ROOT = Path(__file__).parent / "bundles"
 RELEASED_FILE = "RELEASED"
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}", re.ASCII)
-_VERSION = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+_VERSION = re.compile(r"[1-9][0-9]{0,8}")
 
 
 @dataclass(frozen=True)

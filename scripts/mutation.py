@@ -2,8 +2,9 @@
 
 Each mutant is written into a scratch copy of the checkout and its module's own tests run against
 it, in a fork of a process that has imported the libraries already: those tests that run the
-mutated function, or all of them where it is in no function or a fixture runs it too. A mutant
-that lives but means the same is listed in `tests/equivalent_mutants.toml`, and not counted:
+mutated function, or all of them where it is in no function or a fixture runs it too; then those
+that start processes. With TMPDIR=/dev/shm all files are kept in memory. A mutant that lives but
+means the same is listed in `tests/equivalent_mutants.toml`, and not counted:
 
     [["models/store.py"]]
     was = "what is printed behind -"
@@ -63,6 +64,7 @@ def main() -> int:
         first, last = (int(line) for line in options.lines.split("-"))
         lines = range(first, last + 1)
     listed = tomllib.loads(EQUIVALENT.read_text()) if EQUIVALENT.exists() else {}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # after the clean-up
     os.environ["OMP_NUM_THREADS"] = "1"  # a fork has none of its parent's threads
     results = []
     with _scratch_copy() as copy:
@@ -115,6 +117,8 @@ def measure(copy: Path, module: str, lines: range | None, listed: list[dict[str,
     for number, mutant in enumerate(found):
         _write(copy / module, mutant.source, number)
         code = _in_fork(copy, limit_s, _Tests(unbroken.that_run(mutant, tests)))
+        if code == 0 and (others := unbroken.that_start_processes(tests)):
+            code = _in_fork(copy, limit_s, _Tests(others))
         if code is None:
             result.timeouts += 1
         elif code != 0:
@@ -159,15 +163,23 @@ def _write(path: Path, source: str, number: int) -> None:
 
 @dataclass(frozen=True)
 class _Unbroken:
-    """How long the tests take, and which of them run each line: in none's call, "" does."""
+    """How long the tests take, which of them run each line and which start processes.
+
+    "" stands for what is in no test's call: a fixture, and for lines also an import.
+    """
 
     seconds: float
     tests_by_line: dict[str, list[str]]
+    starting: list[str]
 
     def that_run(self, mutant: Mutant, tests: list[str]) -> list[str]:
         body = mutant.function or range(0)
         chosen = {test for line in body for test in self.tests_by_line.get(str(line), [])}
         return tests if not chosen or "" in chosen else sorted(chosen)
+
+    def that_start_processes(self, tests: list[str]) -> list[str]:
+        """Whose lines nobody sees here: what they start may run the mutant."""
+        return tests if "" in self.starting else self.starting
 
 
 def _run_unbroken(copy: Path, module: str, tests: list[str]) -> _Unbroken:
@@ -184,7 +196,7 @@ def _run_unbroken(copy: Path, module: str, tests: list[str]) -> _Unbroken:
         for library in seen["libraries"]:
             importlib.import_module(library)
         gc.freeze()  # else each fork's first collection copies all of it
-    return _Unbroken(seconds, seen["tests_by_line"])
+    return _Unbroken(seconds, seen["tests_by_line"], seen["starting"])
 
 
 def _in_fork(copy: Path, limit_s: float, work: Callable[[], int]) -> int | None:
@@ -194,6 +206,7 @@ def _in_fork(copy: Path, limit_s: float, work: Callable[[], int]) -> int | None:
         code = 70
         try:
             os.setsid()
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.chdir(copy)
             sys.path.insert(0, str(copy))
             with (copy.parent / "output.txt").open("w") as output:
@@ -203,18 +216,18 @@ def _in_fork(copy: Path, limit_s: float, work: Callable[[], int]) -> int | None:
         finally:
             os._exit(code)
     ends = time.monotonic() + limit_s
-    while True:
-        finished, status = os.waitpid(process, os.WNOHANG)
-        late = time.monotonic() > ends
-        if finished or late:
-            with suppress(ProcessLookupError):
-                os.killpg(process, signal.SIGKILL)  # and what it started
-        if finished:
-            return os.waitstatus_to_exitcode(status)
-        if late:
+    try:
+        while time.monotonic() < ends:
+            finished, status = os.waitpid(process, os.WNOHANG)
+            if finished:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.01)
+        return None
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process, signal.SIGKILL)  # and what it started
+        with suppress(ChildProcessError):
             os.waitpid(process, 0)
-            return None
-        time.sleep(0.01)
 
 
 @dataclass
@@ -233,23 +246,36 @@ class _Tests:
         else:
             path = str(Path(self.traced).resolve())
             self.tracer = coverage.Coverage(data_file=None, config_file=False, include=[path])
+            self.starting: set[str] = set()
+            self.running: str | None = None
+            sys.addaudithook(self.audit)
             self.tracer.start()
             code = pytest.main([*quiet, *self.tests], plugins=[self])
             self.tracer.stop()
             seen = {
                 "libraries": [name for name in LIBRARIES if name in sys.modules],
                 "tests_by_line": self.tracer.get_data().contexts_by_lineno(path),
+                "starting": sorted(self.starting),
             }
             self.report.write_text(json.dumps(seen))
         shutil.rmtree(folder, ignore_errors=True)
         return int(code)
 
+    def audit(self, event: str, _: object) -> None:
+        if event in ("subprocess.Popen", "os.fork", "os.posix_spawn") and self.running is not None:
+            self.starting.add(self.running)
+
+    def pytest_runtest_setup(self) -> None:
+        self.running = ""
+
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, None, None]:
+        self.running = item.nodeid
         self.tracer.switch_context(item.nodeid)
         try:
             yield
         finally:
+            self.running = None
             self.tracer.switch_context("")
 
 

@@ -51,6 +51,22 @@ def test_a_bundle_holds_its_files_its_manifest_and_its_hash_and_can_be_read_by_o
     assert [p.name for p in path.parent.iterdir()] == ["1"]
 
 
+def test_files_may_lie_in_folders_of_folders(tmp_path: Path) -> None:
+    files = FILES | {"notes/2030/june.txt": b"warm"}
+    assert read(written(tmp_path / "1", files)).files == files
+
+
+def test_a_synced_folder_is_closed_again(tmp_path: Path) -> None:
+    before = os.listdir("/proc/self/fd")
+    bundle.sync_folder(tmp_path)
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_manifest_is_indented_for_people(tmp_path: Path) -> None:
+    text = (written(tmp_path / "1") / "manifest.json").read_text()
+    assert text.startswith('{\n  "schema_version": 1,\n  "name": "pets",\n')
+
+
 def test_sha256sum_can_check_the_manifest(tmp_path: Path) -> None:
     path = written(tmp_path / "1")
     command = ["sha256sum", "--check", "--strict", "manifest.sha256"]
@@ -152,7 +168,11 @@ def test_a_bundle_behind_a_symbolic_link_is_read(tmp_path: Path) -> None:
         ({"colour": "blue"}, "colour: Extra inputs are not permitted"),
         ({"two\nlines": 1}, "two lines: Extra inputs are not permitted"),
         ({"schema_version": 2}, "schema_version: Input should be 1"),
-        ({"labels": ["cat"]}, "one share a label"),
+        ({"labels": ["cat"]}, "is invalid: the text: Value error, baseline.label_share needs one"),
+        (
+            {"preprocess": {"image_size_px": 2048, "crop_fraction": 1}},
+            "is invalid: preprocess.image_size_px: Input should be less",
+        ),
         ({"temperature": float("nan")}, "temperature: Input should be a finite number"),
         ({"files": {"../model.onnx": "0" * 64}}, "files does not list"),
         ({"files": values()["files"] | {"../x": "0" * 64}}, "'../x' is no relative path"),
@@ -176,7 +196,7 @@ def test_a_manifest_that_is_no_json_object_is_refused(text: str, tmp_path: Path)
     (path / "manifest.json").write_bytes(data)
     line = f"{bundle.sha256(data)}  manifest.json\n"
     (path / "manifest.sha256").write_text(line)
-    assert "manifest.json is invalid" in refused(path)
+    assert "manifest.json is invalid: the text: " in refused(path)
 
 
 @pytest.mark.parametrize("kind", ["nothing", "empty folder", "file"])
@@ -312,6 +332,13 @@ def test_a_full_disk_is_told_and_leaves_nothing_behind(
     assert not list(tmp_path.iterdir())
 
 
+def assert_hidden_beside(place: Path, renaming: tuple[object, ...]) -> None:
+    """What is renamed to `place` lies beside it, on the same disk, and under a hidden name."""
+    unfinished, target = (Path(str(path)) for path in renaming)
+    assert (unfinished.parent, target) == (place.parent, place)
+    assert unfinished.name.startswith(".unfinished-")
+
+
 def test_every_file_and_folder_is_synced_before_the_rename(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -319,8 +346,12 @@ def test_every_file_and_folder_is_synced_before_the_rename(
 
     def recorded(name: str, real: Callable[..., None]) -> Callable[..., None]:
         def step(*arguments: object) -> None:
-            target = os.readlink(f"/proc/self/fd/{arguments[0]}") if name == "fsync" else ""
-            steps.append(f"{name} {Path(target).name}".strip())
+            if name == "fsync":
+                target = Path(os.readlink(f"/proc/self/fd/{arguments[0]}"))
+                steps.append(f"{target.name} {target.stat().st_size if target.is_file() else ''}")
+            else:
+                assert_hidden_beside(tmp_path / "1", arguments)
+                steps.append("rename")
             real(*arguments)
 
         return step
@@ -330,10 +361,48 @@ def test_every_file_and_folder_is_synced_before_the_rename(
     write(tmp_path / "1", manifest(), FILES)
     renamed = steps.index("rename")
     before = steps[:renamed]
-    assert before[: len(FILES)] == [f"fsync {Path(name).name}" for name in FILES]
-    assert before[len(FILES) : len(FILES) + 2] == ["fsync manifest.sha256", "fsync manifest.json"]
-    assert len(before) == len(FILES) + 2 + 2  # the bundle's two folders
-    assert steps[renamed + 1 :] == [f"fsync {tmp_path.name}"]
+    sizes = FILES | {name: (tmp_path / "1" / name).read_bytes() for name in ALL_FILES[-2:]}
+    files = sorted(f"{Path(name).name} {len(data)}" for name, data in sizes.items())
+    assert sorted(before[: len(files)]) == files
+    assert before[len(files) - 1].startswith("manifest.json")
+    assert len(before) == len(files) + 2  # the bundle's two folders
+    assert steps[renamed + 1 :] == [f"{tmp_path.name} "]
+
+
+def test_a_replaced_file_is_synced_with_all_its_bytes_before_the_others_see_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[object] = []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(handle: int) -> None:
+        steps.append(os.fstat(handle).st_size if steps != [3, "replaced"] else "folder")
+        fsync(handle)
+
+    def replaced(*paths: str) -> None:
+        assert_hidden_beside(tmp_path / "RELEASED", paths)
+        steps.append("replaced")
+        replace(*paths)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", replaced)
+    write_atomically(tmp_path / "RELEASED", b"10\n")
+    assert steps == [3, "replaced", "folder"]
+
+
+def test_a_stop_just_after_the_replacement_is_told_as_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = os.replace
+
+    def interrupted(*paths: str) -> None:
+        replace(*paths)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "RELEASED", b"1\n")
+    assert [p.name for p in tmp_path.iterdir()] == ["RELEASED"]
 
 
 def test_a_file_is_replaced_at_once_or_not_at_all(
@@ -351,7 +420,8 @@ def test_a_file_is_replaced_at_once_or_not_at_all(
     for function in ("fsync", "replace"):
         with monkeypatch.context() as patched:
             patched.setattr(os, function, full)
-            with pytest.raises(OSError, match="no space left"):
+            with pytest.raises(OSError, match="no space left") as caught:
                 write_atomically(file, b"3\n")
+            assert (caught.value.filename, caught.value.filename2) == (str(file), None)
         assert file.read_text() == "2\n"
         assert [p.name for p in tmp_path.iterdir()] == ["RELEASED"]

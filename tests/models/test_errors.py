@@ -67,6 +67,6 @@ def test_a_problem_is_an_rfc_9457_object_with_the_code() -> None:
 
 
 def test_overloaded_says_when_to_come_back() -> None:
-    error = Overloaded("the queue is full", retry_after_s=7)
+    error = Overloaded("the queue is full", 7)
     assert error.retry_after_s == 7
     assert error.problem()["detail"] == "the queue is full"

@@ -9,7 +9,17 @@ from PIL import Image
 
 from models.bundle import Bundle, hashes
 from models.errors import GateError
-from models.golden import Agreement, Runner, check, compare, forms, inputs, scores_file
+from models.golden import (
+    TOLERANCE_CPU,
+    TOLERANCE_CUDA,
+    Agreement,
+    Runner,
+    check,
+    compare,
+    forms,
+    inputs,
+    scores_file,
+)
 from models.manifest import Manifest
 from models.preprocess import decode, load
 from tests.models.bundles import FILES, manifest, multi
@@ -99,6 +109,36 @@ def test_sixteen_bit_samples_use_the_full_range(files: dict[str, bytes]) -> None
     assert samples.max() > 40000
 
 
+def test_sixteen_bit_samples_are_the_grey_levels_times_257() -> None:
+    grey = Image.fromarray(drawn(90, 60)).convert("L")
+    samples = np.asarray(
+        Image.open(io.BytesIO(forms([encoded(grey, "PNG")])["golden/sixteen-bit.png"]))
+    )
+    assert np.array_equal(samples, np.asarray(grey).astype(np.int64) * 257)
+
+
+def test_lossy_forms_have_the_quality_of_photographs() -> None:
+    """Of a small picture, which is not shrunk: the very bytes, or the tables of quality 92."""
+    small = load(PICTURES[2], 1e9)
+    files = forms(PICTURES[2:])
+    assert files["golden/lossy.webp"] == encoded(small, "WEBP", quality=90)
+    for name in ("baseline", "progressive", "exif-turned"):
+        tables = Image.open(io.BytesIO(encoded(small, "JPEG", quality=92)))
+        image = Image.open(io.BytesIO(files[f"golden/{name}.jpg"]))
+        assert getattr(image, "quantization") == getattr(tables, "quantization"), name  # noqa: B009
+    for name, mode in (("cmyk", "CMYK"), ("grey", "L")):
+        expected = encoded(small.convert(mode), "JPEG", quality=92)
+        assert files[f"golden/{name}.jpg"] == expected
+
+
+def test_a_palette_has_64_colours_of_which_the_first_is_transparent(
+    files: dict[str, bytes],
+) -> None:
+    image = Image.open(io.BytesIO(files["golden/palette.png"]))
+    assert len(image.getcolors() or []) == 64
+    assert image.info["transparency"] == 0
+
+
 def test_opacity_reaches_from_nearly_none_to_full(files: dict[str, bytes]) -> None:
     alpha = np.asarray(Image.open(io.BytesIO(files["golden/transparent.png"])))[:, :, 3]
     assert alpha.min() <= 2
@@ -115,6 +155,37 @@ def test_scores_come_back_from_the_file_to_the_last_bit() -> None:
     table = json.loads(scores_file(names, scores))
     assert list(table) == names
     assert np.array(list(table.values()), np.float32).tobytes() == scores.tobytes()
+
+
+def test_a_scores_file_has_a_line_for_each_score() -> None:
+    text = scores_file(["golden/a"], np.array([[0.5, 0.25]], np.float32)).decode()
+    assert text == '{\n "golden/a": [\n  0.5,\n  0.25\n ]\n}'
+
+
+def test_the_tolerances_are_those_that_are_promised() -> None:
+    assert (TOLERANCE_CPU, TOLERANCE_CUDA) == (1e-4, 2e-3)
+
+
+def test_no_scores_at_all_agree() -> None:
+    nothing = np.zeros((0, 3), np.float32)
+    assert compare(nothing, nothing, manifest(), TOLERANCE) == Agreement(0.0, 0)
+
+
+def test_a_difference_as_large_as_the_tolerance_passes() -> None:
+    expected = np.array([[0.5, 0.25, 0.25]], np.float32)
+    got = np.array([[0.5, 0.375, 0.125]], np.float32)
+    assert compare(expected, got, manifest(), 0.125) == Agreement(0.125, 0)
+
+
+def test_the_largest_difference_is_named_with_its_image_label_and_both_scores() -> None:
+    expected = np.array([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25]], np.float32)
+    got = np.array([[0.5, 0.25, 0.25], [0.25, 0.125, 0.375]], np.float32)
+    message = (
+        "scores differ by 0.38, more than 0.0001: image 1, label 'dog': 0.125000, not 0.500000"
+    )
+    with pytest.raises(GateError) as caught:
+        compare(expected, got, manifest(), TOLERANCE)
+    assert str(caught.value) == message
 
 
 def test_a_name_without_scores_is_refused() -> None:
@@ -223,6 +294,9 @@ def test_each_label_that_crosses_its_threshold_is_counted() -> None:
     expected = np.array([[0.5, 0.25, 0.75], [0.1, 0.2, 0.3]], np.float32)
     got = expected - np.float32(1e-5)
     assert compare(expected, got, one, TOLERANCE).flips == 3
+    expected[0], got[0] = 0.9, 0.9
+    expected[1, 1], got[1, 1] = 0.24999, 0.25
+    assert compare(expected, got, one, TOLERANCE).flips == 1
 
 
 def test_flips_of_both_batch_sizes_add_up(files: dict[str, bytes]) -> None:

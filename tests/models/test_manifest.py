@@ -1,11 +1,15 @@
 import json
 import math
+import re
+from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from models.manifest import Baseline, Manifest, Preprocess
+from models import manifest as contract
+from models.manifest import Baseline, Manifest, Tensors
 from tests.models.bundles import FILES, manifest, multi, values
 
 RELEASE = {
@@ -31,6 +35,12 @@ def test_labels_keep_their_order_and_any_script() -> None:
     assert Manifest.model_validate_json(text).labels == tuple(labels)
 
 
+def test_one_label_is_enough_to_tag() -> None:
+    baseline = values()["baseline"] | {"label_share": [0.5]}
+    one = manifest(**multi(labels=["cat"], thresholds=[0.5], baseline=baseline))
+    assert one.labels == ("cat",)
+
+
 @pytest.mark.parametrize("schema_version", [0, 2, "two", None])
 def test_another_schema_version_is_refused(schema_version: object) -> None:
     with pytest.raises(ValidationError, match="schema_version"):
@@ -51,15 +61,96 @@ def test_an_unknown_key_is_refused_at_every_depth(where: str) -> None:
         Manifest.model_validate(raw)
 
 
-@pytest.mark.parametrize("key", [key for key in values() if key not in ("tensors", "release")])
-def test_a_missing_key_is_refused(key: str) -> None:
+FREE = ("recipe", "libraries", "files", "metrics")  # whose keys are the run's own
+OPTIONAL = ("schema_version", "release")  # code need not repeat them; `tensors` has its own test
+
+
+def keys(found: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The paths of all keys of a manifest that are named by its schema."""
+    for key, value in found.items() if isinstance(found, dict) else enumerate(found):
+        here = (*path, str(key))
+        if isinstance(found, dict) and not (path and path[-1] in FREE):
+            yield here
+        if isinstance(value, dict | list):
+            yield from keys(value, here)
+
+
+def parent_of(raw: Any, path: str) -> tuple[Any, str | int]:
+    """The object or list in which the last part of the dotted path is, and that part."""
+    *parents, last = (int(part) if part.isdigit() else part for part in path.split("."))
+    for part in parents:
+        raw = raw[part]
+    return raw, last
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ".".join(path)
+        for path in keys(values(release=RELEASE))
+        if path[0] != "tensors" and path[-1] not in OPTIONAL
+    ],
+)
+def test_a_missing_key_is_refused_at_every_depth(path: str) -> None:
+    raw = values(release=deepcopy(RELEASE))
+    found, key = parent_of(raw, path)
+    del found[key]
+    with pytest.raises(ValidationError, match=rf"{re.escape(path)}\n +Field required"):
+        Manifest.model_validate(raw)
+
+
+def test_what_may_be_left_out_has_its_usual_value() -> None:
     raw = values()
-    del raw[key]
-    if key == "schema_version":
-        assert Manifest.model_validate(raw).schema_version == 1  # code need not repeat it
-    else:
-        with pytest.raises(ValidationError, match=f"{key}\n +Field required"):
-            Manifest.model_validate(raw)
+    for key in ("schema_version", "release", "tensors"):
+        del raw[key]
+    one = Manifest.model_validate(raw)
+    assert (one.schema_version, one.release) == (1, None)
+    assert one.tensors == Tensors(images="images", scores="scores", maps="maps")
+
+
+TINY = 5e-324  # the smallest float above 0
+JUST_ABOVE_1 = math.nextafter(1, 2)
+
+
+@pytest.mark.parametrize(
+    ("path", "inside", "outside"),
+    [
+        ("version", 1, 0),
+        ("opset", 1, 0),
+        ("temperature", TINY, 0.0),
+        ("preprocess.image_size_px", 8, 7),
+        ("preprocess.image_size_px", 1024, 1025),
+        ("preprocess.crop_fraction", TINY, 0.0),
+        ("preprocess.crop_fraction", 1.0, JUST_ABOVE_1),
+        ("baseline.label_share.0", 0.0, -TINY),
+        ("baseline.label_share.0", 1.0, JUST_ABOVE_1),
+        ("variants.0.gate.tolerance", TINY, 0.0),
+        ("variants.0.gate.max_difference", 0.0, -TINY),
+        ("variants.0.gate.flips", 0, -1),
+        ("release.replaced", 1, 0),
+        ("release.images", 0, -1),
+        ("release.margin", TINY, 0.0),
+        ("name", "p" * 63, "p" * 64),
+        ("provenance.data_fingerprint", "f" * 64, "F" * 64),
+        ("provenance.data_fingerprint", "0" * 64, "0" * 65),
+    ],
+)
+def test_a_bound_lets_the_last_value_inside_pass(path: str, inside: Any, outside: Any) -> None:
+    raw = values(release=deepcopy(RELEASE))
+    found, key = parent_of(raw, path)
+    found[key] = inside
+    Manifest.model_validate(raw)
+    found[key] = outside
+    with pytest.raises(ValidationError) as caught:
+        Manifest.model_validate(raw)
+    assert ".".join(map(str, caught.value.errors()[0]["loc"])) == path
+
+
+def test_files_have_the_names_that_bundles_on_disk_have() -> None:
+    assert contract.MANIFEST_FILE == "manifest.json"
+    assert contract.MANIFEST_HASH_FILE == "manifest.sha256"
+    assert contract.MODEL_FILE == "model.onnx"
+    assert contract.GOLDEN_SCORES_FILE == "golden/scores.json"
 
 
 def test_a_manifest_does_not_change_in_memory() -> None:
@@ -147,9 +238,3 @@ def test_numbers_that_are_not_finite_are_refused_in_json_too(number: str) -> Non
     text = json.dumps(values()).replace("1.25", number)
     with pytest.raises(ValidationError, match="temperature"):
         Manifest.model_validate_json(text)
-
-
-def test_preprocess_accepts_its_whole_range() -> None:
-    for size in (8, 1024):
-        for fraction in (1e-3, 1.0):
-            assert Preprocess(image_size_px=size, crop_fraction=fraction).image_size_px == size

@@ -377,6 +377,58 @@ def test_a_known_format_is_refused_by_its_name(form: str) -> None:
         decode(encoded(drawn(40, 30), form), SMALL)
 
 
+@pytest.mark.parametrize(
+    ("start", "name"),
+    [
+        *((magic + bytes(40), "GIF") for magic in (b"GIF87a", b"GIF89a")),
+        *((magic + bytes(40), "TIFF") for magic in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
+        (b"BM\1\2\3\4" + bytes(4) + b"\x36\0\0\0", "BMP"),
+        *((b"\1\2\3\4ftyp" + brand, "AVIF") for brand in (b"avif", b"avis")),
+        *(
+            (b"\1\2\3\4ftyp" + brand.encode(), "HEIC")
+            for brand in ["heic", "heix", "heim", "heis", "hevc", "hevx", "mif1", "msf1"]
+        ),
+    ],
+)
+def test_the_first_bytes_tell_each_format_that_is_not_ours(start: bytes, name: str) -> None:
+    with pytest.raises(FormatUnsupported) as caught:
+        image_format(start)
+    assert str(caught.value) == f"the image is a {name}; send JPEG, PNG or WebP"
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"RIFF\x10\0\0\0WAVE",
+        b"RIFX\x10\0\0\0WEBP",
+        b"BM\1\2\3\4\0\0\0\1",
+        b"MB\1\2\3\4" + bytes(40),
+        b"\1\2\3\4ftypisom",
+        b"\1\2\3\4fypeheic",
+    ],
+)
+def test_half_a_signature_is_none(start: bytes) -> None:
+    with pytest.raises(ImageUndecodable) as caught:
+        image_format(start)
+    assert str(caught.value) == "the bytes are no JPEG, PNG or WebP image"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "the image has no bytes"),
+        (b"RIFF\x10\0\0\0WEBP" + TEXT, "the WEBP image has no readable header"),
+        (png(40, 30, 8, 2, b"no pixels"), "the PNG image is damaged or incomplete"),
+        (encoded(drawn(40, 30), "JPEG")[:400], "the JPEG image is damaged"),
+        (encoded(drawn(40, 30), "JPEG")[:-80], "the JPEG image is damaged or incomplete"),
+    ],
+)
+def test_what_is_wrong_with_an_image_is_told(data: bytes, message: str) -> None:
+    with pytest.raises(LabradorError) as caught:
+        decode(data, SMALL)
+    assert str(caught.value) == message
+
+
 # Truncation
 
 TRUNCATED = {
@@ -432,6 +484,26 @@ def test_a_baseline_jpeg_without_its_end_marker_equals_the_whole_one(
     assert np.array_equal(decode(data[:-lost], SMALL), decode(data, SMALL))
 
 
+def test_a_thumbnail_in_a_jpeg_does_not_hide_that_only_its_end_marker_is_lost() -> None:
+    """The thumbnail has a scan of its own, of three colours; the picture's has one."""
+    plain = encoded(drawn(61, 45)[:, :, 2], "JPEG")
+    thumbnail = b"Exif\0\0" + encoded(drawn(16, 12), "JPEG")
+    block = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
+    whole = plain[:2] + block + plain[2:]
+    assert np.array_equal(decode(whole[:-2], SMALL), decode(plain, SMALL))
+
+
+def test_an_mpo_is_reduced_and_mended_as_a_jpeg_is() -> None:
+    frames = [Image.fromarray(drawn(width, 160)) for width in (320, 240)]
+    data = encoded(frames[0], "MPO", save_all=True, append_images=frames[1:])
+    assert load(data, 20).size == (40, 20)
+    second = data.index(b"\xff\xd8\xff", 1000)
+    first_alone = data[:second].rstrip(b"\0")
+    assert Image.open(io.BytesIO(first_alone)).format == "MPO"
+    assert first_alone.endswith(b"\xff\xd9")
+    assert np.array_equal(decode(first_alone[:-2], SMALL), decode(data, SMALL))
+
+
 def test_a_jpeg_that_lost_the_scans_of_its_colours_is_refused() -> None:
     planes = [drawn(64, 48)[:, :, band] for band in range(3)]
     data, ends = jpeg_in_three_scans(planes)
@@ -453,6 +525,15 @@ def test_the_limit_is_on_pixels_and_inclusive(form: str) -> None:
         decode(data, SMALL, megapixels_max=0.009999)
     with pytest.raises(ImageTooLarge):
         load(data, 24, megapixels_max=0.009999)
+
+
+def test_the_usual_limit_is_89_megapixels() -> None:
+    with pytest.raises(ImageTooLarge, match="more than the limit of 89 megapixels"):
+        decode(png(1, 89_000_001, 1, 0, b""), SMALL)
+    with pytest.raises(ImageTooLarge, match="more than the limit of 89 megapixels"):
+        load(png(1, 89_000_001, 1, 0, b""), 24)
+    with pytest.raises(ImageTooLarge, match="^the image has more than the limit of 89 megapixels$"):
+        load(png(20_000, 20_000, 1, 0, b""), 24)  # Pillow itself refuses it
 
 
 def bombs() -> dict[str, bytes]:

@@ -17,8 +17,13 @@ TOY = """def clamp(value: int, low: int) -> int:
 
 def grown_up(age: int) -> bool:
     return age >= 18
+
+
+def may_buy(age: int) -> bool:
+    return age > 17
 """
-TESTS = """from toy.bounds import clamp, grown_up
+TESTS = """import subprocess, sys
+from toy.bounds import clamp, grown_up, may_buy
 
 
 def test_nothing_is_below_the_bound() -> None:
@@ -27,6 +32,15 @@ def test_nothing_is_below_the_bound() -> None:
 
 def test_the_old_are_grown_up() -> None:
     assert grown_up(40) and not grown_up(17)
+
+
+def test_the_just_grown_up_are_allowed_to_buy_in_a_process_of_its_own() -> None:
+    buy = "from toy.bounds import may_buy; raise SystemExit(may_buy(17) or not may_buy(18))"
+    assert subprocess.run([sys.executable, "-c", buy]).returncode == 0
+
+
+def test_the_too_young_may_not_buy() -> None:
+    assert not may_buy(3)
 """
 LISTED = """[["toy/bounds.py"]]
 was = "if value < low:"
@@ -39,7 +53,7 @@ becomes = "if value is low:"
 reason = "left behind by a change"
 """
 PRINTED = """
-toy/bounds.py: 5 mutants, 0.0 s of tests
+toy/bounds.py: 7 mutants, 0.0 s of tests
 toy/bounds.py:8
 - return age >= 18
 + return age > 18
@@ -48,7 +62,7 @@ toy/bounds.py:8
 + return age >= 19
 tests/equivalent_mutants.toml lists what is no mutant that lives:
 + if value is low:
-toy/bounds.py: 50.0% noticed: 2 killed, 0 timeouts, 2 survived; 1 equivalent
+toy/bounds.py: 66.7% noticed: 4 killed, 0 timeouts, 2 survived; 1 equivalent
 """
 
 
