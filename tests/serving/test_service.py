@@ -1,7 +1,6 @@
 """What BentoML's own tools do with the service."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -186,20 +185,3 @@ def test_serving_loads_without_torch() -> None:
     script = "import sys, serving.service as s; print('torch' in sys.modules, s.__name__)"
     run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert run.stdout.split() == ["False", "serving.service"], run.stderr
-
-
-def test_a_bento_holds_models_and_serving_only(tmp_path: Path) -> None:
-    environment = os.environ | {"BENTOML_HOME": str(tmp_path), "BENTOML_DO_NOT_TRACK": "True"}
-    script = [sys.executable, "-m", "bentoml", "build"]
-    subprocess.run(script, cwd=ROOT, env=environment, check=True, capture_output=True, timeout=60)
-    (bento,) = (path for path in (tmp_path / "bentos" / "labrador").iterdir() if path.is_dir())
-    assert {path.name for path in (bento / "src").iterdir()} == {
-        "bentofile.yaml",
-        "models",
-        "serving",
-    }
-    assert (bento / "src" / "serving" / "service.py").is_file()
-    requirements = (bento / "env" / "python" / "requirements.txt").read_text()
-    assert "onnxruntime-gpu==" in requirements
-    assert "--hash=sha256:" in requirements
-    assert "torch" not in requirements
