@@ -40,12 +40,16 @@ class Server:
         return self.log_file.read_text()
 
     def metric(self, series: str) -> float:
-        """Value of one series of /metrics, 0 where it is not there yet."""
-        for line in httpx.get(f"{self.url}/metrics").text.splitlines():
-            name, _, value = line.rpartition(" ")
-            if name == series:
-                return float(value)
-        return 0.0
+        return metric(self.url, series)
+
+
+def metric(url: str, series: str) -> float:
+    """Value of one series of /metrics, 0 where it is not there yet."""
+    for line in httpx.get(f"{url}/metrics").text.splitlines():
+        name, _, value = line.rpartition(" ")
+        if name == series:
+            return float(value)
+    return 0.0
 
 
 def command(folder: Path, port: int, **settings: object) -> tuple[list[str], dict[str, str]]:
