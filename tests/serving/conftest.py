@@ -41,7 +41,6 @@ def inside(metrics_folder: Path, store: Path) -> Iterator[Callable[..., Inside]]
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Iterator[Server]:
-    """A running server with both models and a short time for bodies."""
-    folder = tmp_path_factory.mktemp("server")
-    with serve(folder, model_store=store, read_timeout_s=3, max_queue=64) as running:
+    """A running server with both models."""
+    with serve(tmp_path_factory.mktemp("server"), model_store=store) as running:
         yield running
