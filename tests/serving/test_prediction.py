@@ -16,6 +16,7 @@ from models.bundle import read_manifest
 from models.manifest import Preprocess
 from serving import prediction
 from serving.prediction import TOP_K
+from serving.session import Session
 from tests import tiny
 from tests.serving.inside import WITHIN_S, Hold, Inside, run_inside, until
 
@@ -34,6 +35,21 @@ def decoding(inside: Start, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hold]:
         return preprocess.decode(image, settings, megapixels)
 
     monkeypatch.setattr(prediction, "decode", decode)
+    yield hold
+    hold.go.set()
+
+
+@pytest.fixture
+def inferring(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hold]:
+    """Every run of a model begins only once this is let go; it is open at first."""
+    hold, run = Hold(), Session.run
+    hold.go.set()
+
+    def held_run(session: Session, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        hold()
+        return run(session, images)
+
+    monkeypatch.setattr(Session, "run", held_run)
     yield hold
     hold.go.set()
 
@@ -192,6 +208,29 @@ def test_each_image_of_a_batch_has_its_own_verdict(inside: Start) -> None:
         assert answer == pytest.approx(_reference(image), abs=1e-5)
     assert server.metric(refused) == before[0] + 1
     assert server.metric(seen) == before[1] + 40
+
+
+def test_requests_that_wait_while_the_model_runs_share_its_next_run(
+    inferring: Hold, inside: Start
+) -> None:
+    server = inside()
+    names = [f"labrador_batch_size_{kind}" for kind in ("count", "sum")]
+    before = [server.metric(name) for name in names]
+    pictures = [tiny.picture((200, shade, 30)) for shade in range(0, 160, 20)]
+    while inferring.reached.acquire(blocking=False):
+        pass  # the runs of the golden images
+    inferring.go.clear()
+    with ThreadPoolExecutor(len(pictures)) as pool:
+        first = pool.submit(_post, server, content=pictures[0])
+        inferring.wait()
+        others = [pool.submit(_post, server, content=picture) for picture in pictures[1:]]
+        until(lambda: server.metric("labrador_queue_images") == len(others))
+        inferring.go.set()
+        answers = [asked.result(WITHIN_S).json()["predictions"] for asked in (first, *others)]
+    for picture, answer in zip(pictures, answers, strict=True):
+        told = {p["label"]: p["probability"] for p in answer}
+        assert told == pytest.approx(_reference(picture), abs=1e-5)
+    assert [server.metric(name) for name in names] == [before[0] + 2, before[1] + len(pictures)]
 
 
 def test_a_failure_that_nobody_foresaw_fails_the_whole_batch(
