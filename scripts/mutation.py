@@ -44,6 +44,10 @@ TESTS = {  # where it is not tests/<package>/test_<module>.py, or not that alone
     "training/gate.py": ["tests/training/test_gate.py", "tests/training/test_variants.py"],
     "training/watch.py": ["tests/training/test_fine_tune.py", "tests/training/test_resume.py"],
     "serving/prediction.py": ["tests/serving/test_prediction.py"],
+    "serving/session.py": [
+        "tests/serving/test_session.py",
+        "tests/serving/test_session_on_cuda.py",
+    ],
 }
 EQUIVALENT = Path("tests/equivalent_mutants.toml")
 GOAL = 0.95  # of the mutants that are not equivalent

@@ -2,38 +2,40 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper
 
 from models import bundle
 from models.bundle import Bundle
 from models.errors import BundleError, GateError
 from models.manifest import GOLDEN_SCORES_FILE, MODEL_FILE, Preprocess, Task, Tensors
 from serving.cores import gpus
-from serving.session import CPU, CUDA, DeviceError, Place, Session, open_proved
+from serving.session import CPU, DeviceError, Place, Session, open_proved
 from serving.settings import Settings
 from tests import tiny
 
 Device = Literal["auto", "cuda", "cpu"]
 
 
-def _bundle(store: Path, name: str) -> Bundle:
+def bundle_of(store: Path, name: str) -> Bundle:
     return bundle.read(store / name / "1")
 
 
 PLACE = Place(threads=1, worker=0)
 
 
-def _session(whole: Bundle, device: Device = "cpu") -> Session:
+def session_of(whole: Bundle, device: Device = "cpu") -> Session:
     return Session(whole, whole.manifest.variants[0], Settings(device=device, max_batch=8), PLACE)
 
 
-def _images(count: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+def images_of(count: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     shape = (count, tiny.SIZE_PX, tiny.SIZE_PX, 3)
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 
 def test_batches_are_small_on_a_cpu_unless_told(store: Path) -> None:
-    whole = _bundle(store, "colours")
+    whole = bundle_of(store, "colours")
     settings = Settings(device="cpu")
     assert Session(whole, whole.manifest.variants[0], settings, PLACE).max_batch == 8
     settings = Settings(device="cpu", max_batch=16)
@@ -42,32 +44,32 @@ def test_batches_are_small_on_a_cpu_unless_told(store: Path) -> None:
 
 @pytest.mark.parametrize(("name", "task"), [("colours", "single"), ("tags", "multi")])
 def test_scores_are_those_of_the_independent_reference(store: Path, name: str, task: Task) -> None:
-    images = _images(5)
-    scores = _session(_bundle(store, name)).run(images)
+    images = images_of(5)
+    scores = session_of(bundle_of(store, name)).run(images)
     assert scores.dtype == np.float32
     assert scores.shape == (5, 3)
     np.testing.assert_allclose(scores, tiny.reference_scores(images, task), atol=1e-5)
 
 
 def test_a_batch_gives_what_its_images_give_alone(store: Path) -> None:
-    session = _session(_bundle(store, "colours"))
-    images = _images(7)
+    session = session_of(bundle_of(store, "colours"))
+    images = images_of(7)
     alone = np.concatenate([session.run(image[None]) for image in images])
     np.testing.assert_allclose(session.run(images), alone, atol=1e-6)
 
 
 def test_the_golden_images_prove_the_session(store: Path) -> None:
-    whole = _bundle(store, "tags")
-    _session(whole).prove(whole)
+    whole = bundle_of(store, "tags")
+    session_of(whole).prove(whole)
 
 
 def test_wrong_golden_scores_are_found(store: Path) -> None:
-    whole = _bundle(store, "colours")
+    whole = bundle_of(store, "colours")
     wrong = whole.files[GOLDEN_SCORES_FILE].replace(b"0.99", b"0.98")
     assert wrong != whole.files[GOLDEN_SCORES_FILE]
     changed = Bundle(whole.path, whole.manifest, {**whole.files, GOLDEN_SCORES_FILE: wrong})
     with pytest.raises(GateError, match="scores differ"):
-        _session(changed).prove(changed)
+        session_of(changed).prove(changed)
 
 
 @pytest.mark.parametrize(
@@ -83,17 +85,17 @@ def test_wrong_golden_scores_are_found(store: Path) -> None:
 def test_a_network_that_is_not_the_manifests_is_refused(
     store: Path, change: dict[str, object], message: str
 ) -> None:
-    whole = _bundle(store, "colours")
+    whole = bundle_of(store, "colours")
     other = Bundle(whole.path, whole.manifest.model_copy(update=change), whole.files)
     with pytest.raises(BundleError, match=message):
-        _session(other)
+        session_of(other)
 
 
 def test_bytes_that_are_no_network_are_refused(store: Path) -> None:
-    whole = _bundle(store, "colours")
+    whole = bundle_of(store, "colours")
     broken = Bundle(whole.path, whole.manifest, {**whole.files, MODEL_FILE: b"no network"})
     with pytest.raises(BundleError, match="colours.*refuses the network"):
-        _session(broken)
+        session_of(broken)
 
 
 def _with_int8(folder: Path, int8: bytes) -> Bundle:
@@ -105,12 +107,12 @@ def test_auto_takes_int8_on_a_cpu_where_the_bundle_has_it(tmp_path: Path) -> Non
     chosen = open_proved(whole, Settings(device="cpu"), PLACE)
     exact = open_proved(whole, Settings(device="cpu", precision="fp32"), PLACE)
     assert (chosen.variant.precision, exact.variant.precision) == ("int8", "fp32")
-    images = _images(4)
+    images = images_of(4)
     assert not np.array_equal(chosen.run(images), exact.run(images))
 
 
 def test_auto_is_fp32_where_there_is_nothing_else(store: Path) -> None:
-    session = open_proved(_bundle(store, "tags"), Settings(device="cpu"), PLACE)
+    session = open_proved(bundle_of(store, "tags"), Settings(device="cpu"), PLACE)
     assert session.variant.precision == "fp32"
 
 
@@ -133,21 +135,20 @@ def test_a_precision_that_the_bundle_lacks_is_refused_with_those_it_has(tmp_path
 
 @pytest.mark.skipif(gpus() > 0, reason="there is a GPU")
 def test_without_a_gpu_cuda_is_an_error_and_auto_is_the_cpu(store: Path) -> None:
-    whole = _bundle(store, "colours")
+    whole = bundle_of(store, "colours")
     with pytest.raises(DeviceError, match="no GPU"):
-        _session(whole, "cuda")
-    assert _session(whole, "auto").provider == CPU
+        session_of(whole, "cuda")
+    assert session_of(whole, "auto").provider == CPU
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(gpus() == 0, reason="no NVIDIA GPU")
-@pytest.mark.parametrize("device", ["auto", "cuda"])
-def test_on_a_gpu_cuda_runs_and_batches_are_padded_to_buckets(store: Path, device: Device) -> None:
-    whole = _bundle(store, "colours")
-    session = _session(whole, device)
-    assert (session.provider, session.buckets) == (CUDA, [1, 2, 4, 8])
-    session.prove(whole)
-    images = _images(3)
-    np.testing.assert_allclose(
-        session.run(images), tiny.reference_scores(images, "single"), atol=2e-3
-    )
+def test_a_network_with_maps_is_run_for_its_scores(store: Path) -> None:
+    whole = bundle_of(store, "colours")
+    model = onnx.load_from_string(whole.files[MODEL_FILE])
+    model.graph.node.append(helper.make_node("Identity", ["logits"], ["maps"]))
+    maps = helper.make_tensor_value_info("maps", onnx.TensorProto.FLOAT, ["N", 3])
+    model.graph.output.append(maps)
+    manifest = whole.manifest.model_copy(update={"tensors": Tensors()})
+    files = {**whole.files, MODEL_FILE: model.SerializeToString()}
+    images = images_of(2)
+    scores = session_of(Bundle(whole.path, manifest, files)).run(images)
+    np.testing.assert_allclose(scores, tiny.reference_scores(images, "single"), atol=1e-5)
