@@ -6,6 +6,7 @@ from time import perf_counter
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from prometheus_client import Histogram
 
 from models.errors import DeadlineExceeded, Overloaded
 from serving.batcher import Batcher
@@ -19,6 +20,7 @@ class Model:
 
     def __init__(self, held: bool = False) -> None:
         self.batches: list[list[int]] = []
+        self.threads: list[str] = []
         self.started = threading.Semaphore(0)
         self.go = threading.Event()
         if not held:
@@ -26,6 +28,7 @@ class Model:
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         self.batches.append(images[:, 0, 0, 0].tolist())
+        self.threads.append(threading.current_thread().name)
         self.started.release()
         self.go.wait(10)
         return images[:, 0, 0, :].astype(np.float32)
@@ -136,7 +139,7 @@ def test_an_expired_image_never_reaches_the_model(metrics: Metrics) -> None:
         await asyncio.sleep(0.05)
         model.go.set()
         await asyncio.gather(*tasks)
-        with pytest.raises(DeadlineExceeded):
+        with pytest.raises(DeadlineExceeded, match="^the image waited too long$"):
             await late
 
     _run(test, model, metrics)
@@ -162,29 +165,104 @@ def test_a_client_that_leaves_during_its_run_disturbs_nobody(metrics: Metrics) -
 def test_a_full_queue_refuses_and_says_when_to_come_back(metrics: Metrics) -> None:
     async def test(batcher: Batcher) -> None:
         with batcher.admitted(60), batcher.admitted(4):
-            with pytest.raises(Overloaded, match="64 wait") as refusal, batcher.admitted(1):
-                pass
-            assert refusal.value.retry_after_s == 1
+            assert batcher.room == 0
+            with pytest.raises(Overloaded, match="^1 more images do not fit: 64 wait and 64 may;"):
+                batcher.check_room(1)
         with batcher.admitted(64):
             pass
+        assert batcher.room == 64
 
     _run(test, Model(), metrics)
 
 
-def test_retry_after_follows_the_measured_rate(metrics: Metrics) -> None:
+def test_retry_after_is_the_time_of_what_waits_at_the_measured_rate(metrics: Metrics) -> None:
+    def retry_after_s(batcher: Batcher, held: int) -> int:
+        with batcher.admitted(held), pytest.raises(Overloaded) as refusal:
+            batcher.check_room(65)
+        assert str(refusal.value) == (
+            f"65 more images do not fit: {held} wait and 64 may;"
+            f" try again in {refusal.value.retry_after_s} s"
+        )
+        return refusal.value.retry_after_s
+
+    async def test(batcher: Batcher) -> None:
+        batcher._measure(4, 1.0)  # the first run: 0.25 s an image
+        assert retry_after_s(batcher, held=20) == 5
+        assert retry_after_s(batcher, held=21) == 6
+        batcher._measure(2, 1.0)  # a later one counts a fifth: 0.3 s an image
+        assert retry_after_s(batcher, held=19) == 6
+        assert retry_after_s(batcher, held=1) == 1
+        assert retry_after_s(batcher, held=0) == 1
+        batcher._measure(1, 100.0)
+        assert retry_after_s(batcher, held=64) == 60
+
+    _run(test, Model(), metrics)
+
+
+def test_the_rate_is_measured_by_the_runs(metrics: Metrics) -> None:
+    inner_s = 0.0
+
     def slow(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        end_s = perf_counter() + 0.1
-        while perf_counter() < end_s:
-            threading.Event().wait(0.01)
+        nonlocal inner_s
+        began_s = perf_counter()
+        threading.Event().wait(0.01)
+        inner_s = perf_counter() - began_s
         return images[:, 0, 0, :].astype(np.float32)
 
     async def test(batcher: Batcher) -> None:
-        await batcher.scores(_image(0), NEVER_S)
-        with batcher.admitted(64), pytest.raises(Overloaded) as refusal, batcher.admitted(1):
-            pass
-        assert refusal.value.retry_after_s >= 7  # 64 images, 0.1 s each or more
+        began_s = perf_counter()
+        await asyncio.gather(*_ask(batcher, 0, 1))  # one run
+        assert inner_s <= 2 * batcher._image_s <= perf_counter() - began_s
 
     _run(test, slow, metrics)
+
+
+def test_what_waits_and_what_ran_is_counted(metrics: Metrics) -> None:
+    model = Model(held=True)
+
+    def count(histogram: Histogram) -> float:
+        return sum(float(bucket.get()) for bucket in histogram._buckets)
+
+    stages = [metrics.stage_seconds["queue"], metrics.stage_seconds["infer"], metrics.batch_size]
+    before = [count(histogram) for histogram in stages]
+    ran = metrics.batch_size._sum.get()
+
+    async def test(batcher: Batcher) -> None:
+        tasks = _ask(batcher, 0)
+        await _started(model)
+        tasks += _ask(batcher, 1, 2, 3)
+        await asyncio.sleep(0)
+        assert metrics.queue_images._value.get() == 3
+        model.go.set()
+        await asyncio.gather(*tasks)
+        assert metrics.queue_images._value.get() == 0
+
+    _run(test, model, metrics)
+    after = [count(histogram) for histogram in stages]
+    assert [new - old for new, old in zip(after, before, strict=True)] == [4, 2, 2]
+    assert metrics.batch_size._sum.get() == ran + 4
+
+
+def test_a_batcher_that_retires_answers_what_it_admitted_and_stops(metrics: Metrics) -> None:
+    model = Model(held=True)
+
+    async def test() -> None:
+        batcher = Batcher(model, metrics, max_batch=4, max_queue=64)
+        with batcher.admitted(1):
+            (task,) = _ask(batcher, 7)
+            await _started(model)
+            retiring = asyncio.ensure_future(batcher.retire())
+            await asyncio.sleep(0)
+            assert batcher.fault(timeout_s=60) is None
+            model.go.set()
+            assert (await task).tolist() == [7] * 3
+            assert not retiring.done()
+        await retiring
+        assert batcher.fault(timeout_s=60) == "its batcher stopped"
+
+    asyncio.run(asyncio.wait_for(test(), 20))
+    assert [name for name in model.threads if not name.startswith("model")] == []
+    assert not {thread.name for thread in threading.enumerate()} & set(model.threads)
 
 
 def test_a_failed_run_fails_its_images_and_shows_until_one_succeeds(metrics: Metrics) -> None:
