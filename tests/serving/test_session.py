@@ -1,10 +1,13 @@
+import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper, numpy_helper
 
 from models import bundle
 from models.bundle import Bundle
@@ -122,7 +125,10 @@ def test_auto_passes_over_a_variant_that_fails_here(
 ) -> None:
     whole = _with_int8(tmp_path, int8)
     assert open_proved(whole, Settings(device="cpu"), PLACE).variant.precision == "fp32"
-    assert "int8 is passed over" in caplog.text
+    (record,) = caplog.records
+    assert record.name == "serving.session"
+    assert record.getMessage().startswith(f"{whole.path}: int8 is passed over: ")
+    assert len(record.getMessage()) > len(f"{whole.path}: int8 is passed over: None")
     with pytest.raises((BundleError, GateError)):
         open_proved(whole, Settings(device="cpu", precision="int8"), PLACE)
 
@@ -141,14 +147,67 @@ def test_without_a_gpu_cuda_is_an_error_and_auto_is_the_cpu(store: Path) -> None
     assert session_of(whole, "auto").provider == CPU
 
 
-def test_a_network_with_maps_is_run_for_its_scores(store: Path) -> None:
-    whole = bundle_of(store, "colours")
+def _with_graph(whole: Bundle, change: Callable[[onnx.GraphProto], object]) -> Bundle:
+    """The bundle with a changed network, and a manifest that tells of maps where it has them."""
     model = onnx.load_from_string(whole.files[MODEL_FILE])
-    model.graph.node.append(helper.make_node("Identity", ["logits"], ["maps"]))
-    maps = helper.make_tensor_value_info("maps", onnx.TensorProto.FLOAT, ["N", 3])
-    model.graph.output.append(maps)
-    manifest = whole.manifest.model_copy(update={"tensors": Tensors()})
-    files = {**whole.files, MODEL_FILE: model.SerializeToString()}
+    change(model.graph)
+    tensors = Tensors(maps="maps" if len(model.graph.output) > 1 else None)
+    manifest = whole.manifest.model_copy(update={"tensors": tensors})
+    return Bundle(whole.path, manifest, {**whole.files, MODEL_FILE: model.SerializeToString()})
+
+
+def _add_maps(graph: onnx.GraphProto, kind: int = TensorProto.FLOAT, labels: int = 3) -> None:
+    """Maps of one position `[N, C, 1, 1]`."""
+    graph.node.append(helper.make_node("Cast", ["logits"], ["cast"], to=kind))
+    shape = numpy_helper.from_array(np.array([-1, labels, 1, 1], np.int64), "shape")
+    graph.initializer.append(shape)
+    graph.node.append(helper.make_node("Reshape", ["cast", "shape"], ["maps"]))
+    graph.output.append(helper.make_tensor_value_info("maps", kind, ["N", labels, 1, 1]))
+
+
+def test_a_network_with_maps_is_run_for_its_scores(store: Path) -> None:
     images = images_of(2)
-    scores = session_of(Bundle(whole.path, manifest, files)).run(images)
+    scores = session_of(_with_graph(bundle_of(store, "colours"), _add_maps)).run(images)
     np.testing.assert_allclose(scores, tiny.reference_scores(images, "single"), atol=1e-5)
+
+
+def _add_input(graph: onnx.GraphProto) -> None:
+    graph.input.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, ["N"]))
+
+
+def _take_floats(graph: onnx.GraphProto) -> None:
+    graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT
+
+
+def _fix_the_batch(graph: onnx.GraphProto) -> None:
+    graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_add_input, "the network has the inputs ['images', 'more'], not one"),
+        (
+            _take_floats,
+            "tensor 'images' is tensor(float) ['N', 16, 16, 3], not tensor(uint8) [N, 16, 16, 3]",
+        ),
+        (
+            _fix_the_batch,
+            "tensor 'images' is tensor(uint8) [4, 16, 16, 3], not tensor(uint8) [N, 16, 16, 3]",
+        ),
+        (
+            partial(_add_maps, kind=TensorProto.DOUBLE),
+            "tensor 'maps' is tensor(double) ['N', 3, 1, 1], not tensor(float) [N, 3]",
+        ),
+        (
+            partial(_add_maps, labels=1),
+            "tensor 'maps' is tensor(float) ['N', 1, 1, 1], not tensor(float) [N, 3]",
+        ),
+    ],
+)
+def test_a_network_with_other_tensors_is_refused(
+    store: Path, change: Callable[[onnx.GraphProto], object], message: str
+) -> None:
+    changed = _with_graph(bundle_of(store, "colours"), change)
+    with pytest.raises(BundleError, match=f"^{re.escape(f'colours: {message}')}$"):
+        session_of(changed)
