@@ -101,6 +101,10 @@ def test_an_abandoned_image_never_reaches_the_model(metrics: Metrics) -> None:
         await asyncio.sleep(0)
         waiting[1].cancel()
         await asyncio.wait([waiting[1]])
+        assert waiting[1].cancelled()
+        # it left at once: the model still runs
+        assert metrics.queue_images._value.get() == 2
+        assert metrics.dropped.labels("disconnected")._value.get() == before + 1
         model.go.set()
         await asyncio.gather(first, waiting[0], waiting[2])
 
@@ -145,6 +149,22 @@ def test_an_expired_image_never_reaches_the_model(metrics: Metrics) -> None:
     _run(test, model, metrics)
     assert model.batches == [[0], [2]]
     assert metrics.dropped.labels("expired")._value.get() == before + 1
+
+
+def test_where_everything_that_waited_has_expired_the_model_does_not_run(metrics: Metrics) -> None:
+    model = Model()
+
+    async def test(batcher: Batcher) -> None:
+        assert batcher.fault(timeout_s=60) is None
+        past_s = asyncio.get_running_loop().time() - 1
+        for _ in range(2):
+            with pytest.raises(DeadlineExceeded):
+                await batcher.scores(_image(1), past_s)
+        await asyncio.sleep(0)
+        assert batcher.fault(timeout_s=60) is None
+
+    _run(test, model, metrics)
+    assert model.batches == []
 
 
 def test_a_client_that_leaves_during_its_run_disturbs_nobody(metrics: Metrics) -> None:
