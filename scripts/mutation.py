@@ -232,6 +232,8 @@ class _Tests:
     def __call__(self) -> int:
         folder = tempfile.mkdtemp(prefix="pytest-")
         quiet = ["-x", "-q", "-p", "no:cacheprovider", f"--basetemp={folder}"]
+        # a plugin of pytest (anyio) that came with a library imported before the fork
+        quiet += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
         if self.traced is None or self.report is None:
             code = pytest.main([*quiet, *self.tests])
         else:

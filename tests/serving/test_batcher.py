@@ -2,15 +2,18 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from prometheus_client import Histogram
 
 from models.errors import DeadlineExceeded, Overloaded
 from serving.batcher import Batcher
 from serving.metrics import Metrics
+
+if TYPE_CHECKING:  # the library picks its storage while it is imported: `Metrics` does that
+    from prometheus_client import Histogram
 
 NEVER_S = 1e9
 
@@ -240,7 +243,7 @@ def test_the_rate_is_measured_by_the_runs(metrics: Metrics) -> None:
 def test_what_waits_and_what_ran_is_counted(metrics: Metrics) -> None:
     model = Model(held=True)
 
-    def count(histogram: Histogram) -> float:
+    def count(histogram: "Histogram") -> float:
         return sum(float(bucket.get()) for bucket in histogram._buckets)
 
     stages = [metrics.stage_seconds["queue"], metrics.stage_seconds["infer"], metrics.batch_size]

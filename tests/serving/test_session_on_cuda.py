@@ -68,7 +68,10 @@ def test_cuda_is_asked_for_alone_exact_and_within_its_memory(
         assert Session(whole, whole.manifest.variants[0], settings, place).provider == CUDA
         first, asked = on_cuda.asked
         assert first == {"preload_dlls": True}  # else the wheels' libraries are not found
-        assert (asked["providers"], asked["enable_fallback"]) == ([("CUDAExecutionProvider", limits)], 0)
+        assert (asked["providers"], asked["enable_fallback"]) == (
+            [("CUDAExecutionProvider", limits)],
+            0,
+        )
         options = asked["options"]
         assert options.get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
         on_cuda.asked.clear()
