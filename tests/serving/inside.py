@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
 import uvicorn
 
 from serving.app import Application
 from serving.settings import Settings
-from tests.serving.running import metric
+from tests.serving.running import get, metric
 
 WITHIN_S = 20  # what a test waits for and does not come by then fails it; below TIMEOUT_S
 
@@ -63,7 +62,7 @@ def run_inside(
         try:
             until(lambda: server.started)
             if ready:
-                until(lambda: httpx.get(f"{inside.url}/readyz").status_code == 200)
+                until(lambda: get(f"{inside.url}/readyz").status_code == 200)
             yield inside
         finally:
             server.should_exit = True

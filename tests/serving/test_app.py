@@ -20,7 +20,7 @@ from models.preprocess import decode
 from serving.cores import gpus
 from tests import tiny
 from tests.serving.inside import Inside, until
-from tests.serving.running import Server
+from tests.serving.running import Server, get, post
 
 RED = tiny.picture((200, 30, 30))
 PREPROCESS = tiny.content("any", 1, "single")[0].preprocess
@@ -305,11 +305,11 @@ def _again(image_format: str) -> bytes:
 
 def _reason(server: Inside) -> str:
     """Why /readyz says 503; /livez must not, and no image is taken."""
-    until(lambda: httpx.get(f"{server.url}/readyz").json()["detail"] != "loading")
-    assert httpx.get(f"{server.url}/livez").status_code == 200
+    until(lambda: get(f"{server.url}/readyz").json()["detail"] != "loading")
+    assert get(f"{server.url}/livez").status_code == 200
     for path in ("classify", "tag"):
-        _problem(httpx.post(f"{server.url}/{path}", content=RED), 503, "not_ready")
-    return _problem(httpx.get(f"{server.url}/readyz"), 503, "not_ready")
+        _problem(post(f"{server.url}/{path}", content=RED), 503, "not_ready")
+    return _problem(get(f"{server.url}/readyz"), 503, "not_ready")
 
 
 def test_a_changed_bundle_is_named_and_the_server_stays_up(
@@ -319,7 +319,7 @@ def test_a_changed_bundle_is_named_and_the_server_stays_up(
     model.write_bytes(model.read_bytes() + b"\0")
     server = inside(ready=False, model_store=tmp_path)
     assert "changed/1/model.onnx was changed" in _reason(server)
-    assert 'labrador_model_ready{model="changed"} 0.0' in httpx.get(f"{server.url}/metrics").text
+    assert 'labrador_model_ready{model="changed"} 0.0' in get(f"{server.url}/metrics").text
     assert "not ready: " in caplog.text
 
 

@@ -191,6 +191,8 @@ def test_a_full_queue_refuses_and_says_when_to_come_back(metrics: Metrics) -> No
             assert batcher.room == 0
             with pytest.raises(Overloaded, match="^1 more images do not fit: 64 wait and 64 may;"):
                 batcher.check_room(1)
+            with pytest.raises(Overloaded), batcher.admitted(1):
+                raise AssertionError("it was admitted")
         with batcher.admitted(64):
             pass
         assert batcher.room == 64
@@ -306,6 +308,41 @@ def test_a_failed_run_fails_its_images_and_shows_until_one_succeeds(metrics: Met
         assert batcher.fault(timeout_s=60) is None
 
     _run(test, fragile, metrics)
+
+
+def test_a_failed_run_from_which_a_client_has_left_fails_the_others(metrics: Metrics) -> None:
+    model = Model(held=True)
+
+    def fragile(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        scores = model(images)
+        if len(images) == 2:
+            raise RuntimeError("device lost")
+        return scores
+
+    async def test(batcher: Batcher) -> None:
+        left, failed = _ask(batcher, 1, 2)  # one run
+        await _started(model)
+        left.cancel()
+        await asyncio.wait([left])
+        model.go.set()
+        with pytest.raises(RuntimeError, match="device lost"):
+            await failed
+        assert (await batcher.scores(_image(3), NEVER_S)).tolist() == [3] * 3
+
+    _run(test, fragile, metrics)
+
+
+def test_a_model_that_answers_too_few_images_is_a_fault(metrics: Metrics) -> None:
+    def lossy(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return images[1:, 0, 0, :].astype(np.float32)
+
+    async def test(batcher: Batcher) -> None:
+        (task,) = _ask(batcher, 0)
+        await asyncio.wait([batcher._feeding])
+        assert batcher.fault(timeout_s=60) == "its batcher stopped"
+        task.cancel()
+
+    _run(test, lossy, metrics)
 
 
 def test_a_run_that_does_not_end_is_a_fault(metrics: Metrics) -> None:

@@ -19,6 +19,7 @@ from serving.prediction import TOP_K
 from serving.session import Session
 from tests import tiny
 from tests.serving.inside import WITHIN_S, Hold, Inside, run_inside, until
+from tests.serving.running import get, post
 
 RED = tiny.picture((200, 30, 30))  # 48 x 48 pixels
 
@@ -55,7 +56,7 @@ def inferring(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hold]:
 
 
 def _post(server: Inside, path: str = "/classify", **arguments: object) -> httpx.Response:
-    return httpx.post(f"{server.url}{path}", timeout=WITHIN_S, **arguments)  # type: ignore[arg-type]
+    return post(f"{server.url}{path}", timeout=WITHIN_S, **arguments)  # type: ignore[arg-type]
 
 
 def _is(response: httpx.Response, status: int, code: str) -> bool:
@@ -282,7 +283,7 @@ def test_no_text_of_a_client_becomes_a_metrics_label(inside: Start) -> None:
     assert _post(server, "/tag", **form).status_code == 404
     assert _post(server, f"/classify?model={text}", content=b"").status_code == 400
     assert _post(server, f"/{text}", content=RED).status_code == 404
-    assert text not in httpx.get(f"{server.url}/metrics").text
+    assert text not in get(f"{server.url}/metrics").text
 
 
 def test_when_it_has_ended_no_thread_of_it_is_left(metrics_folder: Path, store: Path) -> None:
