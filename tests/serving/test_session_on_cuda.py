@@ -186,6 +186,7 @@ def test_auto_is_cuda_where_the_driver_shows_a_gpu(
     store: Path,
     on_cuda: type[OnCuda],
     monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
     found: int,
     provider: str,
 ) -> None:
@@ -193,6 +194,7 @@ def test_auto_is_cuda_where_the_driver_shows_a_gpu(
     whole = bundle_of(store, "colours")
     assert session_of(whole, "auto").provider == provider
     assert session_of(whole, "cpu").provider == CPU
+    assert caplog.messages == []
 
 
 @pytest.mark.gpu
