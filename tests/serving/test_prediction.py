@@ -257,6 +257,24 @@ def test_every_stage_is_timed_once_where_it_happens(inside: Start) -> None:
     assert [new - old for new, old in zip(after, before, strict=True)] == [1, 3, 3, runs, 1]
 
 
+def test_each_path_has_its_own_parameters(inside: Start) -> None:
+    server = inside()
+    answer = _post(server, "/classify?top_k=1&model=colours", content=RED).json()
+    assert answer["model"] == {"name": "colours", "version": "1"}
+    assert [found["label"] for found in answer["predictions"]] == ["red"]
+    tags = _post(server, "/tag?model=tags", content=RED).json()["tags"]
+    assert [(tag["label"], tag["threshold"]) for tag in tags] == [("red", 0.5)]
+    tags = _post(server, "/tag?threshold=0", content=RED).json()["tags"]
+    assert sorted(tag["label"] for tag in tags) == sorted(tiny.LABELS)
+    for path, own in (("/classify", "top_k"), ("/tag", "threshold")):
+        refused = _post(server, f"{path}?size=3", content=RED).json()["detail"]
+        assert refused == f"unknown parameter 'size'; valid: model, {own}"
+    for text, asked in (("top_k='few'", "a whole number"), ("threshold='low'", "a number")):
+        path = "/classify" if text.startswith("top_k") else "/tag"
+        refused = _post(server, f"{path}?{text.replace(chr(39), '')}", content=RED).json()["detail"]
+        assert refused == f"{text}: use {asked}"
+
+
 def test_a_bad_parameter_is_told_before_any_work(inside: Start, decoding: Hold) -> None:
     server = inside()
     for path in ("/classify?top_k=9", "/tag?threshold=2"):
