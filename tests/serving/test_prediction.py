@@ -15,6 +15,7 @@ from models import preprocess
 from models.bundle import read_manifest
 from models.manifest import Preprocess
 from serving import prediction
+from serving.cores import cpu_cores
 from serving.prediction import TOP_K
 from serving.session import Session
 from tests import tiny
@@ -158,6 +159,12 @@ def test_a_client_that_leaves_before_its_body_has_come_is_counted_as_499(inside:
 # A full queue.
 
 
+def _threads() -> list[str]:
+    """Those of the decoders and of the models."""
+    names = [thread.name for thread in threading.enumerate()]
+    return [name for name in names if name.startswith(("model", "decode"))]
+
+
 def test_a_full_queue_refuses_unread_and_says_when_to_come_back(
     inside: Start, decoding: Hold
 ) -> None:
@@ -170,6 +177,8 @@ def test_a_full_queue_refuses_unread_and_says_when_to_come_back(
         refused = _post(server, content=RED)
         assert _is(refused, 429, "overloaded")
         assert int(refused.headers["retry-after"]) >= 1
+        decoders = [name for name in _threads() if name.startswith("decode")]
+        assert len(decoders) == cpu_cores()  # and not one for each of the 64
         with server.connect() as connection:
             connection.sendall(_head(9))  # its body never comes: it is not waited for
             assert connection.recv(65536).startswith(b"HTTP/1.1 429 ")
@@ -305,11 +314,7 @@ def test_no_text_of_a_client_becomes_a_metrics_label(inside: Start) -> None:
 
 
 def test_when_it_has_ended_no_thread_of_it_is_left(metrics_folder: Path, store: Path) -> None:
-    def threads() -> list[str]:
-        names = [thread.name for thread in threading.enumerate()]
-        return [name for name in names if name.startswith(("model", "decode"))]
-
     with run_inside(metrics_folder, model_store=store, device="cpu") as server:
         _post(server, content=RED)
-        assert len(threads()) >= 2
-    assert threads() == []
+        assert len(_threads()) >= 2
+    assert _threads() == []
