@@ -22,7 +22,7 @@ from tests import tiny
 def _loaded(settings: Settings, metrics: Metrics, test: Callable[[Registry], None]) -> None:
     async def scenario() -> None:
         registry = Registry(settings, metrics, threads=1, worker=0)
-        with pytest.raises(NotReady, match="loading"):
+        with pytest.raises(NotReady, match="^loading$"):
             registry.check_loaded()
         await registry.load()
         try:

@@ -3,6 +3,7 @@
 Where no GPU is, `OnCuda` stands in for ONNX Runtime's session; the last test needs a real one.
 """
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,6 +18,8 @@ from models.golden import TOLERANCE_CPU, TOLERANCE_CUDA
 from models.manifest import GOLDEN_SCORES_FILE
 from serving import session as session_module
 from serving.cores import gpus
+from serving.metrics import Metrics
+from serving.registry import Registry
 from serving.session import CPU, CUDA, DeviceError, Place, Session, open_proved
 from serving.settings import Settings
 from tests import tiny
@@ -75,6 +78,20 @@ def test_cuda_is_asked_for_alone_exact_and_within_its_memory(
         options = asked["options"]
         assert options.get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
         on_cuda.asked.clear()
+
+
+def test_a_worker_s_number_picks_its_gpu(
+    store: Path, on_cuda: type[OnCuda], metrics: Metrics
+) -> None:
+    async def load() -> None:
+        registry = Registry(Settings(model_store=store, models=("tags",)), metrics, 1, worker=3)
+        await registry.load()
+        registry.check_ready()
+        await registry.close()
+
+    asyncio.run(load())
+    ((_, limits),) = on_cuda.asked[1]["providers"]
+    assert limits["device_id"] == "1"
 
 
 def test_cpu_threads_are_the_place_s_and_do_not_spin(store: Path, on_cuda: type[OnCuda]) -> None:
