@@ -85,7 +85,7 @@ class Registry:
         name = reference.partition(":")[0]
         try:
             path = self._store.path(reference)
-        except LabradorError as error:  # it stays; the next look may find it mended
+        except (LabradorError, OSError) as error:  # it stays; the next look may find it mended
             log.error("%s: %s", name, error)
             return
         old = self.served.get(name)

@@ -10,6 +10,10 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
+    return cloned(tmp_path / "clone")
+
+
+def cloned(folder: Path) -> Path:
     """A copy of the project as git would carry it, with this environment as its `.venv`."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
@@ -18,7 +22,6 @@ def clone(tmp_path: Path) -> Path:
         text=True,
         check=True,
     )
-    folder = tmp_path / "clone"
     for name in listed.stdout.splitlines():
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,7 @@
-"""What `bentoml build` makes serves from an environment with its own requirements only."""
+"""What `scripts/bento` makes of a checkout below a hidden folder, where BentoML itself refuses to.
+
+It serves from an environment with its own requirements only.
+"""
 
 import os
 import subprocess
@@ -7,33 +10,84 @@ import time
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests import tiny
+from tests.e2e.conftest import cloned
 from tests.serving.running import free_port
 
 
-def test_a_bento_serves_from_a_fresh_environment_without_torch(clone: Path) -> None:
-    tiny.add(clone / "models" / "bundles", "colours", "single")
-    home = {**os.environ, "BENTOML_HOME": str(clone / "bentoml")}
-    home.pop("PYTHONPATH", None)
-    _run([sys.executable, "-m", "bentoml", "build"], clone, home)
-    (bento,) = (file.parent for file in clone.glob("bentoml/bentos/labrador/*/bento.yaml"))
-    assert not list(bento.glob("src/training")) and not list(bento.glob("src/tests"))
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout with a model, below a hidden folder."""
+    folder = cloned(tmp_path_factory.mktemp("bento") / ".hidden" / "checkout")
+    tiny.add(folder / "models" / "bundles", "colours", "single")
+    return folder
 
+
+@pytest.fixture(scope="module")
+def home(checkout: Path) -> dict[str, str]:
+    """The environment of BentoML's commands."""
+    own = {"BENTOML_HOME": "bentoml", "BENTOML_DO_NOT_TRACK": "True", "LABRADOR_DRAIN_S": "0"}
+    return {name: v for name, v in os.environ.items() if name != "PYTHONPATH"} | own
+
+
+@pytest.fixture(scope="module")
+def bento(checkout: Path, home: dict[str, str]) -> Path:
+    _run(["scripts/bento"], checkout, home)
+    (file,) = checkout.glob("bentoml/bentos/labrador/*/bento.yaml")
+    return file.parent
+
+
+def test_a_bento_holds_models_and_serving_only(bento: Path) -> None:
+    assert {path.name for path in (bento / "src").iterdir()} == {
+        "bentofile.yaml",
+        "models",
+        "serving",
+    }
+    assert (bento / "src" / "serving" / "service.py").is_file()
+    assert (bento / "src" / "models" / "bundles" / "colours" / "1" / "manifest.json").is_file()
+    requirements = (bento / "env" / "python" / "requirements.txt").read_text()
+    assert "onnxruntime-gpu==" in requirements
+    assert "--hash=sha256:" in requirements
+    assert "torch" not in requirements
+
+
+def test_without_a_folder_that_is_not_hidden_it_says_so_in_one_line(
+    checkout: Path, home: dict[str, str]
+) -> None:
+    scratch = checkout.parent / "scratch"
+    scratch.mkdir()
+    done = subprocess.run(
+        ["scripts/bento"],
+        cwd=checkout,
+        env={**home, "TMPDIR": str(scratch)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: BentoML builds below no hidden folder, and both {checkout} and")
+    assert list(scratch.iterdir()) == []
+
+
+def test_a_bento_serves_from_a_fresh_environment_without_torch(
+    checkout: Path, home: dict[str, str], bento: Path
+) -> None:
     uv = str(Path(sys.executable).parent / "uv")
-    fresh = clone / "fresh"
+    fresh = checkout / "fresh"
     requirements = bento / "env" / "python" / "requirements.txt"
-    _run([uv, "venv", "--quiet", "--python", sys.executable, str(fresh)], clone, home)
+    _run([uv, "venv", "--quiet", "--python", sys.executable, str(fresh)], checkout, home)
     python = str(fresh / "bin" / "python")
     install = [uv, "pip", "install", "--quiet", "--python", python]  # as in BentoML's container
-    _run([*install, "--requirements", str(requirements)], clone, home)
+    _run([*install, "--requirements", str(requirements)], checkout, home)
     absent = "import importlib.util as u, sys; sys.exit(u.find_spec('torch') is not None)"
-    _run([python, "-c", absent], clone, home)
+    _run([python, "-c", absent], checkout, home)
 
     port = free_port()
     command = [python, "-m", "bentoml", "serve", str(bento), "--port", str(port)]
-    home["LABRADOR_DRAIN_S"] = "0"
-    with subprocess.Popen(command, cwd=clone.parent, env=home) as server:
+    with subprocess.Popen(command, cwd=checkout.parent, env=home) as server:
         try:
             _wait_until_ready(f"http://127.0.0.1:{port}/readyz", server)
             answer = httpx.post(f"http://127.0.0.1:{port}/classify", content=tiny.picture())

@@ -1,10 +1,12 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from serving.metrics import Metrics
 from tests import tiny
+from tests.serving.inside import Inside, run_inside
 from tests.serving.running import Server, serve
 
 
@@ -18,14 +20,27 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def metrics(tmp_path_factory: pytest.TempPathFactory) -> Metrics:
+def metrics_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One for the whole process, as prometheus_client keeps its files open; compare differences."""
-    return Metrics(tmp_path_factory.mktemp("metrics"))
+    return tmp_path_factory.mktemp("metrics")
+
+
+@pytest.fixture(scope="session")
+def metrics(metrics_folder: Path) -> Metrics:
+    return Metrics(metrics_folder)
+
+
+@pytest.fixture
+def inside(metrics_folder: Path, store: Path) -> Iterator[Callable[..., Inside]]:
+    """Starts the application in this process, with these settings and both models."""
+    with ExitStack() as stack:
+        yield lambda **settings: stack.enter_context(
+            run_inside(metrics_folder, **{"model_store": store, "device": "cpu", **settings})
+        )
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Iterator[Server]:
-    """A running server with both models and a short time for bodies."""
-    folder = tmp_path_factory.mktemp("server")
-    with serve(folder, model_store=store, read_timeout_s=3, max_queue=64) as running:
+    """A running server with both models."""
+    with serve(tmp_path_factory.mktemp("server"), model_store=store) as running:
         yield running

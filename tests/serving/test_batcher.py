@@ -2,6 +2,7 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -11,6 +12,9 @@ from models.errors import DeadlineExceeded, Overloaded
 from serving.batcher import Batcher
 from serving.metrics import Metrics
 
+if TYPE_CHECKING:  # the library picks its storage while it is imported: `Metrics` does that
+    from prometheus_client import Histogram
+
 NEVER_S = 1e9
 
 
@@ -19,6 +23,7 @@ class Model:
 
     def __init__(self, held: bool = False) -> None:
         self.batches: list[list[int]] = []
+        self.threads: list[str] = []
         self.started = threading.Semaphore(0)
         self.go = threading.Event()
         if not held:
@@ -26,6 +31,7 @@ class Model:
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         self.batches.append(images[:, 0, 0, 0].tolist())
+        self.threads.append(threading.current_thread().name)
         self.started.release()
         self.go.wait(10)
         return images[:, 0, 0, :].astype(np.float32)
@@ -98,6 +104,10 @@ def test_an_abandoned_image_never_reaches_the_model(metrics: Metrics) -> None:
         await asyncio.sleep(0)
         waiting[1].cancel()
         await asyncio.wait([waiting[1]])
+        assert waiting[1].cancelled()
+        # it left at once: the model still runs
+        assert metrics.queue_images._value.get() == 2
+        assert metrics.dropped.labels("disconnected")._value.get() == before + 1
         model.go.set()
         await asyncio.gather(first, waiting[0], waiting[2])
 
@@ -136,12 +146,28 @@ def test_an_expired_image_never_reaches_the_model(metrics: Metrics) -> None:
         await asyncio.sleep(0.05)
         model.go.set()
         await asyncio.gather(*tasks)
-        with pytest.raises(DeadlineExceeded):
+        with pytest.raises(DeadlineExceeded, match="^the image waited too long$"):
             await late
 
     _run(test, model, metrics)
     assert model.batches == [[0], [2]]
     assert metrics.dropped.labels("expired")._value.get() == before + 1
+
+
+def test_where_everything_that_waited_has_expired_the_model_does_not_run(metrics: Metrics) -> None:
+    model = Model()
+
+    async def test(batcher: Batcher) -> None:
+        assert batcher.fault(timeout_s=60) is None
+        past_s = asyncio.get_running_loop().time() - 1
+        for _ in range(2):
+            with pytest.raises(DeadlineExceeded):
+                await batcher.scores(_image(1), past_s)
+        await asyncio.sleep(0)
+        assert batcher.fault(timeout_s=60) is None
+
+    _run(test, model, metrics)
+    assert model.batches == []
 
 
 def test_a_client_that_leaves_during_its_run_disturbs_nobody(metrics: Metrics) -> None:
@@ -162,29 +188,106 @@ def test_a_client_that_leaves_during_its_run_disturbs_nobody(metrics: Metrics) -
 def test_a_full_queue_refuses_and_says_when_to_come_back(metrics: Metrics) -> None:
     async def test(batcher: Batcher) -> None:
         with batcher.admitted(60), batcher.admitted(4):
-            with pytest.raises(Overloaded, match="64 wait") as refusal, batcher.admitted(1):
-                pass
-            assert refusal.value.retry_after_s == 1
+            assert batcher.room == 0
+            with pytest.raises(Overloaded, match="^1 more images do not fit: 64 wait and 64 may;"):
+                batcher.check_room(1)
+            with pytest.raises(Overloaded), batcher.admitted(1):
+                raise AssertionError("it was admitted")
         with batcher.admitted(64):
             pass
+        assert batcher.room == 64
 
     _run(test, Model(), metrics)
 
 
-def test_retry_after_follows_the_measured_rate(metrics: Metrics) -> None:
+def test_retry_after_is_the_time_of_what_waits_at_the_measured_rate(metrics: Metrics) -> None:
+    def retry_after_s(batcher: Batcher, held: int) -> int:
+        with batcher.admitted(held), pytest.raises(Overloaded) as refusal:
+            batcher.check_room(65)
+        assert str(refusal.value) == (
+            f"65 more images do not fit: {held} wait and 64 may;"
+            f" try again in {refusal.value.retry_after_s} s"
+        )
+        return refusal.value.retry_after_s
+
+    async def test(batcher: Batcher) -> None:
+        batcher._measure(4, 1.0)  # the first run: 0.25 s an image
+        assert retry_after_s(batcher, held=20) == 5
+        assert retry_after_s(batcher, held=21) == 6
+        batcher._measure(2, 1.0)  # a later one counts a fifth: 0.3 s an image
+        assert retry_after_s(batcher, held=19) == 6
+        assert retry_after_s(batcher, held=1) == 1
+        assert retry_after_s(batcher, held=0) == 1
+        batcher._measure(1, 100.0)
+        assert retry_after_s(batcher, held=64) == 60
+
+    _run(test, Model(), metrics)
+
+
+def test_the_rate_is_measured_by_the_runs(metrics: Metrics) -> None:
+    inner_s = 0.0
+
     def slow(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        end_s = perf_counter() + 0.1
-        while perf_counter() < end_s:
-            threading.Event().wait(0.01)
+        nonlocal inner_s
+        began_s = perf_counter()
+        threading.Event().wait(0.01)
+        inner_s = perf_counter() - began_s
         return images[:, 0, 0, :].astype(np.float32)
 
     async def test(batcher: Batcher) -> None:
-        await batcher.scores(_image(0), NEVER_S)
-        with batcher.admitted(64), pytest.raises(Overloaded) as refusal, batcher.admitted(1):
-            pass
-        assert refusal.value.retry_after_s >= 7  # 64 images, 0.1 s each or more
+        began_s = perf_counter()
+        await asyncio.gather(*_ask(batcher, 0, 1))  # one run
+        assert inner_s <= 2 * batcher._image_s <= perf_counter() - began_s
 
     _run(test, slow, metrics)
+
+
+def test_what_waits_and_what_ran_is_counted(metrics: Metrics) -> None:
+    model = Model(held=True)
+
+    def count(histogram: "Histogram") -> float:
+        return sum(float(bucket.get()) for bucket in histogram._buckets)
+
+    stages = [metrics.stage_seconds["queue"], metrics.stage_seconds["infer"], metrics.batch_size]
+    before = [count(histogram) for histogram in stages]
+    ran = metrics.batch_size._sum.get()
+
+    async def test(batcher: Batcher) -> None:
+        tasks = _ask(batcher, 0)
+        await _started(model)
+        tasks += _ask(batcher, 1, 2, 3)
+        await asyncio.sleep(0)
+        assert metrics.queue_images._value.get() == 3
+        model.go.set()
+        await asyncio.gather(*tasks)
+        assert metrics.queue_images._value.get() == 0
+
+    _run(test, model, metrics)
+    after = [count(histogram) for histogram in stages]
+    assert [new - old for new, old in zip(after, before, strict=True)] == [4, 2, 2]
+    assert metrics.batch_size._sum.get() == ran + 4
+
+
+def test_a_batcher_that_retires_answers_what_it_admitted_and_stops(metrics: Metrics) -> None:
+    model = Model(held=True)
+
+    async def test() -> None:
+        batcher = Batcher(model, metrics, max_batch=4, max_queue=64)
+        with batcher.admitted(1):
+            (task,) = _ask(batcher, 7)
+            await _started(model)
+            retiring = asyncio.ensure_future(batcher.retire())
+            await asyncio.sleep(0)
+            assert batcher.fault(timeout_s=60) is None
+            model.go.set()
+            assert (await task).tolist() == [7] * 3
+            assert not retiring.done()
+        await retiring
+        assert batcher.fault(timeout_s=60) == "its batcher stopped"
+
+    asyncio.run(asyncio.wait_for(test(), 20))
+    assert [name for name in model.threads if not name.startswith("model")] == []
+    assert not {thread.name for thread in threading.enumerate()} & set(model.threads)
 
 
 def test_a_failed_run_fails_its_images_and_shows_until_one_succeeds(metrics: Metrics) -> None:
@@ -205,6 +308,41 @@ def test_a_failed_run_fails_its_images_and_shows_until_one_succeeds(metrics: Met
         assert batcher.fault(timeout_s=60) is None
 
     _run(test, fragile, metrics)
+
+
+def test_a_failed_run_from_which_a_client_has_left_fails_the_others(metrics: Metrics) -> None:
+    model = Model(held=True)
+
+    def fragile(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        scores = model(images)
+        if len(images) == 2:
+            raise RuntimeError("device lost")
+        return scores
+
+    async def test(batcher: Batcher) -> None:
+        left, failed = _ask(batcher, 1, 2)  # one run
+        await _started(model)
+        left.cancel()
+        await asyncio.wait([left])
+        model.go.set()
+        with pytest.raises(RuntimeError, match="device lost"):
+            await failed
+        assert (await batcher.scores(_image(3), NEVER_S)).tolist() == [3] * 3
+
+    _run(test, fragile, metrics)
+
+
+def test_a_model_that_answers_too_few_images_is_a_fault(metrics: Metrics) -> None:
+    def lossy(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return images[1:, 0, 0, :].astype(np.float32)
+
+    async def test(batcher: Batcher) -> None:
+        (task,) = _ask(batcher, 0)
+        await asyncio.wait([batcher._feeding])
+        assert batcher.fault(timeout_s=60) == "its batcher stopped"
+        task.cancel()
+
+    _run(test, lossy, metrics)
 
 
 def test_a_run_that_does_not_end_is_a_fault(metrics: Metrics) -> None:

@@ -55,6 +55,23 @@ def test_a_body_that_says_it_is_too_large_is_not_read() -> None:
         asyncio.run(read(_receiving([]), Headers({"Content-Length": "7"}), 6))
 
 
+@pytest.mark.parametrize(("length", "limit"), [(6, 6), (0, 0)])
+def test_a_body_of_the_largest_size_is_read(length: int, limit: int) -> None:
+    body = bytes(length)
+    for headers in (Headers({}), Headers({"Content-Length": str(length)})):
+        assert asyncio.run(read(_receiving(_chunks(body)), headers, limit)) == body
+
+
+def test_the_largest_size_is_told_in_mib() -> None:
+    with pytest.raises(BodyTooLarge, match="^the body has more than 3 MiB$"):
+        asyncio.run(read(_receiving([]), Headers({"Content-Length": "3145729"}), 3 * 2**20))
+
+
+def test_a_message_without_a_body_is_an_empty_last_one() -> None:
+    messages = [*_chunks(b"one", b"")[:1], {"type": "http.request"}]
+    assert asyncio.run(read(_receiving(messages), Headers({}), 6)) == b"one"
+
+
 def test_a_client_that_leaves_is_told_apart() -> None:
     messages = [*_chunks(b"one", b"two")[:1], {"type": "http.disconnect"}]
     with pytest.raises(ClientDisconnect):
@@ -76,13 +93,28 @@ def test_multipart_images_and_fields_come_apart_in_order() -> None:
     assert content.fields == [("top_k", "3")]
 
 
+def test_a_part_has_its_own_name_or_none_whatever_else_its_headers_say() -> None:
+    disposition = b"content-DISPOSITION: form-data; filename=x"
+    body = (
+        b"--edge\r\nContent-Type: a/b\r\n" + disposition + b"; name=image\r\n\r\none\r\n"
+        b"--edge\r\nX-Name: name=image\r\n\r\ntwo\r\n"
+        b"--edge\r\n" + disposition + b"\r\nX-Name: name=image\r\n\r\nthree\r\n"
+        b"--edge\r\n" + disposition + b"; name=\xffage\r\n\r\nfour\r\n" + END
+    )
+    content = take_apart(body, MULTIPART)
+    assert content.images == [b"one"]
+    assert content.fields == [("", "two"), ("", "three"), ("\ufffdage", "four")]
+
+
 def test_an_empty_part_is_an_image_without_bytes() -> None:
     assert take_apart(_part("image", b"", "a.jpg") + END, MULTIPART).images == [b""]
 
 
 @pytest.mark.parametrize("body", [b"", END, _part("top_k", b"3") + END])
 def test_without_an_image_part_the_image_is_missing(body: bytes) -> None:
-    with pytest.raises(ImageMissing, match="parts named image"):
+    with pytest.raises(
+        ImageMissing, match="^send one image as the body, or as multipart parts named image$"
+    ):
         take_apart(body, MULTIPART)
 
 
@@ -93,16 +125,20 @@ def test_an_empty_body_lacks_its_image() -> None:
 
 def test_64_parts_are_the_most() -> None:
     assert len(take_apart(_part("image", b"x") * 64 + END, MULTIPART).images) == 64
-    with pytest.raises(TooManyImages, match="64"):
+    with pytest.raises(TooManyImages, match="^a body has 64 parts at most$"):
         take_apart(_part("image", b"x") * 65 + END, MULTIPART)
+
+
+@pytest.mark.parametrize("body", [b"", END[:-4], END[:-4] + b"\r\n"])
+def test_a_multipart_body_that_breaks_off_is_a_bad_parameter(body: bytes) -> None:
+    with pytest.raises(BadParameter, match="^the multipart body breaks off before its end$"):
+        take_apart(_part("image", b"x") + body, MULTIPART)
 
 
 @pytest.mark.parametrize(
     "body",
     [
         b"no boundary at all",
-        _part("image", b"x"),
-        _part("image", b"x") + b"--edge",
         b"--edge\r\n" + b"X: y\r\n" * 10000 + b"\r\nx\r\n" + END,
         b"--edge\r\nContent-Disposition: form-data; name="
         + b"n" * 100_000
@@ -112,17 +148,24 @@ def test_64_parts_are_the_most() -> None:
     ],
 )
 def test_a_malformed_multipart_body_is_a_bad_parameter(body: bytes) -> None:
-    with pytest.raises(BadParameter, match="multipart body"):
+    with pytest.raises(BadParameter, match="^the multipart body is malformed$"):
         take_apart(body, MULTIPART)
 
 
-@pytest.mark.parametrize("options", ["", "; boundary=", "; boundary=" + "x" * 1000])
-def test_a_boundary_that_cannot_be_used_is_a_bad_parameter(options: str) -> None:
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("", "the multipart Content-Type names no boundary"),
+        ("; boundary=", "the multipart Content-Type names no boundary"),
+        ("; boundary=" + "x" * 1000, "the multipart body is malformed"),
+    ],
+)
+def test_a_boundary_that_cannot_be_used_is_a_bad_parameter(options: str, message: str) -> None:
     headers = Headers({"Content-Type": f"multipart/form-data{options}"})
-    with pytest.raises(BadParameter, match="multipart"):
+    with pytest.raises(BadParameter, match=f"^{message}$"):
         take_apart(b"--\r\n", headers)
 
 
 def test_a_field_that_is_no_text_is_a_bad_parameter() -> None:
-    with pytest.raises(BadParameter, match="UTF-8"):
+    with pytest.raises(BadParameter, match="^a form field is not UTF-8 text$"):
         take_apart(_part("image", b"x") + _part("top_k", b"\xff") + END, MULTIPART)

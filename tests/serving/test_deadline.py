@@ -24,16 +24,18 @@ def test_slow_reading_is_a_read_timeout() -> None:
         async with reading(_now_s() + FOREVER_S, _now_s() + 0.01):
             await asyncio.sleep(FOREVER_S)
 
-    with pytest.raises(ReadTimeout):
+    with pytest.raises(ReadTimeout, match="too slowly"):
         asyncio.run(test())
 
 
-def test_the_requests_own_deadline_counts_while_reading_too() -> None:
+@pytest.mark.parametrize("read_s", [0.01, FOREVER_S], ids=["equal", "earlier"])
+def test_the_requests_own_deadline_counts_while_reading_too(read_s: float) -> None:
     async def test() -> None:
-        async with reading(_now_s() + 0.01, _now_s() + FOREVER_S):
+        now_s = _now_s()
+        async with reading(now_s + 0.01, now_s + read_s):
             await asyncio.sleep(FOREVER_S)
 
-    with pytest.raises(DeadlineExceeded):
+    with pytest.raises(DeadlineExceeded, match="before the body had come"):
         asyncio.run(test())
 
 
@@ -42,7 +44,7 @@ def test_work_stops_at_its_deadline() -> None:
         async with waited_for(_stays, _now_s() + 0.01):
             await asyncio.sleep(FOREVER_S)
 
-    with pytest.raises(DeadlineExceeded):
+    with pytest.raises(DeadlineExceeded, match="not ready in time"):
         asyncio.run(test())
 
 

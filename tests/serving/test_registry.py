@@ -1,6 +1,8 @@
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from models.store import Store
 from serving.cores import gpus
 from serving.metrics import Metrics
 from serving.registry import Registry
+from serving.session import CPU
 from serving.settings import Settings
 from tests import tiny
 
@@ -19,7 +22,7 @@ from tests import tiny
 def _loaded(settings: Settings, metrics: Metrics, test: Callable[[Registry], None]) -> None:
     async def scenario() -> None:
         registry = Registry(settings, metrics, threads=1, worker=0)
-        with pytest.raises(NotReady, match="loading"):
+        with pytest.raises(NotReady, match="^loading$"):
             registry.check_loaded()
         await registry.load()
         try:
@@ -88,12 +91,81 @@ def test_cuda_without_a_gpu_is_not_ready_and_never_the_cpu(store: Path, metrics:
     assert "no GPU" in _reason(Settings(model_store=store, device="cuda"), metrics)
 
 
+def test_a_failure_that_nobody_foresaw_is_a_reason_too(
+    tmp_path: Path, metrics: Metrics, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiny.add(tmp_path, "odd", "single")
+    (tmp_path / "odd" / "RELEASED").unlink()
+    (tmp_path / "odd" / "RELEASED").mkdir()
+    reason = _reason(Settings(model_store=tmp_path), metrics)
+    assert reason == "loading failed with IsADirectoryError; the log says more"
+    failed, unready = caplog.records
+    assert (failed.name, failed.getMessage()) == ("serving.registry", "loading failed")
+    assert failed.exc_info is not None
+    assert unready.getMessage() == f"not ready: {reason}"
+
+
+def test_models_that_work_are_ready_in_the_metrics_and_those_that_do_not_are_not(
+    tmp_path: Path, metrics: Metrics
+) -> None:
+    tiny.add(tmp_path, "at-work", "single")
+    (tiny.add(tmp_path, "broken", "single") / MODEL_FILE).write_bytes(b"no network")
+    tiny.add(tmp_path, "cut-off", "single")
+    for name in ("broken", "cut-off"):
+        metrics.model_ready.labels(name).set(7)
+    _reason(Settings(model_store=tmp_path, models=("at-work:1", "broken", "cut-off:1")), metrics)
+    ready = {n: metrics.model_ready.labels(n)._value.get() for n in ("at-work", "broken")}
+    assert ready == {"at-work": 1, "broken": 0}
+    assert metrics.model_ready.labels("cut-off")._value.get() == 0
+
+
+def test_what_is_served_says_where_it_is_from_and_how_it_runs(
+    tmp_path: Path, metrics: Metrics, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tiny.add(tmp_path, "told", "single")
+    caplog.set_level(logging.INFO, "serving")
+
+    def test(registry: Registry) -> None:
+        served = registry.served["told"]
+        assert (served.path, served.manifest.name) == (path, "told")
+        assert (served.provider, served.variant.precision) == (CPU, "fp32")
+        assert (served.batcher._max_batch, served.batcher.room) == (5, 77)
+
+    settings = Settings(model_store=tmp_path, device="cpu", max_batch=5, max_queue=77)
+    _loaded(settings, metrics, test)
+    assert caplog.messages == [f"told:1 works in fp32 on {CPU}"]
+
+
+def test_a_models_counts_begin_at_0_when_it_is_loaded(tmp_path: Path, metrics: Metrics) -> None:
+    tiny.add(tmp_path, "begun", "single")
+
+    def test(registry: Registry) -> None:
+        text = metrics.scrape([]).decode()
+        assert 'labrador_predictions_total{label="red",model="begun"} 0.0' in text
+
+    _loaded(Settings(model_store=tmp_path), metrics, test)
+
+
+def test_a_run_longer_than_a_request_may_take_is_a_dead_model(
+    store: Path, metrics: Metrics
+) -> None:
+    def test(registry: Registry) -> None:
+        batcher = registry.served["tags"].batcher
+        registry.check_alive()
+        batcher._run_since_s = perf_counter() - 11
+        with pytest.raises(NotReady, match="^tags: its run takes longer than 10 s$"):
+            registry.check_alive()
+        batcher._run_since_s = None
+
+    _loaded(Settings(model_store=store, timeout_s=10), metrics, test)
+
+
 def test_draining_is_not_ready_but_goes_on_serving(store: Path, metrics: Metrics) -> None:
     def test(registry: Registry) -> None:
         registry.drain()
         registry.check_loaded()
         registry.check_alive()
-        with pytest.raises(NotReady, match="draining"):
+        with pytest.raises(NotReady, match="^draining: this worker stops soon$"):
             registry.check_ready()
 
     _loaded(Settings(model_store=store), metrics, test)
@@ -110,9 +182,20 @@ def test_the_only_model_of_a_task_needs_no_name(store: Path, metrics: Metrics) -
 @pytest.mark.parametrize(
     ("task", "name", "error", "message"),
     [
-        ("single", None, BadParameter, "several models .* model=colours or paints"),
+        (
+            "single",
+            None,
+            BadParameter,
+            "several models are served; choose model=colours or paints",
+        ),
         ("single", "pets", ModelUnknown, "no model 'pets'; served here: colours, paints"),
-        ("multi", None, ModelUnknown, "no multi-label model"),
+        ("multi", "pets", ModelUnknown, "no model 'pets'; served here: none"),
+        (
+            "multi",
+            None,
+            ModelUnknown,
+            "no multi-label model is served; GET /models lists what is",
+        ),
         ("multi", "colours", BadParameter, "colours is a single-label model: use /classify"),
     ],
 )
@@ -128,10 +211,20 @@ def test_a_choice_that_cannot_be_is_refused_with_the_valid_ones(
     tiny.add(tmp_path, "paints", "single")
 
     def test(registry: Registry) -> None:
-        with pytest.raises(error, match=message):
+        with pytest.raises(error, match=f"^{message}$"):
             registry.choose(task, name)
 
     _loaded(Settings(model_store=tmp_path), metrics, test)
+
+
+def test_a_multi_label_model_is_refused_for_classify_with_its_own_path(
+    store: Path, metrics: Metrics
+) -> None:
+    def test(registry: Registry) -> None:
+        with pytest.raises(BadParameter, match="^tags is a multi-label model: use /tag$"):
+            registry.choose("single", "tags")
+
+    _loaded(Settings(model_store=store), metrics, test)
 
 
 def test_a_body_is_refused_unread_only_if_every_model_of_the_task_is_full(
@@ -173,21 +266,25 @@ def test_a_model_that_stopped_working_is_not_ready_in_the_metrics_either(
 
 
 RELOAD_S = 0.02
+WITHIN_S = 10
 IMAGE = np.full((tiny.SIZE_PX, tiny.SIZE_PX, 3), (200, 90, 60), np.uint8)
 BRIGHTER = tiny.WEIGHTS * 1.5  # the same answers, more surely
 
 
 def _followed(
-    store: Path, metrics: Metrics, scenario: Callable[[Registry], Coroutine[Any, Any, None]]
+    store: Path,
+    metrics: Metrics,
+    scenario: Callable[[Registry], Coroutine[Any, Any, None]],
+    models: tuple[str, ...] = (),
 ) -> None:
     """Run the scenario beside a registry that follows the store."""
 
     async def beside() -> None:
-        settings = Settings(model_store=store, reload_s=RELOAD_S, device="cpu")
+        settings = Settings(model_store=store, reload_s=RELOAD_S, device="cpu", models=models)
         registry = Registry(settings, metrics, threads=1, worker=0)
         following = asyncio.create_task(registry.follow())
         try:
-            await asyncio.wait_for(scenario(registry), 30)
+            await asyncio.wait_for(scenario(registry), WITHIN_S)
         finally:
             following.cancel()
             await registry.close()
@@ -282,6 +379,122 @@ def test_a_bad_version_never_replaces_a_good_one(
     _followed(tmp_path, metrics, scenario)
 
 
+def test_a_version_that_failed_is_tried_again_after_another_was_served(
+    tmp_path: Path, metrics: Metrics, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiny.add(tmp_path, "again", "single")
+    path = tiny.add(tmp_path, "again", "single", weights=BRIGHTER)
+    whole = (path / MODEL_FILE).read_bytes()
+    (path / MODEL_FILE).write_bytes(b"no network")
+
+    async def scenario(registry: Registry) -> None:
+        await _until(lambda: _ready(registry))
+        Store(tmp_path).release("again", 2)
+        await _until(lambda: _count(metrics, "again", "failed") == 1)
+        Store(tmp_path).release("again", 3)
+        await _until(lambda: registry.served["again"].manifest.version == 3)
+        (path / MODEL_FILE).write_bytes(whole)
+        Store(tmp_path).release("again", 2)
+        await _until(lambda: registry.served["again"].manifest.version == 2)
+
+    tiny.add(tmp_path, "again", "single")
+    _followed(tmp_path, metrics, scenario)
+    (message,) = (record.getMessage() for record in caplog.records)
+    assert message.startswith(f"{path} is not served: BundleError: {path / MODEL_FILE} was changed")
+
+
+def test_a_store_that_cannot_be_read_for_a_while_changes_nothing(
+    tmp_path: Path,
+    metrics: Metrics,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tiny.add(tmp_path, "steady", "single")
+    tiny.add(tmp_path, "steady", "single", weights=BRIGHTER)
+    released = tmp_path / "steady" / "RELEASED"
+
+    def unreadable(store: Store) -> list[str]:
+        raise OSError("stale file handle")
+
+    async def scenario(registry: Registry) -> None:
+        await _until(lambda: _ready(registry))
+        with monkeypatch.context() as broken:
+            broken.setattr(Store, "names", unreadable)
+            await _until(lambda: "the store cannot be read: stale file handle" in caplog.messages)
+        released.unlink()
+        released.mkdir()
+        await _until(
+            lambda: any(m.startswith("steady: [Errno 21] Is a dir") for m in caplog.messages)
+        )
+        registry.check_ready()
+        assert registry.served["steady"].manifest.version == 1
+        released.rmdir()
+        Store(tmp_path).release("steady", 2)
+        await _until(lambda: registry.served["steady"].manifest.version == 2)
+
+    _followed(tmp_path, metrics, scenario)
+
+
+def test_models_that_were_proved_stay_while_a_broken_one_is_mended(
+    tmp_path: Path, metrics: Metrics
+) -> None:
+    tiny.add(tmp_path, "sound", "single")
+    path = tiny.add(tmp_path, "unsound", "single") / MODEL_FILE
+    whole = path.read_bytes()
+    path.write_bytes(b"no network")
+
+    async def scenario(registry: Registry) -> None:
+        await _until(lambda: "sound" in registry.served)
+        sound = registry.served["sound"]
+        await asyncio.sleep(3 * RELOAD_S)
+        assert not _ready(registry)
+        path.write_bytes(whole)
+        await _until(lambda: _ready(registry))
+        assert registry.served["sound"] is sound
+
+    _followed(tmp_path, metrics, scenario)
+
+
+def test_the_chosen_versions_only_are_followed(tmp_path: Path, metrics: Metrics) -> None:
+    for name in ("fixed", "moving", "other"):
+        tiny.add(tmp_path, name, "single")
+        tiny.add(tmp_path, name, "single", weights=BRIGHTER)
+
+    async def scenario(registry: Registry) -> None:
+        await _until(lambda: _ready(registry))
+        for name in ("fixed", "moving", "other"):
+            Store(tmp_path).release(name, 2)
+        await _until(lambda: registry.served["moving"].manifest.version == 2)
+        await asyncio.sleep(3 * RELOAD_S)
+        assert registry.served["fixed"].manifest.version == 1
+        assert list(registry.served) == ["fixed", "moving"]
+        assert _count(metrics, "fixed", "swapped") == 0
+
+    _followed(tmp_path, metrics, scenario, models=("fixed:1", "moving"))
+
+
+def test_closing_does_not_wait_for_what_an_old_version_holds(
+    tmp_path: Path, metrics: Metrics
+) -> None:
+    tiny.add(tmp_path, "held", "single")
+    tiny.add(tmp_path, "held", "single", weights=BRIGHTER)
+
+    async def scenario(registry: Registry) -> None:
+        await _until(lambda: _ready(registry))
+        old = registry.served["held"]
+        with old.batcher.admitted(1):
+            Store(tmp_path).release("held", 2)
+            await _until(lambda: registry.served["held"] is not old)
+            (retiring,) = registry._retiring
+            await registry.close()
+            await asyncio.wait([retiring])
+            assert retiring.cancelled()
+        await _until(lambda: not registry._retiring)
+        assert registry.served["held"].batcher.fault(1) == "its batcher stopped"
+
+    _followed(tmp_path, metrics, scenario)
+
+
 def test_a_new_model_of_the_store_is_served_too(tmp_path: Path, metrics: Metrics) -> None:
     tiny.add(tmp_path, "first", "single")
 
@@ -290,6 +503,7 @@ def test_a_new_model_of_the_store_is_served_too(tmp_path: Path, metrics: Metrics
         tiny.add(tmp_path, "second", "multi")
         await _until(lambda: "second" in registry.served)
         assert registry.choose("multi", None).manifest.name == "second"
+        assert metrics.model_ready.labels("second")._value.get() == 1
 
     _followed(tmp_path, metrics, scenario)
 

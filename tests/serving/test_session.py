@@ -1,39 +1,44 @@
+import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from models import bundle
 from models.bundle import Bundle
 from models.errors import BundleError, GateError
 from models.manifest import GOLDEN_SCORES_FILE, MODEL_FILE, Preprocess, Task, Tensors
 from serving.cores import gpus
-from serving.session import CPU, CUDA, DeviceError, Place, Session, open_proved
+from serving.session import CPU, DeviceError, Place, Session, open_proved
 from serving.settings import Settings
 from tests import tiny
 
 Device = Literal["auto", "cuda", "cpu"]
 
 
-def _bundle(store: Path, name: str) -> Bundle:
+def bundle_of(store: Path, name: str) -> Bundle:
     return bundle.read(store / name / "1")
 
 
 PLACE = Place(threads=1, worker=0)
 
 
-def _session(whole: Bundle, device: Device = "cpu") -> Session:
+def session_of(whole: Bundle, device: Device = "cpu") -> Session:
     return Session(whole, whole.manifest.variants[0], Settings(device=device, max_batch=8), PLACE)
 
 
-def _images(count: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+def images_of(count: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     shape = (count, tiny.SIZE_PX, tiny.SIZE_PX, 3)
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 
 def test_batches_are_small_on_a_cpu_unless_told(store: Path) -> None:
-    whole = _bundle(store, "colours")
+    whole = bundle_of(store, "colours")
     settings = Settings(device="cpu")
     assert Session(whole, whole.manifest.variants[0], settings, PLACE).max_batch == 8
     settings = Settings(device="cpu", max_batch=16)
@@ -42,32 +47,32 @@ def test_batches_are_small_on_a_cpu_unless_told(store: Path) -> None:
 
 @pytest.mark.parametrize(("name", "task"), [("colours", "single"), ("tags", "multi")])
 def test_scores_are_those_of_the_independent_reference(store: Path, name: str, task: Task) -> None:
-    images = _images(5)
-    scores = _session(_bundle(store, name)).run(images)
+    images = images_of(5)
+    scores = session_of(bundle_of(store, name)).run(images)
     assert scores.dtype == np.float32
     assert scores.shape == (5, 3)
     np.testing.assert_allclose(scores, tiny.reference_scores(images, task), atol=1e-5)
 
 
 def test_a_batch_gives_what_its_images_give_alone(store: Path) -> None:
-    session = _session(_bundle(store, "colours"))
-    images = _images(7)
+    session = session_of(bundle_of(store, "colours"))
+    images = images_of(7)
     alone = np.concatenate([session.run(image[None]) for image in images])
     np.testing.assert_allclose(session.run(images), alone, atol=1e-6)
 
 
 def test_the_golden_images_prove_the_session(store: Path) -> None:
-    whole = _bundle(store, "tags")
-    _session(whole).prove(whole)
+    whole = bundle_of(store, "tags")
+    session_of(whole).prove(whole)
 
 
 def test_wrong_golden_scores_are_found(store: Path) -> None:
-    whole = _bundle(store, "colours")
+    whole = bundle_of(store, "colours")
     wrong = whole.files[GOLDEN_SCORES_FILE].replace(b"0.99", b"0.98")
     assert wrong != whole.files[GOLDEN_SCORES_FILE]
     changed = Bundle(whole.path, whole.manifest, {**whole.files, GOLDEN_SCORES_FILE: wrong})
     with pytest.raises(GateError, match="scores differ"):
-        _session(changed).prove(changed)
+        session_of(changed).prove(changed)
 
 
 @pytest.mark.parametrize(
@@ -83,17 +88,17 @@ def test_wrong_golden_scores_are_found(store: Path) -> None:
 def test_a_network_that_is_not_the_manifests_is_refused(
     store: Path, change: dict[str, object], message: str
 ) -> None:
-    whole = _bundle(store, "colours")
+    whole = bundle_of(store, "colours")
     other = Bundle(whole.path, whole.manifest.model_copy(update=change), whole.files)
     with pytest.raises(BundleError, match=message):
-        _session(other)
+        session_of(other)
 
 
 def test_bytes_that_are_no_network_are_refused(store: Path) -> None:
-    whole = _bundle(store, "colours")
+    whole = bundle_of(store, "colours")
     broken = Bundle(whole.path, whole.manifest, {**whole.files, MODEL_FILE: b"no network"})
     with pytest.raises(BundleError, match="colours.*refuses the network"):
-        _session(broken)
+        session_of(broken)
 
 
 def _with_int8(folder: Path, int8: bytes) -> Bundle:
@@ -105,12 +110,12 @@ def test_auto_takes_int8_on_a_cpu_where_the_bundle_has_it(tmp_path: Path) -> Non
     chosen = open_proved(whole, Settings(device="cpu"), PLACE)
     exact = open_proved(whole, Settings(device="cpu", precision="fp32"), PLACE)
     assert (chosen.variant.precision, exact.variant.precision) == ("int8", "fp32")
-    images = _images(4)
+    images = images_of(4)
     assert not np.array_equal(chosen.run(images), exact.run(images))
 
 
 def test_auto_is_fp32_where_there_is_nothing_else(store: Path) -> None:
-    session = open_proved(_bundle(store, "tags"), Settings(device="cpu"), PLACE)
+    session = open_proved(bundle_of(store, "tags"), Settings(device="cpu"), PLACE)
     assert session.variant.precision == "fp32"
 
 
@@ -120,7 +125,10 @@ def test_auto_passes_over_a_variant_that_fails_here(
 ) -> None:
     whole = _with_int8(tmp_path, int8)
     assert open_proved(whole, Settings(device="cpu"), PLACE).variant.precision == "fp32"
-    assert "int8 is passed over" in caplog.text
+    (record,) = caplog.records
+    assert record.name == "serving.session"
+    assert record.getMessage().startswith(f"{whole.path}: int8 is passed over: ")
+    assert len(record.getMessage()) > len(f"{whole.path}: int8 is passed over: None")
     with pytest.raises((BundleError, GateError)):
         open_proved(whole, Settings(device="cpu", precision="int8"), PLACE)
 
@@ -133,21 +141,73 @@ def test_a_precision_that_the_bundle_lacks_is_refused_with_those_it_has(tmp_path
 
 @pytest.mark.skipif(gpus() > 0, reason="there is a GPU")
 def test_without_a_gpu_cuda_is_an_error_and_auto_is_the_cpu(store: Path) -> None:
-    whole = _bundle(store, "colours")
+    whole = bundle_of(store, "colours")
     with pytest.raises(DeviceError, match="no GPU"):
-        _session(whole, "cuda")
-    assert _session(whole, "auto").provider == CPU
+        session_of(whole, "cuda")
+    assert session_of(whole, "auto").provider == CPU
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(gpus() == 0, reason="no NVIDIA GPU")
-@pytest.mark.parametrize("device", ["auto", "cuda"])
-def test_on_a_gpu_cuda_runs_and_batches_are_padded_to_buckets(store: Path, device: Device) -> None:
-    whole = _bundle(store, "colours")
-    session = _session(whole, device)
-    assert (session.provider, session.buckets) == (CUDA, [1, 2, 4, 8])
-    session.prove(whole)
-    images = _images(3)
-    np.testing.assert_allclose(
-        session.run(images), tiny.reference_scores(images, "single"), atol=2e-3
-    )
+def _with_graph(whole: Bundle, change: Callable[[onnx.GraphProto], object]) -> Bundle:
+    """The bundle with a changed network, and a manifest that tells of maps where it has them."""
+    model = onnx.load_from_string(whole.files[MODEL_FILE])
+    change(model.graph)
+    tensors = Tensors(maps="maps" if len(model.graph.output) > 1 else None)
+    manifest = whole.manifest.model_copy(update={"tensors": tensors})
+    return Bundle(whole.path, manifest, {**whole.files, MODEL_FILE: model.SerializeToString()})
+
+
+def _add_maps(graph: onnx.GraphProto, kind: int = TensorProto.FLOAT, labels: int = 3) -> None:
+    """Maps of one position `[N, C, 1, 1]`."""
+    graph.node.append(helper.make_node("Cast", ["logits"], ["cast"], to=kind))
+    shape = numpy_helper.from_array(np.array([-1, labels, 1, 1], np.int64), "shape")
+    graph.initializer.append(shape)
+    graph.node.append(helper.make_node("Reshape", ["cast", "shape"], ["maps"]))
+    graph.output.append(helper.make_tensor_value_info("maps", kind, ["N", labels, 1, 1]))
+
+
+def test_a_network_with_maps_is_run_for_its_scores(store: Path) -> None:
+    images = images_of(2)
+    scores = session_of(_with_graph(bundle_of(store, "colours"), _add_maps)).run(images)
+    np.testing.assert_allclose(scores, tiny.reference_scores(images, "single"), atol=1e-5)
+
+
+def _add_input(graph: onnx.GraphProto) -> None:
+    graph.input.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, ["N"]))
+
+
+def _take_floats(graph: onnx.GraphProto) -> None:
+    graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT
+
+
+def _fix_the_batch(graph: onnx.GraphProto) -> None:
+    graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_add_input, "the network has the inputs ['images', 'more'], not one"),
+        (
+            _take_floats,
+            "tensor 'images' is tensor(float) ['N', 16, 16, 3], not tensor(uint8) [N, 16, 16, 3]",
+        ),
+        (
+            _fix_the_batch,
+            "tensor 'images' is tensor(uint8) [4, 16, 16, 3], not tensor(uint8) [N, 16, 16, 3]",
+        ),
+        (
+            partial(_add_maps, kind=TensorProto.DOUBLE),
+            "tensor 'maps' is tensor(double) ['N', 3, 1, 1], not tensor(float) [N, 3]",
+        ),
+        (
+            partial(_add_maps, labels=1),
+            "tensor 'maps' is tensor(float) ['N', 1, 1, 1], not tensor(float) [N, 3]",
+        ),
+    ],
+)
+def test_a_network_with_other_tensors_is_refused(
+    store: Path, change: Callable[[onnx.GraphProto], object], message: str
+) -> None:
+    changed = _with_graph(bundle_of(store, "colours"), change)
+    with pytest.raises(BundleError, match=f"^{re.escape(f'colours: {message}')}$"):
+        session_of(changed)

@@ -1,8 +1,10 @@
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
-from serving.settings import SettingsError, read_api_keys, read_settings
+from models.preprocess import MEGAPIXELS_MAX
+from serving.settings import Settings, SettingsError, read_api_keys, read_settings
 
 
 @pytest.fixture(autouse=True)
@@ -14,18 +16,36 @@ def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
-def test_defaults_are_those_of_the_product_page() -> None:
-    settings = read_settings()
-    assert (settings.max_body_mb, settings.max_megapixels, settings.device) == (10, 25, "auto")
-    assert settings.models == ()
-    assert settings.model_store.parts[-2:] == ("models", "bundles")
+def test_defaults_are_those_of_the_product_page_and_each_setting_is_described() -> None:
+    assert read_settings().model_dump() == {
+        "models": (),
+        "model_store": Path(__file__).parents[2] / "models" / "bundles",
+        "device": "auto",
+        "precision": "auto",
+        "gpu_memory_mb": 0,
+        "reload_s": 0,
+        "max_body_mb": 10,
+        "max_megapixels": 25,
+        "max_queue": 256,
+        "max_batch": 0,
+        "timeout_s": 30,
+        "read_timeout_s": 10,
+        "drain_s": 5,
+        "api_keys_file": None,
+    }
+    assert all(field.description for field in Settings.model_fields.values())
+
+
+def test_settings_stay_as_they_were_read() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        read_settings().max_queue = 1000  # type: ignore[misc]
 
 
 def test_variables_replace_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LABRADOR_MODELS", "pets,voc:3")
+    monkeypatch.setenv("LABRADOR_MODELS", "pets,voc:3,shapes")
     monkeypatch.setenv("LABRADOR_MAX_QUEUE", "100")
     settings = read_settings()
-    assert settings.models == ("pets", "voc:3")
+    assert settings.models == ("pets", "voc:3", "shapes")
     assert settings.max_queue == 100
 
 
@@ -55,6 +75,36 @@ def test_a_bad_value_is_refused_in_one_line(
     with pytest.raises(SettingsError, match=message) as refusal:
         read_settings()
     assert "\n" not in str(refusal.value)
+
+
+LEAST = 1e-9  # above 0
+
+
+@pytest.mark.parametrize(
+    ("name", "refused", "accepted"),
+    [
+        ("GPU_MEMORY_MB", -1, 0),
+        ("RELOAD_S", -LEAST, 0),
+        ("MAX_BODY_MB", 0, LEAST),
+        ("MAX_BODY_MB", 1024 + LEAST, 1024),
+        ("MAX_MEGAPIXELS", 0, LEAST),
+        ("MAX_MEGAPIXELS", MEGAPIXELS_MAX + LEAST, MEGAPIXELS_MAX),
+        ("MAX_QUEUE", 63, 64),
+        ("MAX_BATCH", -1, 0),
+        ("MAX_BATCH", 1025, 1024),
+        ("TIMEOUT_S", 0, LEAST),
+        ("READ_TIMEOUT_S", 0, LEAST),
+        ("DRAIN_S", -LEAST, 0),
+    ],
+)
+def test_each_limit_is_the_last_value_that_can_be_used(
+    monkeypatch: pytest.MonkeyPatch, name: str, refused: float, accepted: float
+) -> None:
+    monkeypatch.setenv(f"LABRADOR_{name}", str(accepted))
+    assert getattr(read_settings(), name.lower()) == accepted
+    monkeypatch.setenv(f"LABRADOR_{name}", str(refused))
+    with pytest.raises(SettingsError, match=f"^LABRADOR_{name}="):
+        read_settings()
 
 
 def test_api_keys_are_one_a_line(tmp_path: Path) -> None:

@@ -8,12 +8,11 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from models.store import Store
 from tests import tiny
-from tests.serving.running import Server, serve
+from tests.serving.running import Server, post, serve
 
 WITHIN_S = 30
 
@@ -41,7 +40,7 @@ def versions_of(server: Server, count: int) -> Counter[str]:
     """The version that answers, each time over a new connection: any worker may take it."""
     found: Counter[str] = Counter()
     for _ in range(count):
-        answer = httpx.post(f"{server.url}/classify", content=tiny.picture())
+        answer = post(f"{server.url}/classify", content=tiny.picture())
         found[answer.json()["model"]["version"]] += 1
     return found
 
@@ -53,7 +52,7 @@ def test_the_workers_sum_is_the_number_of_requests_sent(pair: Server) -> None:
 
     def ask() -> None:
         for _ in range(25):
-            httpx.post(f"{pair.url}/classify", content=tiny.picture()).raise_for_status()
+            post(f"{pair.url}/classify", content=tiny.picture()).raise_for_status()
 
     clients = [threading.Thread(target=ask) for _ in range(4)]
     for client in clients:

@@ -1,0 +1,320 @@
+"""The way of a request through the application: its limits, its deadline, and who gets what."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from models import preprocess
+from models.bundle import read_manifest
+from models.manifest import Preprocess
+from serving import prediction
+from serving.cores import cpu_cores
+from serving.prediction import TOP_K
+from serving.session import Session
+from tests import tiny
+from tests.serving.inside import WITHIN_S, Hold, Inside, run_inside, until
+from tests.serving.running import get, post
+
+RED = tiny.picture((200, 30, 30))  # 48 x 48 pixels
+
+Start = Callable[..., Inside]
+
+
+@pytest.fixture
+def decoding(inside: Start, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hold]:
+    """Every image decodes only once this is let go."""
+    hold = Hold()
+
+    def decode(image: bytes, settings: Preprocess, megapixels: float) -> NDArray[np.uint8]:
+        hold()
+        return preprocess.decode(image, settings, megapixels)
+
+    monkeypatch.setattr(prediction, "decode", decode)
+    yield hold
+    hold.go.set()
+
+
+@pytest.fixture
+def inferring(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hold]:
+    """Every run of a model begins only once this is let go; it is open at first."""
+    hold, run = Hold(), Session.run
+    hold.go.set()
+
+    def held_run(session: Session, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        hold()
+        return run(session, images)
+
+    monkeypatch.setattr(Session, "run", held_run)
+    yield hold
+    hold.go.set()
+
+
+def _post(server: Inside, path: str = "/classify", **arguments: object) -> httpx.Response:
+    return post(f"{server.url}{path}", timeout=WITHIN_S, **arguments)  # type: ignore[arg-type]
+
+
+def _is(response: httpx.Response, status: int, code: str) -> bool:
+    return (response.status_code, response.json()["code"]) == (status, code)
+
+
+def _head(length: int, *headers: str) -> bytes:
+    """A request's head, whose body is still to come."""
+    lines = ["POST /classify HTTP/1.1", "Host: x", f"Content-Length: {length}", *headers]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+# Limits.
+
+
+def test_max_megapixels_is_the_operators(inside: Start) -> None:
+    assert _post(inside(max_megapixels=48 * 48 / 1e6), content=RED).status_code == 200
+    refused = _post(inside(max_megapixels=(48 * 48 - 1) / 1e6), content=RED)
+    assert _is(refused, 422, "image_too_large")
+
+
+def test_max_body_mb_is_the_operators(inside: Start) -> None:
+    server = inside(max_body_mb=1000 / 2**20)
+    assert _is(_post(server, content=bytes(1000)), 422, "image_undecodable")
+    assert _is(_post(server, content=bytes(1001)), 413, "body_too_large")
+    assert _is(_post(server, content=iter([bytes(1000), b"\0"])), 413, "body_too_large")
+
+
+def test_timeout_s_is_the_operators_and_no_client_gets_more(inside: Start, decoding: Hold) -> None:
+    server = inside(timeout_s=0.05)
+    assert _is(_post(server, content=RED), 504, "deadline_exceeded")
+    longer = _post(server, content=RED, headers={"X-Timeout-Ms": "3600000"})
+    assert _is(longer, 504, "deadline_exceeded")
+    assert not decoding.go.is_set()
+
+
+def test_read_timeout_s_is_the_operators_and_ends_the_connection(inside: Start) -> None:
+    with inside(read_timeout_s=0.05).connect() as connection:
+        # the client's own deadline, long after it, would be a 504
+        connection.sendall(_head(1000, "X-Timeout-Ms: 5000") + b"x")
+        answer = b""
+        while data := connection.recv(65536):  # until the server closes it
+            answer += data
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == "read_timeout"
+
+
+# A client's deadline.
+
+
+def test_a_clients_deadline_is_kept_while_an_image_decodes(inside: Start, decoding: Hold) -> None:
+    server = inside(timeout_s=3600)
+    expired = 'labrador_dropped_total{reason="expired"}'
+    before = server.metric(expired)
+    late = _post(server, content=RED, headers={"X-Timeout-Ms": "50"})
+    assert _is(late, 504, "deadline_exceeded")
+    assert not decoding.go.is_set()  # it was answered long before the image was decoded
+    assert server.metric(expired) == before + 1
+
+
+def test_a_clients_deadline_is_kept_while_its_body_comes(inside: Start) -> None:
+    with inside(read_timeout_s=3600, timeout_s=3600).connect() as connection:
+        connection.sendall(_head(1000, "X-Timeout-Ms: 50"))
+        assert connection.recv(65536).startswith(b"HTTP/1.1 504 ")
+
+
+# A client that leaves.
+
+
+def test_a_client_that_leaves_takes_its_images_along_and_is_counted_as_499(
+    inside: Start, decoding: Hold
+) -> None:
+    server = inside()
+    dropped = 'labrador_dropped_total{reason="disconnected"}'
+    left = 'labrador_requests_total{code="499",endpoint="classify",model="colours"}'
+    before = server.metric(dropped), server.metric(left)
+    request = httpx.Request("POST", server.url, files=[("image", RED)] * 5)
+    body = request.read()
+    with server.connect() as connection:
+        connection.sendall(
+            _head(len(body), f"Content-Type: {request.headers['content-type']}") + body
+        )
+        decoding.wait()
+    until(lambda: server.metric(left) == before[1] + 1)
+    assert server.metric(dropped) == before[0] + 5
+    decoding.go.set()
+    assert _post(server, content=RED).status_code == 200
+
+
+def test_a_client_that_leaves_before_its_body_has_come_is_counted_as_499(inside: Start) -> None:
+    server = inside()
+    left = 'labrador_requests_total{code="499",endpoint="classify",model=""}'
+    before = server.metric(left)
+    with server.connect() as connection:
+        connection.sendall(_head(1000) + b"x")
+    until(lambda: server.metric(left) == before + 1)
+
+
+# A full queue.
+
+
+def _threads() -> list[str]:
+    """Those of the decoders and of the models."""
+    names = [thread.name for thread in threading.enumerate()]
+    return [name for name in names if name.startswith(("model", "decode"))]
+
+
+def test_a_full_queue_refuses_unread_and_says_when_to_come_back(
+    inside: Start, decoding: Hold
+) -> None:
+    server = inside(max_queue=64)
+    colours = np.random.default_rng(0).integers(0, 256, (64, 3)).tolist()
+    pictures = [tiny.picture((red, green, blue)) for red, green, blue in colours]
+    with ThreadPoolExecutor(1) as pool:
+        full = pool.submit(_post, server, files=[("image", picture) for picture in pictures])
+        decoding.wait()  # it holds all 64 places
+        refused = _post(server, content=RED)
+        assert _is(refused, 429, "overloaded")
+        assert int(refused.headers["retry-after"]) >= 1
+        decoders = [name for name in _threads() if name.startswith("decode")]
+        assert len(decoders) == cpu_cores()  # and not one for each of the 64
+        with server.connect() as connection:
+            connection.sendall(_head(9))  # its body never comes: it is not waited for
+            assert connection.recv(65536).startswith(b"HTTP/1.1 429 ")
+        assert _post(server, "/tag", content=RED, headers={"X-Timeout-Ms": "50"}).status_code == 504
+        decoding.go.set()
+        results = full.result(WITHIN_S).json()["results"]
+    assert all("predictions" in result for result in results)
+    assert _post(server, content=RED).status_code == 200
+
+
+# Answers.
+
+
+def _reference(picture: bytes) -> dict[str, float]:
+    """Label -> probability, by the independent reference."""
+    pixels = preprocess.decode(picture, tiny.content("any", 1, "single")[0].preprocess)[None]
+    return dict(zip(tiny.LABELS, tiny.reference_scores(pixels, "single")[0].tolist(), strict=True))
+
+
+def test_each_image_of_a_batch_has_its_own_verdict(inside: Start) -> None:
+    server = inside()
+    refused = 'labrador_rejected_total{reason="image_undecodable"}'
+    seen = 'labrador_confidence_count{model="colours"}'
+    before = server.metric(refused), server.metric(seen)
+    colours = np.random.default_rng(0).integers(0, 256, (40, 3)).tolist()
+    images = [tiny.picture((red, green, blue)) for red, green, blue in colours]
+    images[20:20], images[42:] = [b"no image"], [b""]
+    response = _post(server, files=[("image", ("dog.jpg", image)) for image in images])
+    assert response.status_code == 200
+    results = response.json()["results"]
+    assert results.pop(41)["error"]["code"] == "image_missing"
+    assert results.pop(20)["error"]["code"] == "image_undecodable"
+    del images[41], images[20]
+    assert len(results) == 40
+    for image, result in zip(images, results, strict=True):
+        answer = {p["label"]: p["probability"] for p in result["predictions"]}
+        assert answer == pytest.approx(_reference(image), abs=1e-5)
+    assert server.metric(refused) == before[0] + 1
+    assert server.metric(seen) == before[1] + 40
+
+
+def test_requests_that_wait_while_the_model_runs_share_its_next_run(
+    inferring: Hold, inside: Start
+) -> None:
+    server = inside()
+    names = [f"labrador_batch_size_{kind}" for kind in ("count", "sum")]
+    before = [server.metric(name) for name in names]
+    pictures = [tiny.picture((200, shade, 30)) for shade in range(0, 160, 20)]
+    while inferring.reached.acquire(blocking=False):
+        pass  # the runs of the golden images
+    inferring.go.clear()
+    with ThreadPoolExecutor(len(pictures)) as pool:
+        first = pool.submit(_post, server, content=pictures[0])
+        inferring.wait()
+        others = [pool.submit(_post, server, content=picture) for picture in pictures[1:]]
+        until(lambda: server.metric("labrador_queue_images") == len(others))
+        inferring.go.set()
+        answers = [asked.result(WITHIN_S).json()["predictions"] for asked in (first, *others)]
+    for picture, answer in zip(pictures, answers, strict=True):
+        told = {p["label"]: p["probability"] for p in answer}
+        assert told == pytest.approx(_reference(picture), abs=1e-5)
+    assert [server.metric(name) for name in names] == [before[0] + 2, before[1] + len(pictures)]
+
+
+def test_a_failure_that_nobody_foresaw_fails_the_whole_batch(
+    inside: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode(image: bytes, *settings: object) -> NDArray[np.uint8]:
+        raise RuntimeError("a bug")
+
+    server = inside()
+    monkeypatch.setattr(prediction, "decode", decode)
+    assert _is(_post(server, files=[("image", RED)] * 2), 500, "internal")
+
+
+def test_every_stage_is_timed_once_where_it_happens(inside: Start) -> None:
+    server = inside()
+    stages = ("read", "decode", "queue", "infer", "respond")
+    series = [f'labrador_stage_seconds_count{{stage="{stage}"}}' for stage in stages]
+    before = [server.metric(name) for name in series]
+    runs = server.metric("labrador_batch_size_count")
+    _post(server, files=[("image", RED)] * 3)
+    runs = server.metric("labrador_batch_size_count") - runs
+    after = [server.metric(name) for name in series]
+    assert [new - old for new, old in zip(after, before, strict=True)] == [1, 3, 3, runs, 1]
+
+
+def test_each_path_has_its_own_parameters(inside: Start) -> None:
+    server = inside()
+    answer = _post(server, "/classify?top_k=1&model=colours", content=RED).json()
+    assert answer["model"] == {"name": "colours", "version": "1"}
+    assert [found["label"] for found in answer["predictions"]] == ["red"]
+    tags = _post(server, "/tag?model=tags", content=RED).json()["tags"]
+    assert [(tag["label"], tag["threshold"]) for tag in tags] == [("red", 0.5)]
+    tags = _post(server, "/tag?threshold=0", content=RED).json()["tags"]
+    assert sorted(tag["label"] for tag in tags) == sorted(tiny.LABELS)
+    for path, own in (("/classify", "top_k"), ("/tag", "threshold")):
+        refused = _post(server, f"{path}?size=3", content=RED).json()["detail"]
+        assert refused == f"unknown parameter 'size'; valid: model, {own}"
+    for text, asked in (("top_k='few'", "a whole number"), ("threshold='low'", "a number")):
+        path = "/classify" if text.startswith("top_k") else "/tag"
+        refused = _post(server, f"{path}?{text.replace(chr(39), '')}", content=RED).json()["detail"]
+        assert refused == f"{text}: use {asked}"
+
+
+def test_a_bad_parameter_is_told_before_any_work(inside: Start, decoding: Hold) -> None:
+    server = inside()
+    for path in ("/classify?top_k=9", "/tag?threshold=2"):
+        assert _is(_post(server, path, content=RED), 400, "bad_parameter")
+    assert not decoding.reached.acquire(blocking=False)
+
+
+def test_without_top_k_the_first_five_labels_are_told(store: Path) -> None:
+    labels = tuple("abcdefg")
+    manifest = read_manifest(store / "colours" / "1").model_copy(update={"labels": labels})
+    scores = np.arange(7, dtype=np.float32)
+    assert TOP_K == 5
+    assert [found.label for found in prediction._decide({}, manifest)(scores)] == list("gfedc")
+
+
+# What an operator sees.
+
+
+def test_no_text_of_a_client_becomes_a_metrics_label(inside: Start) -> None:
+    server = inside()
+    text = "n0b0dys-m0del"
+    assert _post(server, f"/classify?model={text}", content=RED).status_code == 404
+    form = {"data": {"model": text}, "files": {"image": RED}}
+    assert _post(server, "/tag", **form).status_code == 404
+    assert _post(server, f"/classify?model={text}", content=b"").status_code == 400
+    assert _post(server, f"/{text}", content=RED).status_code == 404
+    assert text not in get(f"{server.url}/metrics").text
+
+
+def test_when_it_has_ended_no_thread_of_it_is_left(metrics_folder: Path, store: Path) -> None:
+    with run_inside(metrics_folder, model_store=store, device="cpu") as server:
+        _post(server, content=RED)
+        assert len(_threads()) >= 2
+    assert _threads() == []

@@ -1,0 +1,228 @@
+"""A session on CUDA: what it asks ONNX Runtime for, and what it does when CUDA does not come.
+
+Where no GPU is, `OnCuda` stands in for ONNX Runtime's session; the last test needs a real one.
+"""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from models.bundle import Bundle
+from models.errors import GateError
+from models.golden import TOLERANCE_CPU, TOLERANCE_CUDA
+from models.manifest import GOLDEN_SCORES_FILE
+from serving import session as session_module
+from serving.cores import gpus
+from serving.metrics import Metrics
+from serving.registry import Registry
+from serving.session import CPU, CUDA, DeviceError, Place, Session, open_proved
+from serving.settings import Settings
+from tests import tiny
+from tests.serving.test_session import PLACE, Device, bundle_of, images_of, session_of
+
+
+class OnCuda(ort.InferenceSession):  # type: ignore[misc]
+    """What ONNX Runtime is where a GPU works, but the CPU computes: it records what is asked."""
+
+    asked: ClassVar[list[dict[str, Any]]] = []
+    batches: ClassVar[list[int]] = []
+    works: ClassVar[bool] = True
+
+    def __init__(self, network: bytes, options: ort.SessionOptions, **arguments: Any) -> None:
+        self.asked.append({"options": options, **arguments})
+        super().__init__(network, providers=[CPU])
+        self._cuda = arguments["providers"] != [CPU] and self.works
+
+    def get_providers(self) -> list[str]:
+        return ["CUDAExecutionProvider", CPU] if self._cuda else [CPU]
+
+    def run(self, names: list[str], images: dict[str, np.ndarray[Any, Any]]) -> list[Any]:
+        self.batches.append(len(next(iter(images.values()))))
+        found: list[Any] = super().run(names, images)
+        return found
+
+
+@pytest.fixture
+def on_cuda(monkeypatch: pytest.MonkeyPatch) -> type[OnCuda]:
+    """Two GPUs that work."""
+    for name, value in (("asked", []), ("batches", []), ("works", True)):
+        monkeypatch.setattr(OnCuda, name, value)
+    monkeypatch.setattr(ort, "InferenceSession", OnCuda)
+    monkeypatch.setattr(ort, "preload_dlls", lambda: OnCuda.asked.append({"preload_dlls": True}))
+    monkeypatch.setattr(session_module, "gpus", lambda: 2)
+    return OnCuda
+
+
+def test_cuda_is_asked_for_alone_exact_and_within_its_memory(
+    store: Path, on_cuda: type[OnCuda]
+) -> None:
+    whole = bundle_of(store, "colours")
+    for worker, memory_mb, limits in (
+        (0, 0, {"device_id": "0", "use_tf32": "0"}),
+        (3, 100, {"device_id": "1", "use_tf32": "0", "gpu_mem_limit": str(100 * 2**20)}),
+    ):
+        settings = Settings(device="auto", gpu_memory_mb=memory_mb)
+        place = Place(threads=1, worker=worker)
+        assert Session(whole, whole.manifest.variants[0], settings, place).provider == CUDA
+        first, asked = on_cuda.asked
+        assert first == {"preload_dlls": True}  # else the wheels' libraries are not found
+        assert (asked["providers"], asked["enable_fallback"]) == (
+            [("CUDAExecutionProvider", limits)],
+            0,
+        )
+        options = asked["options"]
+        assert options.get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
+        on_cuda.asked.clear()
+
+
+def test_a_worker_s_number_picks_its_gpu(
+    store: Path, on_cuda: type[OnCuda], metrics: Metrics
+) -> None:
+    async def load() -> None:
+        registry = Registry(Settings(model_store=store, models=("tags",)), metrics, 1, worker=3)
+        await registry.load()
+        registry.check_ready()
+        await registry.close()
+
+    asyncio.run(load())
+    ((_, limits),) = on_cuda.asked[1]["providers"]
+    assert limits["device_id"] == "1"
+
+
+def test_cpu_threads_are_the_place_s_and_do_not_spin(store: Path, on_cuda: type[OnCuda]) -> None:
+    whole = bundle_of(store, "colours")
+    place = Place(threads=3, worker=0)
+    session = Session(whole, whole.manifest.variants[0], Settings(device="cpu"), place)
+    assert (session.provider, session.buckets) == (CPU, [])
+    (asked,) = on_cuda.asked
+    assert asked["providers"] == [CPU]
+    options = asked["options"]
+    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (3, 1)
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+
+
+def test_cuda_that_falls_back_is_an_error_and_with_auto_a_warning(
+    store: Path,
+    on_cuda: type[OnCuda],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(on_cuda, "works", False)
+    whole = bundle_of(store, "colours")
+    reason = "asked for CUDA, ONNX Runtime uses CPUExecutionProvider"
+    with pytest.raises(DeviceError, match=f"^{reason}$"):
+        session_of(whole, "cuda")
+    assert session_of(whole, "auto").provider == CPU
+    assert caplog.messages == [f"there is a GPU, but the CPU has to do: {reason}"]
+    assert caplog.records[0].name == "serving.session"
+
+
+@pytest.mark.skipif(gpus() > 0, reason="there is a GPU")
+def test_a_gpu_that_does_not_work_is_an_error_and_with_auto_the_cpu(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_module, "gpus", lambda: 1)
+    monkeypatch.setattr(ort, "preload_dlls", lambda: None)  # it prints what it does not find
+    whole = bundle_of(store, "colours")
+    with pytest.raises(DeviceError, match="cannot run the network on CUDA: .+"):
+        session_of(whole, "cuda")
+    assert session_of(whole, "auto").provider == CPU
+
+
+def test_on_cuda_batches_are_padded_to_few_sizes_and_each_is_tried_before_the_goldenimages_of(
+    store: Path, on_cuda: type[OnCuda]
+) -> None:
+    whole = bundle_of(store, "colours")
+    variant = whole.manifest.variants[0]
+    assert Session(whole, variant, Settings(device="cuda"), PLACE).buckets == [1, 2, 4, 8, 16, 32]
+    one = Session(whole, variant, Settings(device="cuda", max_batch=1), PLACE)
+    assert (one.max_batch, one.buckets) == (1, [1])
+    session = Session(whole, variant, Settings(device="cuda", max_batch=6), PLACE)
+    assert (session.max_batch, session.buckets) == (6, [1, 2, 4, 6])
+    for count in range(1, 7):
+        images = images_of(count)
+        np.testing.assert_allclose(
+            session.run(images), tiny.reference_scores(images, "single"), atol=1e-5
+        )
+    assert on_cuda.batches == [1, 2, 4, 4, 6, 6]
+    on_cuda.batches.clear()
+    few = Session(whole, variant, Settings(device="cuda", max_batch=32), PLACE)
+    few.prove(whole)
+    assert on_cuda.batches[:6] == [1, 2, 4, 8, 16, 32]
+    assert on_cuda.batches[6:] == [16, 1]  # the ten golden images together, and the first alone
+    on_cuda.batches.clear()
+    session_of(whole).prove(whole)
+    assert on_cuda.batches == [1, 10, 1]
+
+
+def _off_by(whole: Bundle, difference: float) -> Bundle:
+    """The bundle with other golden scores."""
+    table = json.loads(whole.files[GOLDEN_SCORES_FILE])
+    moved = {name: [score + difference for score in scores] for name, scores in table.items()}
+    files = {**whole.files, GOLDEN_SCORES_FILE: json.dumps(moved).encode()}
+    return Bundle(whole.path, whole.manifest, files)
+
+
+def test_the_golden_scores_may_differ_as_the_provider_rounds_or_as_the_variants_gate_allows(
+    store: Path, on_cuda: type[OnCuda]
+) -> None:
+    exact = bundle_of(store, "colours")
+    on_cpu = on_cuda_too = _off_by(exact, TOLERANCE_CPU / 2)
+    session_of(on_cpu, "cpu").prove(on_cpu)
+    session_of(on_cuda_too, "cuda").prove(on_cuda_too)
+    on_cuda_only = _off_by(exact, TOLERANCE_CUDA / 2)
+    with pytest.raises(GateError):
+        session_of(on_cuda_only, "cpu").prove(on_cuda_only)
+    session_of(on_cuda_only, "cuda").prove(on_cuda_only)
+    nowhere = _off_by(exact, TOLERANCE_CUDA * 2)
+    with pytest.raises(GateError):
+        session_of(nowhere, "cuda").prove(nowhere)
+    gate = exact.manifest.variants[0].gate.model_copy(update={"tolerance": TOLERANCE_CUDA * 3})
+    variant = exact.manifest.variants[0].model_copy(update={"gate": gate})
+    Session(nowhere, variant, Settings(device="cpu"), PLACE).prove(nowhere)
+
+
+def test_auto_takes_fp16_on_cuda_only(store: Path, on_cuda: type[OnCuda]) -> None:
+    whole = bundle_of(store, "colours")
+    (fp32,) = whole.manifest.variants
+    variants = (fp32, fp32.model_copy(update={"precision": "fp16"}))
+    manifest = whole.manifest.model_copy(update={"variants": variants})
+    both = Bundle(whole.path, manifest, whole.files)
+    for device, precision in (("auto", "fp16"), ("cuda", "fp16"), ("cpu", "fp32")):
+        settings = Settings(device=device)
+        assert open_proved(both, settings, PLACE).variant.precision == precision
+
+
+@pytest.mark.parametrize(("found", "provider"), [(0, CPU), (1, CUDA)])
+def test_auto_is_cuda_where_the_driver_shows_a_gpu(
+    store: Path,
+    on_cuda: type[OnCuda],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    found: int,
+    provider: str,
+) -> None:
+    monkeypatch.setattr(session_module, "gpus", lambda: found)
+    whole = bundle_of(store, "colours")
+    assert session_of(whole, "auto").provider == provider
+    assert session_of(whole, "cpu").provider == CPU
+    assert caplog.messages == []
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(gpus() == 0, reason="no NVIDIA GPU")
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_on_a_gpu_cuda_runs_and_batches_are_padded_to_buckets(store: Path, device: Device) -> None:
+    whole = bundle_of(store, "colours")
+    session = session_of(whole, device)
+    assert (session.provider, session.buckets) == (CUDA, [1, 2, 4, 8])
+    session.prove(whole)
+    images = images_of(3)
+    np.testing.assert_allclose(
+        session.run(images), tiny.reference_scores(images, "single"), atol=2e-3
+    )

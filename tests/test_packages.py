@@ -1,0 +1,53 @@
+"""Which package may import which: training and serving meet in `models` only."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+NEVER = {  # what no module of a package imports, nor do those that it imports
+    "models": {"training", "serving", "torch", "torchvision", "bentoml", "onnxruntime"},
+    "serving": {"training", "torch", "torchvision"},
+    "training": {"serving", "bentoml", "starlette"},
+}
+
+# Imports every module of the packages named, and prints what came along.
+IMPORT_ALL = """
+import importlib, pkgutil, sys
+for package in sys.argv[1:]:
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        importlib.import_module(f"{package}.{module.name}")
+print(*sorted({name.partition(".")[0] for name in sys.modules}))
+"""
+
+
+def _imported(file: Path) -> Iterator[str]:
+    """The packages that a module imports, inside its functions too."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name.partition(".")[0] for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file} imports relatively"
+            yield str(node.module).partition(".")[0]
+
+
+@pytest.mark.parametrize("package", NEVER)
+def test_no_module_names_a_package_that_it_may_not_import(package: str) -> None:
+    files = list((ROOT / package).rglob("*.py"))
+    assert len(files) > 5
+    for file in files:
+        strange = NEVER[package] & set(_imported(file))
+        assert not strange, f"{file.relative_to(ROOT)} imports {strange}"
+
+
+def test_serving_and_models_load_without_torch_and_training() -> None:
+    script = [sys.executable, "-c", IMPORT_ALL, "models", "serving"]
+    done = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stdout.split())
+    assert {"models", "serving", "onnxruntime", "bentoml"} <= loaded
+    assert not loaded & NEVER["serving"]
