@@ -12,6 +12,7 @@ from tests.training import samples
 from tests.training.samples import SIZE_PX
 from training import batches, one_cycle
 from training import fine_tune as module
+from training.augment import augment, draw
 from training.batches import Training
 from training.checkpoint import Progress
 from training.feed import Cached
@@ -334,6 +335,31 @@ def test_progress_is_saved_after_each_epoch_and_as_often_as_is_asked_for(
     recipe = samples.recipe(batch_size=6, checkpoint_s=every_s, freeze_epochs=2, epochs=0)
     FineTuning(network(), pictures(), "single", recipe, ALONE).run(None, lambda *_: None, save)
     assert steps == saved
+
+
+def test_every_step_of_every_epoch_has_chance_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One picture, again and again: what differs is how it is seen. Two phases of two epochs."""
+    seen: list[Tensor] = []
+    step = FineTuning.step
+
+    def watched(self: FineTuning, learner: Any, optimizer: Any, batch: batches.Batch) -> Tensor:
+        seen.append(batch[0].clone())
+        return step(self, learner, optimizer, batch)
+
+    monkeypatch.setattr(FineTuning, "step", watched)
+    ((pixels, _),) = pictures().feed.batches([torch.tensor([0])])
+    picture = pixels.expand(16, -1, -1, -1)
+    given = training(picture, torch.arange(16) % 3)
+    recipe = samples.recipe(batch_size=8, freeze_epochs=2, epochs=2)
+    FineTuning(network(), given, "single", recipe, ALONE).run(
+        None, lambda *_: None, lambda *_: None
+    )
+    assert len(seen) == 8
+    for number, images in enumerate(seen):
+        chance = batches.generator(recipe.seed, "views", number)
+        views = augment(picture[:8], torch.ones(8, 2), draw(8, chance), recipe)
+        torch.testing.assert_close(images, views)
+        assert not any(torch.equal(images, other) for other in seen[:number])
 
 
 # The optimizer.
