@@ -8,7 +8,6 @@ import os
 import resource
 import signal
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -39,25 +38,13 @@ class Command:
         self._process = _CONTEXT.Process(target=_run, args=arguments, daemon=True)
         self._process.start()
 
-    def wait_for(self, text: str) -> None:
-        """Until it has printed the text, or ended."""
-        self.wait_until(lambda: self.out.exists() and text in self.out.read_text(encoding="utf-8"))
-
-    def wait_until(self, true: Callable[[], bool], timeout_s: float = 120) -> None:
-        ends = time.monotonic() + timeout_s
-        while self._process.is_alive() and not true():
-            assert time.monotonic() < ends, f"waited for {timeout_s} s"
-            time.sleep(0.005)
-
-    def send(self, number: signal.Signals) -> None:
-        assert self._process.pid
-        if self._process.is_alive():
-            os.kill(self._process.pid, number)
-
     def code(self, timeout_s: float = 120) -> int:
-        """The exit code; minus the signal that ended it."""
+        """The exit code; minus the signal that ended it. One that takes longer is killed."""
         self._process.join(timeout_s)
-        assert self._process.exitcode is not None, f"still alive after {timeout_s} s"
+        if self._process.exitcode is None:
+            self._process.kill()
+            self._process.join(timeout_s)
+            raise AssertionError(f"still alive after {timeout_s} s: {self.err.read_text()}")
         return self._process.exitcode
 
 

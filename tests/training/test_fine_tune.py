@@ -20,7 +20,6 @@ from training.fine_tune import DivergedError, Epoch, FineTuning, loss_of, phases
 from training.network import Network
 from training.ranks import Ranks
 from training.recipe import pick_dtype
-from training.stages import Stages
 
 CPU = torch.device("cpu")
 ALONE = Ranks(0, 1, CPU)
@@ -243,46 +242,6 @@ def test_pictures_that_are_no_numbers_stop_in_the_first_step() -> None:
     nn.init.constant_(own.resnet.fc.weight, math.nan)
     with pytest.raises(RunError, match="the loss of step 1 is nan"):
         trained(own)
-
-
-@pytest.mark.parametrize(
-    ("count", "batch_size", "sizes"), [(24, 16, [12, 12]), (25, 8, [7, 6, 6, 6])]
-)
-def test_every_image_is_seen_once_an_epoch_in_a_new_order(
-    count: int, batch_size: int, sizes: list[int]
-) -> None:
-    """Images that are their own number, seen through an augmentation that does nothing."""
-    numbers = torch.arange(count, dtype=torch.uint8)
-    pixels = numbers.view(-1, 1, 1, 1).expand(-1, SIZE_PX, SIZE_PX, 3)
-    given = training(pixels, numbers)
-    recipe = samples.recipe(batch_size=batch_size, **STILL)
-    orders = []
-    for epoch in range(2):
-        rows = batches.order(given, recipe, epoch)
-        made = list(batches.batches(given, rows, 0, recipe, ALONE, Stages(CPU)))
-        assert [len(targets) for _, targets, _ in made] == sizes
-        assert [weight for _, _, weight in made] == [1.0] * len(sizes)
-        for (images, targets, _), mine in zip(made, rows, strict=True):
-            assert torch.equal(images[:, 0, 0, 0].round().byte(), targets)
-            assert torch.equal(targets, numbers[mine])
-        orders.append(torch.cat([targets for _, targets, _ in made]))
-    assert all(torch.equal(order.sort().values, numbers) for order in orders)
-    assert not torch.equal(*orders)
-
-
-def test_an_image_is_seen_differently_in_each_epoch_and_alike_from_wherever_one_begins() -> None:
-    """Chance is of the step's number: a run that goes on sees what it would have seen."""
-    given, recipe = pictures(), samples.recipe(batch_size=8)
-
-    def seen(first_step: int, skipped: int = 0) -> list[Tensor]:
-        rows = batches.order(given, recipe, 0)[skipped:]
-        made = batches.batches(given, rows, first_step, recipe, ALONE, Stages(CPU))
-        return [images for images, _, _ in made]
-
-    whole = seen(3)
-    for images, again in zip(whole[1:], seen(4, 1), strict=True):
-        assert torch.equal(images, again)
-    assert not any(torch.equal(*pair) for pair in zip(whole, seen(0), strict=True))
 
 
 def test_the_loop_takes_as_many_steps_as_the_batch_size_asks_for() -> None:
