@@ -87,6 +87,7 @@ def test_what_does_not_learn_has_no_group() -> None:
     groups = one_cycle.optimizer(network.blocks, [0.0] * 5 + [1.0], 0.1).param_groups
     learning = {id(parameter) for group in groups for parameter in group["params"]}
     assert learning == {id(parameter) for parameter in network.resnet.fc.parameters()}
+    assert [len(group["params"]) for group in groups] == [1, 1]
 
 
 def test_a_turn_sets_each_group_s_rate_and_the_first_beta() -> None:
