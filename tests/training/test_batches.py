@@ -83,6 +83,15 @@ def test_a_view_is_what_the_step_s_own_chance_draws() -> None:
         assert torch.equal(targets, given.targets[mine])
 
 
+def test_a_step_is_on_the_process_s_device() -> None:
+    """meta: a device that every machine has beside its CPU, without any values."""
+    given, recipe = pictures(), samples.recipe(batch_size=12)
+    rows = batches.order(given, recipe, 0)
+    elsewhere = Ranks(0, 1, torch.device("meta"))
+    for images, targets, _ in batches.batches(given, rows, 0, recipe, elsewhere, Stages(CPU)):
+        assert (images.device.type, targets.device.type) == ("meta", "meta")
+
+
 def test_the_order_is_of_the_seed_and_the_epoch() -> None:
     given = pictures()
     orders = {
