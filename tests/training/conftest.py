@@ -35,9 +35,9 @@ def narrow_networks() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def real_networks() -> Iterator[None]:
-    """torchvision's own, at their full width."""
+    """torchvision's own, at their full width, in the whole file: for `pytestmark`."""
     with narrow.in_place(narrow.REAL):
         yield
 
@@ -78,13 +78,15 @@ def multi_data(once: Once) -> Path:
 def single_run(single_data: Path, once: Once) -> Run:
     """Not trained to the end: where every score is 0 or 1, a change of the network hides."""
     recipe = samples.recipe(single_data, valid=0.5, lr="6e-3")
-    return run.read(once("single-run", lambda folder: train(recipe, folder)))
+    with narrow.in_place():
+        return run.read(once("single-run", lambda folder: train(recipe, folder)))
 
 
 @pytest.fixture(scope="session")
 def multi_run(multi_data: Path, once: Once) -> Run:
     recipe = samples.recipe(multi_data, valid=0.5, lr="3e-2")
-    return run.read(once("multi-run", lambda folder: train(recipe, folder)))
+    with narrow.in_place():
+        return run.read(once("multi-run", lambda folder: train(recipe, folder)))
 
 
 @pytest.fixture(scope="session")
@@ -103,7 +105,8 @@ def store(single_run: Run, multi_run: Run, once: Once) -> Store:
         export(single_run, "colours", Store(folder))
         export(multi_run, "stripes", Store(folder))
 
-    return Store(once("store", fill))
+    with narrow.in_place():
+        return Store(once("store", fill))
 
 
 @pytest.fixture(scope="session")
