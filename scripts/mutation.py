@@ -41,9 +41,7 @@ DECIDING = {
     "serving": "batcher body deadline prediction registry session settings",
 }
 TESTS = {  # where it is not tests/<package>/test_<module>.py, or not that alone
-    "training/batches.py": ["tests/training/test_fine_tune.py", "tests/training/test_resume.py"],
     "training/gate.py": ["tests/training/test_gate.py", "tests/training/test_variants.py"],
-    "training/watch.py": ["tests/training/test_fine_tune.py", "tests/training/test_resume.py"],
     "serving/prediction.py": ["tests/serving/test_prediction.py"],
     "serving/session.py": [
         "tests/serving/test_session.py",

@@ -11,7 +11,7 @@ from models import bundle
 from models.bundle import Bundle
 from models.manifest import Task
 from models.store import Store
-from tests.training import samples
+from tests.training import narrow, samples
 from training import run
 from training.export import export
 from training.run import Run
@@ -27,6 +27,19 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def narrow_networks() -> Iterator[None]:
+    with narrow.in_place():
+        yield
+
+
+@pytest.fixture(scope="module")
+def real_networks() -> Iterator[None]:
+    """torchvision's own, at their full width, in the whole file: for `pytestmark`."""
+    with narrow.in_place(narrow.REAL):
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -64,14 +77,24 @@ def multi_data(once: Once) -> Path:
 @pytest.fixture(scope="session")
 def single_run(single_data: Path, once: Once) -> Run:
     """Not trained to the end: where every score is 0 or 1, a change of the network hides."""
-    recipe = samples.recipe(single_data, valid=0.5, lr="1e-3")
-    return run.read(once("single-run", lambda folder: train(recipe, folder)))
+    recipe = samples.recipe(single_data, valid=0.5, lr="6e-3")
+    with narrow.in_place():
+        return run.read(once("single-run", lambda folder: train(recipe, folder)))
 
 
 @pytest.fixture(scope="session")
 def multi_run(multi_data: Path, once: Once) -> Run:
-    recipe = samples.recipe(multi_data, valid=0.5)
-    return run.read(once("multi-run", lambda folder: train(recipe, folder)))
+    recipe = samples.recipe(multi_data, valid=0.5, lr="3e-2")
+    with narrow.in_place():
+        return run.read(once("multi-run", lambda folder: train(recipe, folder)))
+
+
+@pytest.fixture(scope="session")
+def real_run(single_data: Path, once: Once) -> Run:
+    """Of torchvision's own ResNet-18; its network is read where there are `real_networks`."""
+    recipe = samples.recipe(single_data, valid=0.5, lr="1e-3")
+    with narrow.in_place(narrow.REAL):
+        return run.read(once("real-run", lambda folder: train(recipe, folder)))
 
 
 @pytest.fixture(scope="session")
@@ -82,7 +105,8 @@ def store(single_run: Run, multi_run: Run, once: Once) -> Store:
         export(single_run, "colours", Store(folder))
         export(multi_run, "stripes", Store(folder))
 
-    return Store(once("store", fill))
+    with narrow.in_place():
+        return Store(once("store", fill))
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Commands in processes of their own, which can be killed.
+"""Commands in processes of their own, with narrow networks, which can be killed.
 
 They are forked from a process that has imported everything: importing takes seconds each time.
 """
@@ -8,13 +8,15 @@ import os
 import resource
 import signal
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from tests.training import narrow
 from training.__main__ import main
+from training.fine_tune import FineTuning
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["pytest", "tests.training.processes"])
@@ -30,35 +32,19 @@ class Command:
         environment: Mapping[str, str] | None = None,
         prepare: Callable[[], None] | None = None,
     ) -> None:
-        """`prepare` is called in the new process before the command."""
+        """`prepare` is called in the new process before the command; it can be pickled."""
         self.out, self.err = log.with_suffix(".out"), log.with_suffix(".err")
         arguments = (words, self.out, self.err, dict(environment or {}), prepare)
         self._process = _CONTEXT.Process(target=_run, args=arguments, daemon=True)
         self._process.start()
 
-    def wait_for(self, text: str) -> None:
-        """Until it has printed the text, or ended."""
-        self.wait_until(lambda: self.out.exists() and text in self.out.read_text(encoding="utf-8"))
-
-    def wait_until(self, true: Callable[[], bool], timeout_s: float = 120) -> None:
-        ends = time.monotonic() + timeout_s
-        while self._process.is_alive() and not true():
-            assert time.monotonic() < ends, f"waited for {timeout_s} s"
-            time.sleep(0.005)
-
-    def wait(self, seconds: float) -> None:
-        """So long, or until it ends."""
-        self._process.join(seconds)
-
-    def send(self, number: signal.Signals) -> None:
-        assert self._process.pid
-        if self._process.is_alive():
-            os.kill(self._process.pid, number)
-
     def code(self, timeout_s: float = 120) -> int:
-        """The exit code; minus the signal that ended it."""
+        """The exit code; minus the signal that ended it. One that takes longer is killed."""
         self._process.join(timeout_s)
-        assert self._process.exitcode is not None, f"still alive after {timeout_s} s"
+        if self._process.exitcode is None:
+            self._process.kill()
+            self._process.join(timeout_s)
+            raise AssertionError(f"still alive after {timeout_s} s: {self.err.read_text()}")
         return self._process.exitcode
 
 
@@ -78,6 +64,38 @@ def _run(
     signal.signal(signal.SIGINT, signal.default_int_handler)  # multiprocessing ignores it
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     torch.set_num_threads(1)
+    narrow.put_in_place()
     if prepare:
         prepare()
     sys.exit(main(words))
+
+
+# What `prepare` can be: the process sends itself a signal, at a moment that no clock decides.
+
+
+def signal_in_step(number: signal.Signals, step: int) -> None:
+    """In place of the step with this number, from 0, of those that this process does."""
+    whole, left = FineTuning.step, step
+
+    def counted(*arguments: Any) -> torch.Tensor:
+        nonlocal left
+        if left == 0:
+            signal.raise_signal(number)
+        left -= 1
+        return whole(*arguments)
+
+    FineTuning.step = counted  # type: ignore[method-assign, assignment]
+
+
+def kill_when_written(pattern: str, count: int) -> None:
+    """When the file whose name fits, the so-many-th of them, is written but not yet in place."""
+    whole, left = os.replace, count
+
+    def counted(source: str, target: Path) -> None:
+        nonlocal left
+        left -= target.match(pattern)
+        if left == 0:
+            signal.raise_signal(signal.SIGKILL)
+        whole(source, target)
+
+    os.replace = counted  # type: ignore[assignment]

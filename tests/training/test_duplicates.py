@@ -103,6 +103,11 @@ def test_the_same_bytes_and_near_duplicates_are_one_group() -> None:
     assert len({first, third, plain, lone, unread, other}) == 6
 
 
+def test_plain_pictures_alone_are_grouped_by_their_bytes() -> None:
+    first, other, again = duplicates.groups([entry("a", None), entry("b", None), entry("a", None)])
+    assert first == again != other
+
+
 def test_one_bit_too_many_is_no_near_duplicate() -> None:
     apart = [entry("a", 0), entry("b", 2 ** (DISTANCE + 1) - 1)]
     assert len(set(duplicates.groups(apart))) == 2

@@ -12,6 +12,7 @@ from tests.training import samples
 from tests.training.samples import SIZE_PX
 from training import batches, one_cycle
 from training import fine_tune as module
+from training.augment import augment, draw
 from training.batches import Training
 from training.checkpoint import Progress
 from training.feed import Cached
@@ -19,7 +20,6 @@ from training.fine_tune import DivergedError, Epoch, FineTuning, loss_of, phases
 from training.network import Network
 from training.ranks import Ranks
 from training.recipe import pick_dtype
-from training.stages import Stages
 
 CPU = torch.device("cpu")
 ALONE = Ranks(0, 1, CPU)
@@ -244,46 +244,6 @@ def test_pictures_that_are_no_numbers_stop_in_the_first_step() -> None:
         trained(own)
 
 
-@pytest.mark.parametrize(
-    ("count", "batch_size", "sizes"), [(24, 16, [12, 12]), (25, 8, [7, 6, 6, 6])]
-)
-def test_every_image_is_seen_once_an_epoch_in_a_new_order(
-    count: int, batch_size: int, sizes: list[int]
-) -> None:
-    """Images that are their own number, seen through an augmentation that does nothing."""
-    numbers = torch.arange(count, dtype=torch.uint8)
-    pixels = numbers.view(-1, 1, 1, 1).expand(-1, SIZE_PX, SIZE_PX, 3)
-    given = training(pixels, numbers)
-    recipe = samples.recipe(batch_size=batch_size, **STILL)
-    orders = []
-    for epoch in range(2):
-        rows = batches.order(given, recipe, epoch)
-        made = list(batches.batches(given, rows, 0, recipe, ALONE, Stages(CPU)))
-        assert [len(targets) for _, targets, _ in made] == sizes
-        assert [weight for _, _, weight in made] == [1.0] * len(sizes)
-        for (images, targets, _), mine in zip(made, rows, strict=True):
-            assert torch.equal(images[:, 0, 0, 0].round().byte(), targets)
-            assert torch.equal(targets, numbers[mine])
-        orders.append(torch.cat([targets for _, targets, _ in made]))
-    assert all(torch.equal(order.sort().values, numbers) for order in orders)
-    assert not torch.equal(*orders)
-
-
-def test_an_image_is_seen_differently_in_each_epoch_and_alike_from_wherever_one_begins() -> None:
-    """Chance is of the step's number: a run that goes on sees what it would have seen."""
-    given, recipe = pictures(), samples.recipe(batch_size=8)
-
-    def seen(first_step: int, skipped: int = 0) -> list[Tensor]:
-        rows = batches.order(given, recipe, 0)[skipped:]
-        made = batches.batches(given, rows, first_step, recipe, ALONE, Stages(CPU))
-        return [images for images, _, _ in made]
-
-    whole = seen(3)
-    for images, again in zip(whole[1:], seen(4, 1), strict=True):
-        assert torch.equal(images, again)
-    assert not any(torch.equal(*pair) for pair in zip(whole, seen(0), strict=True))
-
-
 def test_the_loop_takes_as_many_steps_as_the_batch_size_asks_for() -> None:
     own = network()
     after = trained(own, count=25, freeze_epochs=0, epochs=2, batch_size=8)
@@ -334,6 +294,31 @@ def test_progress_is_saved_after_each_epoch_and_as_often_as_is_asked_for(
     recipe = samples.recipe(batch_size=6, checkpoint_s=every_s, freeze_epochs=2, epochs=0)
     FineTuning(network(), pictures(), "single", recipe, ALONE).run(None, lambda *_: None, save)
     assert steps == saved
+
+
+def test_every_step_of_every_epoch_has_chance_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One picture, again and again: what differs is how it is seen. Two phases of two epochs."""
+    seen: list[Tensor] = []
+    step = FineTuning.step
+
+    def watched(self: FineTuning, learner: Any, optimizer: Any, batch: batches.Batch) -> Tensor:
+        seen.append(batch[0].clone())
+        return step(self, learner, optimizer, batch)
+
+    monkeypatch.setattr(FineTuning, "step", watched)
+    ((pixels, _),) = pictures().feed.batches([torch.tensor([0])])
+    picture = pixels.expand(16, -1, -1, -1)
+    given = training(picture, torch.arange(16) % 3)
+    recipe = samples.recipe(batch_size=8, freeze_epochs=2, epochs=2)
+    FineTuning(network(), given, "single", recipe, ALONE).run(
+        None, lambda *_: None, lambda *_: None
+    )
+    assert len(seen) == 8
+    for number, images in enumerate(seen):
+        chance = batches.generator(recipe.seed, "views", number)
+        views = augment(picture[:8], torch.ones(8, 2), draw(8, chance), recipe)
+        torch.testing.assert_close(images, views)
+        assert not any(torch.equal(images, other) for other in seen[:number])
 
 
 # The optimizer.

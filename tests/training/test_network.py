@@ -14,6 +14,8 @@ from models.errors import RecipeError
 from models.manifest import Task
 from training.network import Network, Served, pretrain
 
+pytestmark = pytest.mark.usefixtures("real_networks")
+
 HEAD = ("fc.weight", "fc.bias")
 
 

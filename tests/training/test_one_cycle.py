@@ -73,12 +73,21 @@ def test_each_block_s_weights_decay_and_its_norms_and_biases_do_not() -> None:
     assert found[id(network.resnet.fc.bias)] == (6.0, 0.0)
 
 
+def test_each_block_has_a_rate_and_all_are_updated_in_one_kernel() -> None:
+    network = Network("resnet18", 3)
+    assert one_cycle.optimizer(network.blocks, [1.0] * 6, 0.1).defaults["fused"] is True
+    for count in (5, 7):
+        with pytest.raises(ValueError, match="argument 2 is (shorter|longer)"):
+            one_cycle.optimizer(network.blocks, [1.0] * count, 0.1)
+
+
 def test_what_does_not_learn_has_no_group() -> None:
     network = Network("resnet18", 3).requires_grad_(False)
     network.resnet.fc.requires_grad_(True)
     groups = one_cycle.optimizer(network.blocks, [0.0] * 5 + [1.0], 0.1).param_groups
     learning = {id(parameter) for group in groups for parameter in group["params"]}
     assert learning == {id(parameter) for parameter in network.resnet.fc.parameters()}
+    assert [len(group["params"]) for group in groups] == [1, 1]
 
 
 def test_a_turn_sets_each_group_s_rate_and_the_first_beta() -> None:

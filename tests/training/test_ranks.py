@@ -2,6 +2,8 @@
 
 import csv
 import signal
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,9 @@ from safetensors.torch import load_file
 from models.errors import RecipeError
 from tests.serving.running import free_port
 from tests.training import samples
-from tests.training.processes import Command
+from tests.training.processes import Command, signal_in_step
 from tests.training.test_resume import words_of
-from training import run
+from training import prepare, run
 from training.fine_tune import check_processes
 from training.ranks import Ranks, joined
 from training.recipe import Recipe
@@ -22,10 +24,17 @@ from training.recipe import Recipe
 CPU = torch.device("cpu")
 
 
-def together(words: list[str], logs: Path, count: int = 2) -> list[Command]:
+def together(
+    words: list[str], logs: Path, prepare: Callable[[], None] | None = None, count: int = 2
+) -> list[Command]:
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(count)}
     return [
-        Command(words, logs / f"{rank}", shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+        Command(
+            words,
+            logs / f"{rank}",
+            shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            prepare,
+        )
         for rank in range(count)
     ]
 
@@ -62,14 +71,20 @@ def test_two_processes_have_the_losses_of_one(pair: tuple[Path, Path, Path]) -> 
     assert [loss for _, loss in curve(both)] == pytest.approx(theirs, rel=1e-5)
 
 
-def test_two_processes_have_the_weights_of_one(pair: tuple[Path, Path, Path]) -> None:
-    """AdamW's first steps are of the size of the rate, whatever the gradient: a weight whose
-    gradient is all rounding may step the other way."""
+def test_two_processes_have_the_weights_of_one(
+    pair: tuple[Path, Path, Path], multi_data: Path
+) -> None:
+    """In each tensor they differ by little of what was learned, 3e-5 where this was measured:
+    AdamW's first steps are of the size of the rate, whatever the gradient, so a weight whose
+    gradient is rounding alone may step the other way."""
+    start, _ = prepare.start(recipe_of(multi_data), 3)
     ours, theirs = (load_file(path / "network.safetensors") for path in pair[:2])
-    assert ours.keys() == theirs.keys()
-    differences = torch.cat([(ours[k].float() - theirs[k].float()).abs().flatten() for k in ours])
-    assert differences.max() < 1e-2
-    assert (differences > 1e-5).float().mean() < 0.01
+    learned = 0
+    for name, begun in start.resnet.state_dict().items():
+        distance = (theirs[name] - begun).float().norm()
+        learned += bool(distance > 0)
+        assert (ours[name] - theirs[name]).float().norm() <= 0.01 * distance, name
+    assert learned == len(list(start.resnet.parameters()))
 
 
 def test_the_run_is_written_once_and_whole(pair: tuple[Path, Path, Path]) -> None:
@@ -91,10 +106,8 @@ def test_two_processes_that_were_killed_go_on_as_if_they_had_not_been(
     pair: tuple[Path, Path, Path], multi_data: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "run"
-    begun = together(words_of(recipe_of(multi_data), path), tmp_path)
-    begun[0].wait_for("phase head  epoch 1")
-    for command in begun:
-        command.send(signal.SIGKILL)
+    moment = partial(signal_in_step, signal.SIGKILL, 4)  # the second of the second epoch
+    begun = together(words_of(recipe_of(multi_data), path), tmp_path, moment)
     assert [command.code() for command in begun] == [-signal.SIGKILL] * 2
     assert not (path / "run.json").exists()
     resumed = together(["train", "--resume", str(path)], tmp_path)

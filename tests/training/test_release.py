@@ -191,6 +191,31 @@ def test_each_model_sees_the_images_as_it_is_served(single_run: Run, store: Stor
     assert seen[0].shape == seen[1].shape and not np.array_equal(seen[0], seen[1])
 
 
+def test_an_image_s_own_truth_does_not_decide_how_it_is_tagged(
+    multi_run: Run, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The candidate's thresholds for an image are fitted on others: were they fitted on those that
+    judge, they would flatter it."""
+    old, compared = load("stripes:1", CPU, store), compare.regressions
+    seen: list[Any] = []
+
+    def watched(new_wrong: Any, *others: Any) -> Any:
+        seen.append(new_wrong)
+        return compared(new_wrong, *others)
+
+    monkeypatch.setattr(compare, "regressions", watched)
+    held_out = sorted((i for i in multi_run.items if i.is_valid), key=lambda item: item.sha256)
+    labels = multi_run.outcome.labels
+    against(multi_run, old, CPU, None)
+    before = seen.pop()
+    for row, item in enumerate(held_out):
+        turned = replace(item, labels=tuple(sorted(set(labels) - set(item.labels))))
+        items = [turned if other is item else other for other in multi_run.items]
+        against(replace(multi_run, items=items), old, CPU, None)
+        # each of its labels is now wrong where it was right: the same tags as before
+        assert np.array_equal(seen.pop()[row], ~before[row]), item.file
+
+
 def test_labels_are_compared_by_name_whatever_their_order(
     run: Run, task: str, store: Store
 ) -> None:

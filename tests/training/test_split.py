@@ -217,6 +217,25 @@ def test_an_official_split_with_an_image_on_both_sides_is_refused_by_name() -> N
     assert "0002.jpg" not in str(caught.value)
 
 
+def test_of_many_images_on_both_sides_four_are_named() -> None:
+    contents = [name_of(number // 2) for number in range(8)]
+    with pytest.raises(DataError, match="^4 images are on both sides") as caught:
+        divided(dataset(["cat"] * 8, sides=[False, True] * 4), contents, 0.5, 42)
+    assert "among them 0000.jpg, 0001.jpg, 0002.jpg, 0003.jpg: " in str(caught.value)
+
+
+def test_images_without_a_hash_or_a_group_of_their_own_are_no_split() -> None:
+    """Silently they would be neither trained on nor held out."""
+    for sides in (None, [True, True, False, False]):
+        with pytest.raises(ValueError, match="shorter"):
+            split.split(dataset(["cat"] * 4, sides=sides), hashes(3), [0, 1, 2, 3], 0.5, 42)
+    with pytest.raises(ValueError, match="shorter"):
+        split.split(dataset(["cat"] * 4), hashes(4), [0, 1, 2], 0.5, 42)
+    items = divided(dataset(["cat"] * 4), hashes(4), 0.5, 42)
+    with pytest.raises(ValueError, match="shorter"):
+        split.straddling(items, [0, 1, 2])
+
+
 def test_an_official_split_may_repeat_an_image_on_one_side() -> None:
     contents = [name_of(n) for n in (1, 1, 2, 2)]
     items = divided(dataset(["a"] * 4, sides=[True, True, False, False]), contents, 0.5, 42)

@@ -10,7 +10,19 @@ import torch
 from models.bundle import sha256
 from models.errors import DataError, RecipeError, RunError
 from tests.training import samples
-from training import calibrate, data, evaluate, metrics, model, pictures, run, survey
+from training import (
+    calibrate,
+    checkpoint,
+    data,
+    evaluate,
+    metrics,
+    model,
+    pictures,
+    prepare,
+    run,
+    survey,
+)
+from training.checkpoint import Checkpoint
 from training.fine_tune import FineTuning
 from training.run import Run
 from training.train import train
@@ -270,6 +282,34 @@ def test_a_run_keeps_what_its_network_computed_in(
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False})
     path = train(samples.recipe(single_data, dtype="auto", **ONE_EPOCH), tmp_path)
     assert run.read(path).recipe.dtype == "float32"
+
+
+def test_a_rate_found_automatically_leaves_the_network_as_it_was(
+    single_data: Path, tmp_path: Path
+) -> None:
+    """Else the run would go on from where the sweep diverged: it is the run with that rate given,
+    and begins with the weights that the seed gives."""
+    recipe = samples.recipe(single_data, lr="auto", epochs=1)
+    beginnings = list[Checkpoint | None]()
+
+    def watched(path: Path, *arguments: Any) -> None:
+        write(path, *arguments)
+        if len(arguments) == 2:  # no optimizer yet
+            beginnings.append(checkpoint.read(path))
+
+    write = checkpoint.write
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "write", watched)
+        found = run.read(train(recipe, tmp_path / "auto"))
+    assert float(found.recipe.lr) > 0
+    given = train(recipe.model_copy(update={"lr": found.recipe.lr}), tmp_path / "given")
+    for name in ("network.safetensors", "curves.csv", "recipe.json"):
+        assert (found.path / name).read_bytes() == (given / name).read_bytes(), name
+    start, _ = prepare.start(recipe, 3)
+    (first,) = beginnings
+    assert first
+    for name, value in start.resnet.state_dict().items():
+        assert torch.equal(first.tensors[f"network.{name}"], value), name
 
 
 def test_the_last_line_of_the_log_is_the_run_that_is_kept(

@@ -14,16 +14,18 @@ from models.bundle import Bundle
 from models.errors import GateError
 from models.manifest import Precision, Task
 from models.store import Store
+from tests.training import narrow
 from training import export, gate, variants
 from training.network import Served
 from training.run import Run
 
 
 @pytest.fixture(scope="module")
-def both(single_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bundle]:
+def both(real_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bundle]:
     """A bundle with each precision, through the real gates."""
     store = Store(tmp_path_factory.mktemp("variants"))
-    path = export.export(single_run, "colours", store, precisions=["fp16", "int8"])
+    with narrow.in_place(narrow.REAL):
+        path = export.export(real_run, "colours", store, precisions=["fp16", "int8"])
     yield bundles.read(path)
 
 
