@@ -10,7 +10,17 @@ import torch
 from models.bundle import sha256
 from models.errors import DataError, RecipeError, RunError
 from tests.training import samples
-from training import calibrate, data, evaluate, metrics, model, pictures, run, survey
+from training import (
+    calibrate,
+    calibration_error,
+    data,
+    evaluate,
+    metrics,
+    model,
+    pictures,
+    run,
+    survey,
+)
 from training.fine_tune import FineTuning
 from training.run import Run
 from training.train import train
@@ -60,10 +70,11 @@ def test_figures_are_cross_fitted_on_the_held_out_images(
     scores, tags = calibrate.cross_fitted(logits, targets, outcome.task)
     figures = evaluate.figures(outcome.task, scores, tags, targets)
     expected = metrics.with_intervals(figures, len(scores))
-    before = metrics.calibration(
-        *evaluate.claims(outcome.task, calibrate.probabilities(logits, outcome.task, 1), targets)
-    )
-    expected["ece_uncalibrated"] = metrics.with_intervals(before, len(scores))["ece"]
+    before = calibrate.probabilities(logits, outcome.task, 1)
+    for name, said in (("", scores), ("_uncalibrated", before)):
+        expected[f"rms_calibration_error{name}"] = calibration_error.measure(
+            *evaluate.claims(outcome.task, said, targets)
+        )
     for name, metric in outcome.metrics.items():
         assert metric.value == pytest.approx(expected[name].value, abs=1e-4), name
         assert metric.low == pytest.approx(expected[name].low, abs=1e-3), name
