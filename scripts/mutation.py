@@ -1,0 +1,257 @@
+"""Do the tests notice a broken line? Breaks the modules that decide, one place at a time.
+
+Each mutant is written into a scratch copy of the checkout and its module's own tests run against
+it, in a fork of a process that has imported the libraries already: those tests that run the
+mutated function, or all of them where it is in no function or a fixture runs it too. A mutant
+that lives but means the same is listed in `tests/equivalent_mutants.toml`, and not counted:
+
+    [["models/store.py"]]
+    was = "what is printed behind -"
+    becomes = "what is printed behind +"
+    reason = "why nobody can tell"
+"""
+
+import argparse
+import gc
+import importlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import coverage
+import pytest
+
+from scripts.mutants import Mutant, mutants
+
+DECIDING = {
+    "models": "bundle decision errors golden manifest preprocess store",
+    "training": "batches calibrate compare duplicates gate metrics one_cycle release split verdict"
+    " watch",
+    "serving": "batcher body deadline prediction registry session settings",
+}
+TESTS = {  # where it is not tests/<package>/test_<module>.py, or not that alone
+    "training/batches.py": ["tests/training/test_fine_tune.py", "tests/training/test_resume.py"],
+    "training/gate.py": ["tests/training/test_gate.py", "tests/training/test_variants.py"],
+    "training/watch.py": ["tests/training/test_fine_tune.py", "tests/training/test_resume.py"],
+    "serving/prediction.py": ["tests/serving/test_app.py"],
+}
+EQUIVALENT = Path("tests/equivalent_mutants.toml")
+GOAL = 0.95  # of the mutants that are not equivalent
+LIBRARIES = ["torch", "torchvision", "onnx", "onnxruntime", "scipy.stats", "bentoml", "httpx"]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="scripts/mutate", description=__doc__)
+    parser.add_argument("modules", nargs="*", metavar="MODULE", help="default: all that decide")
+    parser.add_argument("--lines", metavar="FIRST-LAST", help="mutate these lines only")
+    options = parser.parse_args()
+    modules = options.modules or [
+        f"{package}/{name}.py" for package, names in DECIDING.items() for name in names.split()
+    ]
+    lines = None
+    if options.lines:
+        first, last = (int(line) for line in options.lines.split("-"))
+        lines = range(first, last + 1)
+    listed = tomllib.loads(EQUIVALENT.read_text()) if EQUIVALENT.exists() else {}
+    os.environ["OMP_NUM_THREADS"] = "1"  # a fork has none of its parent's threads
+    results = []
+    with _scratch_copy() as copy:
+        for module in modules:
+            results.append(measure(copy, module, lines, listed.get(module, [])))
+            print(results[-1], flush=True)
+    if len(results) > 1:
+        print("", *results, sep="\n")
+    return 0 if all(result.good for result in results) else 1
+
+
+@dataclass
+class Result:
+    """What became of a module's mutants, and how many listed ones are none that lives."""
+
+    module: str
+    killed: int = 0
+    timeouts: int = 0
+    survived: int = 0
+    equivalent: int = 0
+    mislisted: int = 0
+
+    @property
+    def rate(self) -> float:
+        """Share that was noticed, by a failure or the time limit, of those not equivalent."""
+        noticed = self.killed + self.timeouts
+        return noticed / max(noticed + self.survived, 1)
+
+    @property
+    def good(self) -> bool:
+        return self.rate >= GOAL and not self.mislisted
+
+    def __str__(self) -> str:
+        return (
+            f"{self.module}: {self.rate:.1%} noticed: {self.killed} killed, {self.timeouts}"
+            f" timeouts, {self.survived} survived; {self.equivalent} equivalent"
+        )
+
+
+def measure(copy: Path, module: str, lines: range | None, listed: list[dict[str, str]]) -> Result:
+    """Run the tests of `module` against its mutants, on `lines` only; print those that live."""
+    package, _, name = module.removesuffix(".py").rpartition("/")
+    tests = TESTS.get(module, [f"tests/{package}/test_{name}.py"])
+    source = (copy / module).read_text()
+    found = [m for m in mutants(source) if lines is None or m.line in lines]
+    unbroken = _run_unbroken(copy, module, tests)
+    limit_s = 10 + 3 * unbroken.seconds
+    print(f"\n{module}: {len(found)} mutants, {unbroken.seconds:.1f} s of tests", flush=True)
+    result, lived = Result(module), []
+    for number, mutant in enumerate(found):
+        _write(copy / module, mutant.source, number)
+        code = _in_fork(copy, limit_s, _Tests(unbroken.that_run(mutant, tests)))
+        if code is None:
+            result.timeouts += 1
+        elif code != 0:
+            result.killed += 1
+        else:
+            lived.append((mutant.was, mutant.becomes))
+            if any((entry["was"], entry["becomes"]) == lived[-1] for entry in listed):
+                result.equivalent += 1
+            else:
+                result.survived += 1
+                print(f"{module}:{mutant.line}\n- {mutant.was}\n+ {mutant.becomes}", flush=True)
+    _write(copy / module, source, len(found))
+    for entry in listed if lines is None else []:
+        if (entry["was"], entry["becomes"]) not in lived:
+            result.mislisted += 1
+            print(f"{EQUIVALENT} lists what is no mutant that lives:\n+ {entry['becomes']}")
+    return result
+
+
+@contextmanager
+def _scratch_copy() -> Iterator[Path]:
+    """A copy of what git knows or would add, with the neighbours that tests look for."""
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listing, check=True, capture_output=True, text=True).stdout
+    with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
+        copy = Path(folder) / "checkout"
+        for name in filter(os.path.isfile, names.split("\0")):
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(name, copy / name)
+        (copy.parent / "shared").symlink_to(Path("../shared").resolve())
+        os.environ["TMPDIR"] = tempfile.tempdir = folder
+        os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix = f"{folder}/bytecode"
+        os.environ["PYTHONDONTWRITEBYTECODE"] = ""
+        sys.dont_write_bytecode = False
+        yield copy
+
+
+def _write(path: Path, source: str, number: int) -> None:
+    path.write_text(source)
+    os.utime(path, (number, number))  # Python tells stale bytecode by a file's time and size
+
+
+@dataclass(frozen=True)
+class _Unbroken:
+    """How long the tests take, and which of them run each line: in none's call, "" does."""
+
+    seconds: float
+    tests_by_line: dict[str, list[str]]
+
+    def that_run(self, mutant: Mutant, tests: list[str]) -> list[str]:
+        body = mutant.function or range(0)
+        chosen = {test for line in body for test in self.tests_by_line.get(str(line), [])}
+        return tests if not chosen or "" in chosen else sorted(chosen)
+
+
+def _run_unbroken(copy: Path, module: str, tests: list[str]) -> _Unbroken:
+    """Raises SystemExit where the tests fail anyhow. Imports the libraries that they import."""
+    report = copy.parent / "unbroken.json"
+    for _ in range(2):  # the first may spend its time importing
+        began = time.monotonic()
+        if _in_fork(copy, 3600, _Tests(tests, traced=module, report=report)) != 0:
+            raise SystemExit(f"error: {', '.join(tests)} fail without any mutation")
+        seconds = time.monotonic() - began
+        seen = json.loads(report.read_text())
+        if all(library in sys.modules for library in seen["libraries"]):
+            break
+        for library in seen["libraries"]:
+            importlib.import_module(library)
+        gc.freeze()  # else each fork's first collection copies all of it
+    return _Unbroken(seconds, seen["tests_by_line"])
+
+
+def _in_fork(copy: Path, limit_s: float, work: Callable[[], int]) -> int | None:
+    """What `work` returns in a process of its own, in `copy`; None past the limit."""
+    process = os.fork()
+    if process == 0:
+        code = 70
+        try:
+            os.setsid()
+            os.chdir(copy)
+            sys.path.insert(0, str(copy))
+            with (copy.parent / "output.txt").open("w") as output:
+                os.dup2(output.fileno(), 1)
+                os.dup2(output.fileno(), 2)
+            code = work()
+        finally:
+            os._exit(code)
+    ends = time.monotonic() + limit_s
+    while True:
+        finished, status = os.waitpid(process, os.WNOHANG)
+        late = time.monotonic() > ends
+        if finished or late:
+            with suppress(ProcessLookupError):
+                os.killpg(process, signal.SIGKILL)  # and what it started
+        if finished:
+            return os.waitstatus_to_exitcode(status)
+        if late:
+            os.waitpid(process, 0)
+            return None
+        time.sleep(0.01)
+
+
+@dataclass
+class _Tests:
+    """Runs tests until one fails; the code is pytest's. A plugin of pytest where it traces."""
+
+    tests: list[str]
+    traced: str | None = None
+    report: Path | None = None
+
+    def __call__(self) -> int:
+        folder = tempfile.mkdtemp(prefix="pytest-")
+        quiet = ["-x", "-q", "-p", "no:cacheprovider", f"--basetemp={folder}"]
+        if self.traced is None or self.report is None:
+            code = pytest.main([*quiet, *self.tests])
+        else:
+            path = str(Path(self.traced).resolve())
+            self.tracer = coverage.Coverage(data_file=None, config_file=False, include=[path])
+            self.tracer.start()
+            code = pytest.main([*quiet, *self.tests], plugins=[self])
+            self.tracer.stop()
+            seen = {
+                "libraries": [name for name in LIBRARIES if name in sys.modules],
+                "tests_by_line": self.tracer.get_data().contexts_by_lineno(path),
+            }
+            self.report.write_text(json.dumps(seen))
+        shutil.rmtree(folder, ignore_errors=True)
+        return int(code)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, None, None]:
+        self.tracer.switch_context(item.nodeid)
+        try:
+            yield
+        finally:
+            self.tracer.switch_context("")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts.mutants import mutants
+from tests.serving.running import ROOT
+
+TOY = """def clamp(value: int, low: int) -> int:
+    if value < low:
+        return low
+    return value
+
+
+def grown_up(age: int) -> bool:
+    return age >= 18
+"""
+TESTS = """from toy.bounds import clamp, grown_up
+
+
+def test_nothing_is_below_the_bound() -> None:
+    assert [clamp(value, 3) for value in (1, 5)] == [3, 5]
+
+
+def test_the_old_are_grown_up() -> None:
+    assert grown_up(40) and not grown_up(17)
+"""
+LISTED = """[["toy/bounds.py"]]
+was = "if value < low:"
+becomes = "if value <= low:"
+reason = "the bound is the bound, either way"
+
+[["toy/bounds.py"]]
+was = "if value < low:"
+becomes = "if value is low:"
+reason = "left behind by a change"
+"""
+PRINTED = """
+toy/bounds.py: 5 mutants, 0.0 s of tests
+toy/bounds.py:8
+- return age >= 18
++ return age > 18
+toy/bounds.py:8
+- return age >= 18
++ return age >= 19
+tests/equivalent_mutants.toml lists what is no mutant that lives:
++ if value is low:
+toy/bounds.py: 50.0% noticed: 2 killed, 0 timeouts, 2 survived; 1 equivalent
+"""
+
+
+def test_the_mutants_that_no_test_notices_are_printed(tmp_path: Path) -> None:
+    for name, text in {
+        "toy/bounds.py": TOY,
+        "tests/toy/test_bounds.py": TESTS,
+        "tests/equivalent_mutants.toml": LISTED,
+        "pyproject.toml": '[tool.pytest.ini_options]\npythonpath = ["."]\n',
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "scripts.mutation", "toy/bounds.py"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (re.sub(r"[\d.]+ s of", "0.0 s of", done.stdout), done.stderr) == (PRINTED, "")
+    assert done.returncode == 1
+    assert (tmp_path / "toy" / "bounds.py").read_text() == TOY
+
+
+@pytest.mark.parametrize(
+    ("source", "changed"),
+    [
+        ("LIMIT = 3\n", {"LIMIT = 4", "LIMIT = None"}),
+        ("close(file)\n", {"pass", "close(None)"}),
+        ("if ready: go = 1\n", {"if (ready) and False: go = 1", "if (ready) or True: go = 1"}),
+        ("raise ValueError('no number')\n", {"raise ValueError(None)"}),
+        ("size: Field = Field(ge=8, description='in pixels')\n", {"ge=9", "ge=None", "= None"}),
+    ],
+)
+def test_what_decides_is_broken_and_what_is_only_read_is_not(
+    source: str, changed: set[str]
+) -> None:
+    becomes = [mutant.becomes for mutant in mutants(source)]
+    assert all(any(text in line for line in becomes) for text in changed)
+    assert not any("XX" in line for line in becomes)
+
+
+def test_a_mutant_knows_its_function_and_its_line() -> None:
+    edge = next(mutant for mutant in mutants(TOY) if "<=" in mutant.becomes)
+    assert (edge.line, edge.function) == (2, range(2, 5))
