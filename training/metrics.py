@@ -110,6 +110,19 @@ def _label_precisions(
     return np.stack([average_precision(said, true, weights) for said, true in columns], 1)
 
 
+def separation(scores: Scores, targets: NDArray[np.bool_], weights: Weights) -> NDArray[np.float64]:
+    """Each label's mean score of images that have it, less that of those that don't: the mean over
+    labels, one value a row of weights `[B, N]`, in [-1, 1] (Tjur, American Statistician 63, 2009).
+
+    Labels that no image has are left out; where every image has one, the second mean is 0.
+    """
+    exact = scores.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        having = weights @ (exact * targets) / (weights @ targets)
+    lacking = weights @ (exact * ~targets) / np.maximum(weights @ ~targets, 1e-12)
+    return _label_mean(having - lacking)
+
+
 def _f1(weights: Weights, true: NDArray[Any], found: NDArray[Any]) -> NDArray[np.float64]:
     """F1 of each label `[B, C]`, from 0 or 1 `[N, C]`; NaN where it is never true."""
     occurs = weights @ true.astype(np.float64)
