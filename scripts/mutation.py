@@ -35,13 +35,13 @@ from scripts.mutants import Mutant, mutants
 
 DECIDING = {
     "models": "bundle decision errors golden manifest preprocess store",
-    "training": "batches calibrate compare duplicates gate metrics one_cycle release split verdict"
-    " watch",
+    "training": "batches calibrate calibration_error compare duplicates gate metrics one_cycle"
+    " release split verdict watch",
     "serving": "batcher body deadline prediction registry session settings",
 }
 TESTS = {  # where it is not tests/<package>/test_<module>.py, or not that alone
     "training/batches.py": ["tests/training/test_fine_tune.py", "tests/training/test_resume.py"],
-    "training/gate.py": ["tests/training/test_gate.py", "tests/training/test_variants.py"],
+    "training/gate.py": ["tests/training/test_gate_of_variants.py"],
     "training/watch.py": ["tests/training/test_fine_tune.py", "tests/training/test_resume.py"],
     "serving/prediction.py": ["tests/serving/test_app.py"],
 }

@@ -1,17 +1,20 @@
 """What a variant may cost, on a tiny network whose scores are easily bent."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+import onnx
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from models import bundle as bundles
 from models.bundle import Bundle, hashes
 from models.errors import GateError
-from models.manifest import Gate, Precision, Task, Variant
+from models.manifest import Gate, Metric, Precision, Task, Variant
 from tests import tiny
 from training import compare, gate
 from training.compare import Difference
@@ -143,6 +146,87 @@ def test_golden_images_prove_each_variant(tmp_path: Path, precision: Precision) 
     assert gate.check(whole, variant, clear(24)).max_difference < 1e-5
     with pytest.raises(GateError, match=f"^{precision}: scores differ by 0.8"):
         gate.check(other, variant, clear(24))
+
+
+def first_of(folder: Path, task: Task = "single", **changes: Any) -> tuple[Bundle, Variant]:
+    """A tiny bundle with a change in its manifest, and its fp32 network."""
+    whole = bundles.read(tiny.add(folder, "tiny", task))
+    manifest = whole.manifest.model_copy(update=changes)
+    return replace(whole, manifest=manifest), whole.manifest.variants[0]
+
+
+def test_an_honest_network_passes_with_its_figures(tmp_path: Path) -> None:
+    answers = close(24)
+    found = gate.check(*first_of(tmp_path), answers)
+    assert (found.tolerance, found.images, found.metrics["error"]) == (1e-4, 24, 0)
+    assert 0 < found.max_difference < 1e-5
+
+
+def test_labels_in_another_order_are_refused_with_both_figures(tmp_path: Path) -> None:
+    message = (
+        "^fp32: error on 24 validation images is 1.0000, the trained network's 0.0000: the labels"
+        " or thresholds are not the network's$"
+    )
+    with pytest.raises(GateError, match=message):
+        gate.check(*first_of(tmp_path, labels=("green", "red", "blue")), close(24))
+
+
+def test_other_thresholds_are_refused(tmp_path: Path) -> None:
+    answers = close(24, "multi")
+    assert gate.check(*first_of(tmp_path / "a", "multi"), answers).metrics["map"] == 1
+    with pytest.raises(GateError, match="fp32: micro_f1 on 24 .* thresholds are not the network's"):
+        gate.check(*first_of(tmp_path / "b", "multi", thresholds=(0.99, 0.5, 0.5)), answers)
+
+
+def graph_with(change: Callable[[onnx.ModelProto], Any]) -> bytes:
+    graph = onnx.load_from_string(tiny.network("single"))
+    change(graph)
+    return bytes(graph.SerializeToString())
+
+
+def refused_graph(folder: Path, model: bytes) -> str:
+    whole = bundles.read(tiny.add(folder, "tiny", "single", model))
+    with pytest.raises(GateError) as caught:
+        gate.check(whole, whole.manifest.variants[0], close(3))
+    return str(caught.value)
+
+
+def test_foreign_operators_are_refused_by_their_names(tmp_path: Path) -> None:
+    foreign = [onnx.helper.make_opsetid(f"org.{name}", 1) for name in ("b", "a")]
+    model = graph_with(lambda graph: graph.opset_import.extend(foreign))
+    assert refused_graph(tmp_path, model) == "the graph uses operators of org.a, org.b"
+    microsoft = [onnx.helper.make_opsetid("com.microsoft", 1)]
+    model = graph_with(lambda graph: graph.opset_import.extend(microsoft))
+    whole = bundles.read(tiny.add(tmp_path / "other", "tiny", "single", model))
+    assert gate.check(whole, whole.manifest.variants[0], close(3)).images == 3
+
+
+def test_weights_outside_of_the_file_are_refused(tmp_path: Path) -> None:
+    def outside(graph: onnx.ModelProto) -> None:
+        graph.graph.initializer[0].data_location = onnx.TensorProto.EXTERNAL
+
+    message = refused_graph(tmp_path, graph_with(outside))
+    assert message == "the graph keeps weights outside of its file"
+
+
+def test_a_draft_has_no_figures_but_its_tolerance() -> None:
+    draft = gate.unmeasured("int8")
+    assert (draft.tolerance, draft.max_difference, draft.flips, draft.images) == (0.25, 0, 0, 0)
+    assert draft.loss == draft.separation_loss == Metric(value=0, low=0, high=0)
+
+
+def test_the_reference_is_the_network_s_scores_in_batches() -> None:
+    class Doubling(torch.nn.Module):
+        sizes: ClassVar[list[int]] = []
+
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            self.sizes.append(len(images))
+            return 2 * images.float().mean((1, 2)), torch.zeros(1)
+
+    pixels = np.random.default_rng(0).integers(0, 256, (150, 4, 4, 3), dtype=np.uint8)
+    found = gate.reference_scores(Doubling(), pixels)  # type: ignore[arg-type]
+    np.testing.assert_allclose(found, 2 * pixels.mean((1, 2)), rtol=1e-5)
+    assert Doubling.sizes == [64, 64, 22]
 
 
 def judged(loss: tuple[float, float, float], separation: tuple[float, float, float]) -> str:
