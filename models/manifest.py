@@ -77,6 +77,14 @@ class Gate(Frozen):
         ge=0, description="largest difference seen, golden and validation"
     )
     flips: int = Field(ge=0, description="decisions that changed, all within the tolerance")
+    images: int = Field(ge=0, description="validation images it was compared on")
+    loss: Metric = Field(
+        description="how much worse error or 1 - mAP is than the trained network's; one-sided 95 %"
+        " bounds"
+    )
+    separation_loss: Metric = Field(
+        description="the same of the mean score of images with a label less that of those without"
+    )
     metrics: dict[str, float] = Field(description="measured on ONNX Runtime, validation images")
 
 

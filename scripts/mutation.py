@@ -36,8 +36,8 @@ from scripts.mutants import Mutant, mutants
 
 DECIDING = {
     "models": "bundle decision errors golden manifest preprocess store",
-    "training": "batches calibrate compare duplicates gate metrics one_cycle release split verdict"
-    " watch",
+    "training": "batches calibrate calibration_error compare duplicates gate metrics one_cycle"
+    " release split watch",
     "serving": "batcher body deadline prediction registry session settings",
 }
 TESTS = {  # where it is not tests/<package>/test_<module>.py, or not that alone

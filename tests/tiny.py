@@ -158,4 +158,13 @@ def add(
 
 
 def _gate(tolerance: float) -> Gate:
-    return Gate(tolerance=tolerance, max_difference=0, flips=0, metrics={})
+    none = Metric(value=0, low=0, high=0)
+    return Gate(
+        tolerance=tolerance,
+        max_difference=0,
+        flips=0,
+        images=0,
+        loss=none,
+        separation_loss=none,
+        metrics={},
+    )

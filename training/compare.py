@@ -1,11 +1,12 @@
 """A candidate against the released model on the same images: how much worse it may be.
 
 Both answer each image, so what counts is where they differ. Figures are those where less is better:
-error, or 1 - mean average precision.
+error, 1 - mean average precision, 1 - separation. A precision's variant is compared with the
+trained network in the same way.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.stats import binomtest, norm
 
+from models.manifest import Task
 from training import metrics
 
 LEVEL = 0.95  # of each one-sided bound
@@ -20,13 +22,15 @@ _Z = float(norm.ppf(LEVEL))
 _Z_POWER = float(norm.ppf(0.8))
 
 Answers = NDArray[np.bool_]
+FIGURE: dict[Task, str] = {"single": "error", "multi": "1 - mAP"}
 
 
 @dataclass(frozen=True)
 class Difference:
     """Two models' figures; 95 % confidence bounds to each side of candidate - released.
 
-    deviation: standard deviation of what one image adds, from which follows how many are needed.
+    deviation: standard deviation of what one image adds, from which follows how many are needed;
+    most: how much an image unlike those seen is taken to add at most.
     """
 
     candidate: float
@@ -34,6 +38,7 @@ class Difference:
     low: float
     high: float
     deviation: float
+    most: float = 1.0
 
     @property
     def value(self) -> float:
@@ -79,28 +84,50 @@ def errors(candidate: Answers, released: Answers) -> Difference:
 def precisions(
     candidate: NDArray[np.float32], released: NDArray[np.float32], targets: Answers
 ) -> Difference:
-    """The difference of two 1 - mAP, from scores `[N, C]` for the same images; paired bootstrap.
+    """The difference of two 1 - mAP, from scores `[N, C]` for the same images; paired bootstrap."""
+    return _resampled(metrics.mean_average_precision, candidate, released, targets, 1.0)
+
+
+def separations(
+    candidate: NDArray[np.float32], released: NDArray[np.float32], targets: Answers
+) -> Difference:
+    """The difference of two 1 - `metrics.separation`, of one network's scores `[N, C]` in two
+    precisions; paired bootstrap.
+
+    Scores change a little on every image and decisions on hardly any, so this shows on few images
+    what counting decisions can't.
+    """
+    most = float(np.abs(candidate - released).max())
+    return _resampled(metrics.separation, candidate, released, targets, most)
+
+
+def _resampled(
+    figure: Callable[[NDArray[np.float32], Answers, metrics.Weights], NDArray[np.float64]],
+    candidate: NDArray[np.float32],
+    released: NDArray[np.float32],
+    targets: Answers,
+    most: float,
+) -> Difference:
+    """The difference of 1 - `figure`.
 
     Resampling images on which models never differ shows no difference at all, so the bounds are at
-    least as far away as those of error rates would then be.
+    least as far away as if as many images as N can miss (Tango's bound on none) added `most` each.
     """
     images = len(targets)
     weights = np.concatenate([np.ones((1, images)), metrics.resamples(images)])
-    ours, theirs = (
-        1 - metrics.mean_average_precision(scores, targets, weights)
-        for scores in (candidate, released)
-    )
+    ours, theirs = (1 - figure(scores, targets, weights) for scores in (candidate, released))
     gaps = ours - theirs
     value = gaps[0]
     low, high = np.nanquantile(gaps[1:], [1 - LEVEL, LEVEL])
-    least = _Z**2 / (images + _Z**2)
-    deviation = max(float(np.nanstd(gaps[1:])) * math.sqrt(images), 1 / math.sqrt(images))
+    least = most * _Z**2 / (images + _Z**2)
+    deviation = max(float(np.nanstd(gaps[1:])) * math.sqrt(images), most / math.sqrt(images))
     return Difference(
         float(ours[0]),
         float(theirs[0]),
         float(min(low, value - least)),
         float(max(high, value + least)),
         deviation,
+        most,
     )
 
 
@@ -135,9 +162,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def images_needed(difference: Difference, margin: float) -> int:
-    """About how many images show that equally good models differ by less than `margin`.
+    """About how many images tell on which side of `margin` the difference is.
 
-    With 80 % chance, if an image adds as much to the difference as these do.
+    With 80 % chance, if it stays what it is, and an image adds as much to it as these do; a
+    candidate that seems better counts as equally good. A difference that is the margin to within a
+    tenth counts as a tenth away from it.
     """
-    needed = ((_Z + _Z_POWER) * difference.deviation / margin) ** 2
-    return math.ceil(max(needed, _Z**2 / margin))
+    room = max(abs(margin - max(difference.value, 0)), margin / 10)
+    needed = ((_Z + _Z_POWER) * difference.deviation / room) ** 2
+    return math.ceil(max(needed, _Z**2 * difference.most / margin))

@@ -15,9 +15,9 @@ from models.bundle import write_atomically
 from models.decision import above, rank
 from models.errors import DataError
 from models.manifest import Baseline, Metric, Task
-from training import calibrate, metrics, mistakes, pictures
+from training import calibrate, calibration_error, metrics, mistakes, pictures
 from training.data import Dataset
-from training.metrics import Figures, Weights
+from training.metrics import Figures
 from training.mistakes import LabelFigures
 from training.model import Model
 from training.split import Item
@@ -51,14 +51,16 @@ class Evaluation:
         return mistakes.by_label(self.scores, self.said, self.targets, self.labels)
 
     def measure(self) -> dict[str, Metric]:
-        """The task's figures with intervals; ece_uncalibrated: the calibration error before."""
+        """The task's figures with intervals; rms_calibration_error also at temperature 1."""
         shipped = figures(self.task, self.scores, self.said, self.targets)
-        before = metrics.calibration(*claims(self.task, self.uncalibrated, self.targets))
+        return {
+            **metrics.with_intervals(shipped, len(self.scores)),
+            "rms_calibration_error": self._calibration(self.scores),
+            "rms_calibration_error_uncalibrated": self._calibration(self.uncalibrated),
+        }
 
-        def both(weights: Weights) -> dict[str, NDArray[np.float64]]:
-            return {**shipped(weights), "ece_uncalibrated": before(weights)["ece"]}
-
-        return metrics.with_intervals(both, len(self.scores))
+    def _calibration(self, scores: NDArray[np.float32]) -> Metric:
+        return calibration_error.measure(*claims(self.task, scores, self.targets))
 
 
 def evaluate(model: Model, dataset: Dataset) -> Evaluation:
@@ -164,7 +166,8 @@ def write(folder: Path, evaluation: Evaluation, measured: dict[str, Metric]) -> 
 
 def table(measured: dict[str, Metric]) -> str:
     """The figures for a person: value and 95 % interval, a line each."""
+    width = max(map(len, measured)) + 2
     return "\n".join(
-        f"  {name:22}{metric.value:.4f}   [{metric.low:.4f}, {metric.high:.4f}]"
+        f"  {name:{width}}{metric.value:.4f}   [{metric.low:.4f}, {metric.high:.4f}]"
         for name, metric in measured.items()
     )

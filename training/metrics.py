@@ -1,7 +1,8 @@
 """Figures of both tasks, each with its 95 % bootstrap interval.
 
 Every figure is a function of weights, one an image: all ones gives the value, and resampling the
-images (Efron's bootstrap) is drawing multinomial weights. So one pass gives value and interval.
+images (Efron's bootstrap) is drawing multinomial weights. So one pass gives value and interval. The
+calibration error, which resampling makes larger, is in `calibration_error`.
 """
 
 from collections.abc import Callable
@@ -19,20 +20,18 @@ Figures = Callable[[Weights], dict[str, NDArray[np.float64]]]
 """weights `[B, N]`, one an image -> each figure `[B]`."""
 
 _RESAMPLES = 1000
-CALIBRATION_BINS = 15
 
 
 def single_label(scores: Scores, targets: NDArray[np.int64]) -> Figures:
     """Figures of softmax scores `[N, C]` against the true labels' indices `[N]`.
 
     error and top5_error: shares of images; macro_f1: mean over labels that occur; nll: mean
-    negative log-likelihood, nats; ece: `calibration` of the likeliest label.
+    negative log-likelihood, nats.
     """
     labels = scores.shape[1]
     order = rank(scores)
     predicted = order[:, 0]
     right = predicted == targets
-    ece = calibration(scores.max(1, keepdims=True), right[:, None])
     among_five = (order[:, :5] == targets[:, None]).any(1)
     likelihood = np.maximum(scores[np.arange(len(targets)), targets], np.finfo(np.float32).tiny)
     nll = -np.log(likelihood.astype(np.float64))
@@ -45,7 +44,6 @@ def single_label(scores: Scores, targets: NDArray[np.int64]) -> Figures:
             "top5_error": 1 - weights @ among_five / total,
             "macro_f1": _label_mean(_f1(weights, true, found)),
             "nll": weights @ nll / total,
-            **ece(weights),
         }
 
     return figures
@@ -56,10 +54,8 @@ def multi_label(scores: Scores, targets: NDArray[np.bool_], tags: NDArray[np.boo
 
     map: mean over labels of average precision; micro_f1, macro_f1, accuracy_multi (share of
     right image-label pairs): of the tags; accuracy_all_negative: accuracy_multi of saying
-    nothing; ece: `calibration` of all image-label pairs. Labels without an image are left out of
-    means over labels.
+    nothing. Labels without an image are left out of means over labels.
     """
-    ece = calibration(scores, targets)
 
     def figures(weights: Weights) -> dict[str, NDArray[np.float64]]:
         total = weights.sum(1)
@@ -71,32 +67,9 @@ def multi_label(scores: Scores, targets: NDArray[np.bool_], tags: NDArray[np.boo
             "macro_f1": _label_mean(_f1(weights, targets, tags)),
             "accuracy_multi": weights @ (targets == tags).mean(1) / total,
             "accuracy_all_negative": weights @ (~targets).mean(1) / total,
-            **ece(weights),
         }
 
     return figures
-
-
-def calibration(said: Scores, true: NDArray[np.bool_]) -> Figures:
-    """ece: expected calibration error of probabilities `[N, K]`, with 15 equal bins.
-
-    The mean distance between what was said and how often it was true (Guo et al., 2017).
-    """
-    gaps = np.zeros((len(said), CALIBRATION_BINS))
-    rows = np.broadcast_to(np.arange(len(said))[:, None], said.shape)
-    np.add.at(
-        gaps, (rows, calibration_bins(said)), (said.astype(np.float64) - true) / said.shape[1]
-    )
-
-    def figures(weights: Weights) -> dict[str, NDArray[np.float64]]:
-        return {"ece": np.abs(weights @ gaps).sum(1) / weights.sum(1)}
-
-    return figures
-
-
-def calibration_bins(said: Scores) -> NDArray[np.int64]:
-    """The bin, from 0, of each probability."""
-    return np.minimum(said * CALIBRATION_BINS, CALIBRATION_BINS - 1).astype(np.int64)
 
 
 def average_precision(
@@ -135,6 +108,19 @@ def _label_precisions(
 ) -> NDArray[np.float64]:
     columns = zip(scores.T, targets.T, strict=True)
     return np.stack([average_precision(said, true, weights) for said, true in columns], 1)
+
+
+def separation(scores: Scores, targets: NDArray[np.bool_], weights: Weights) -> NDArray[np.float64]:
+    """Each label's mean score of images that have it, less that of those that don't: the mean over
+    labels, one value a row of weights `[B, N]`, in [-1, 1] (Tjur, American Statistician 63, 2009).
+
+    Labels that no image has are left out; where every image has one, the second mean is 0.
+    """
+    exact = scores.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        having = weights @ (exact * targets) / (weights @ targets)
+    lacking = weights @ (exact * ~targets) / np.maximum(weights @ ~targets, 1e-12)
+    return _label_mean(having - lacking)
 
 
 def _f1(weights: Weights, true: NDArray[Any], found: NDArray[Any]) -> NDArray[np.float64]:

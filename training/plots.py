@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from training import metrics
+from training import calibration_error
 from training.mistakes import LabelFigures, Sweep
 
 Claims = tuple[NDArray[np.float32], NDArray[np.bool_]]
@@ -75,8 +75,8 @@ def calibration(before: Claims, shipped: Claims) -> str:
         (before, _ORANGE, "before calibration"),
         (shipped, _BLUE, "as shipped"),
     ):
-        bins = metrics.calibration_bins(said).ravel()
-        counts = np.bincount(bins, minlength=metrics.CALIBRATION_BINS)
+        bins = calibration_error.bins(said).ravel()
+        counts = np.bincount(bins, minlength=calibration_error.BINS)
         filled = counts > 0
         mean = np.bincount(bins, said.ravel(), len(counts))[filled] / counts[filled]
         share = np.bincount(bins, came_true.ravel(), len(counts))[filled] / counts[filled]

@@ -5,6 +5,7 @@ it may be worse by more than the margin, or is worse at a label by more than cha
 back.
 """
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,7 @@ def release(
     raises; then the released version stays.
     """
     released = store.released(name) if name in store.names() else None
-    if not 0 < margin < 0.5:
+    if not _is_margin(margin):
         raise ReleaseError(
             f"--margin {margin}: use a share above 0 and below 0.5; 0.01 is one point"
         )
@@ -83,8 +84,11 @@ def release(
         decision = _decision(found, released, margin, allowed, reasons)
         print(text(found, run, old.name, decision))
         if reasons and not force:
+            supported = supported_margin(found, allowed)
+            ways = f"--margin {supported:g} would accept it, " if supported else ""
             raise ReleaseError(
-                f"{decision.verdict}; {old.name} stays released (--force releases nevertheless)"
+                f"{decision.verdict}; {old.name} stays released ({ways}--force releases"
+                " nevertheless)"
             )
     path = export(run, name, store, data_path, precisions=precisions, release=decision)
     if released is not None and store.released(name) != released:
@@ -135,7 +139,7 @@ def against(run: Run, old: Model, device: torch.device, data_path: str | None) -
         and (outcome.task == "multi" or item.labels[0] in common)
     ]
     gone = [label for label in old.labels if label not in common]
-    figure = "error" if outcome.task == "single" else "1 - mAP"
+    figure = compare.FIGURE[outcome.task]
     left_out = len(items) - len(rows)
     if not rows or not common:
         return Comparison(figure, 0, left_out, None, (), gone)
@@ -217,6 +221,22 @@ def _too_bad(difference: Difference, margin: float, figure: str, images: int) ->
         return f"the candidate may be worse, with too few images to be sure: {seen}"
     needed = compare.images_needed(difference, margin)
     return f"too few images to tell: {seen}; about {needed:,} held out would do"
+
+
+def supported_margin(found: Comparison, allowed: Collection[str]) -> float | None:
+    """The smallest margin, in half points, at which the same comparison lets the candidate through.
+
+    None if no margin would, or if the candidate is shown to be worse.
+    """
+    difference = found.difference
+    if difference is None or difference.low > 0:
+        return None
+    margin = math.ceil(difference.high * 200) / 200
+    return margin if _is_margin(margin) and not judge(found, margin, allowed) else None
+
+
+def _is_margin(margin: float) -> bool:
+    return 0 < margin < 0.5
 
 
 def _decision(

@@ -34,8 +34,15 @@ _MEANINGS = {
     "accuracy_multi": ("accuracy of pairs", "share of image-label pairs decided rightly"),
     "accuracy_all_negative": ("… of saying nothing", "the same if no image ever got a tag"),
     "nll": ("negative log-likelihood", "nats; punishes confident mistakes"),
-    "ece": ("calibration error", "how far probabilities are from how often they come true"),
-    "ece_uncalibrated": ("… before calibration", "the same without the fitted temperature"),
+    "rms_calibration_error": (
+        "calibration error",
+        "how far probabilities are from how often they come true: root mean square, less what"
+        " chance adds",
+    ),
+    "rms_calibration_error_uncalibrated": (
+        "… before calibration",
+        "the same without the fitted temperature",
+    ),
 }
 
 

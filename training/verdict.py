@@ -48,9 +48,12 @@ def of(
 
 
 def _calibration(measured: dict[str, Metric]) -> list[str]:
-    before, after = measured["ece_uncalibrated"].value, measured["ece"].value
+    before = measured["rms_calibration_error_uncalibrated"]
+    after = measured["rms_calibration_error"]
     return [
-        f"Its probabilities are off by {after:.1%} on average ({before:.1%} before calibration)."
+        f"Its probabilities are off by {after.value:.1%}, root mean square, between"
+        f" {after.low:.1%} and {after.high:.1%} with 95 % confidence ({before.value:.1%} before"
+        " calibration)."
     ]
 
 

@@ -90,14 +90,6 @@ def multi_run(multi_data: Path, once: Once) -> Run:
 
 
 @pytest.fixture(scope="session")
-def real_run(single_data: Path, once: Once) -> Run:
-    """Of torchvision's own ResNet-18; its network is read where there are `real_networks`."""
-    recipe = samples.recipe(single_data, valid=0.5, lr="1e-3")
-    with narrow.in_place(narrow.REAL):
-        return run.read(once("real-run", lambda folder: train(recipe, folder)))
-
-
-@pytest.fixture(scope="session")
 def store(single_run: Run, multi_run: Run, once: Once) -> Store:
     """Holds version 1 of colours, the single-label run, and of stripes, the other."""
 

@@ -5,7 +5,7 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score
 
-from training import compare
+from training import compare, metrics
 
 
 def pair(both: int, lost: int, won: int, right: int) -> tuple[NDArray[np.bool_], ...]:
@@ -67,6 +67,16 @@ def test_the_upper_bound_of_error_covers_as_often_as_it_says() -> None:
     assert 0.02 < below / 1_000 < 0.08
 
 
+def test_the_bounds_of_error_are_no_wider_than_those_of_a_normal_difference() -> None:
+    """Where images are many the score method gives what the variance of the difference does."""
+    lost, won, images = 60, 40, 4_000
+    found = compare.errors(*pair(200, lost, won, images - 200 - lost - won))
+    value = (lost - won) / images
+    deviation = np.sqrt(((lost + won) / images - value**2) / images)
+    assert found.high - found.value == pytest.approx(1.645 * deviation, rel=0.05)
+    assert found.value - found.low == pytest.approx(1.645 * deviation, rel=0.05)
+
+
 def scores(
     seed: int, candidate: float, released: float, images: int = 300
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
@@ -89,13 +99,19 @@ def test_the_difference_of_average_precision_is_scikit_learn_s() -> None:
     assert 0 < found.low < found.value < found.high
 
 
-def test_bounds_of_average_precision_cover_and_pairing_narrows_them() -> None:
+def test_bounds_of_average_precision_cover_and_pairing_narrows_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(metrics, "_RESAMPLES", 250)
     found = [compare.precisions(*scores(seed, 1.5, 1.5)) for seed in range(60)]
     assert sum(one.high < 0 for one in found) <= 8
     assert sum(one.low > 0 for one in found) <= 8
     ours, _, targets = scores(0, 1.5, 1.5)
     alone = compare.precisions(ours, np.roll(ours, 1, 0), np.roll(targets, 1, 0) & targets)
     assert found[0].high - found[0].low < (alone.high - alone.low) / 2
+    for one in found[:10]:
+        spread = np.std([other.value for other in found])
+        assert one.high - one.low < 2 * 1.645 * spread * 1.4
 
 
 def test_models_with_the_same_scores_are_not_shown_alike_by_few_images() -> None:

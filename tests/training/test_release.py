@@ -1,3 +1,4 @@
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from models.store import Store
 from tests.training import samples
 from training import compare, export, run
 from training.model import load
-from training.release import Comparison, against, judge, release, rollback
+from training.release import Comparison, against, judge, release, rollback, supported_margin
 from training.run import Run
 from training.train import train
 
@@ -36,8 +37,11 @@ def own_store(store: Store, tmp_path: Path) -> Store:
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch, store: Store) -> None:
+def quick(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """The exporter takes seconds: hand out what it made of the same network before."""
+    if not {"run", "single_run", "multi_run", "store"} & set(request.fixturenames):
+        return
+    store: Store = request.getfixturevalue("store")
     made = {
         task: bundle.read(store.path(name)).model
         for task, name in (("single", "colours"), ("multi", "stripes"))
@@ -86,6 +90,29 @@ def test_too_few_images_is_the_reason_where_it_is() -> None:
     assert doubtful.startswith("the candidate may be worse, with too few images to be sure: +3.00")
 
 
+@pytest.mark.parametrize(
+    ("high", "margin"),
+    [(0.019, 0.02), (0.0201, 0.025), (0.005, 0.005), (0.31, 0.31), (0.499, None)],
+)
+def test_the_margin_that_the_images_can_support_is_told(high: float, margin: float | None) -> None:
+    found = comparison(difference=difference(0.0, -0.03, high))
+    assert supported_margin(found, ()) == margin
+    if margin is not None:
+        assert judge(found, margin, ()) == []
+        assert margin - high < 0.005
+
+
+def test_no_margin_helps_a_candidate_that_is_worse_or_refused_for_something_else() -> None:
+    few = comparison(difference=difference(0.0, -0.03, 0.03))
+    assert supported_margin(replace(few, difference=difference(0.02, 0.001, 0.03)), ()) is None
+    assert supported_margin(replace(few, difference=None), ()) is None
+    lost = replace(few, regressions=[compare.Regression("dog", 12, 1, 0.01)])
+    assert supported_margin(lost, ()) is None
+    assert supported_margin(lost, ("dog",)) == 0.03
+    gone = replace(few, gone=["cat"])
+    assert (supported_margin(gone, ()), supported_margin(gone, ("cat",))) == (None, 0.03)
+
+
 def test_no_image_to_compare_on_is_a_reason() -> None:
     (reason,) = judge(comparison(images=0, difference=None), 0.01, ())
     assert reason == "no image is left that neither model was trained on"
@@ -114,8 +141,11 @@ def test_the_same_model_again_is_refused_for_too_few_images(
     run: Run, task: str, own_store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name = NAMES[task]
-    with pytest.raises(ReleaseError, match=rf"^refused: too few images .*; {name}:1 stays rel"):
+    with pytest.raises(ReleaseError, match=rf"^refused: too few .*; {name}:1 stays rel") as caught:
         release(run, name, own_store, CPU)
+    told = re.search(r"\(--margin (0\.\d+) would accept it, --force releases", str(caught.value))
+    found = against(run, load(f"{name}:1", CPU, own_store), CPU, None)
+    assert told and judge(found, float(told[1]), ()) == []
     assert own_store.versions(name) == [1]
     text = capsys.readouterr().out
     assert text.startswith(f"## {run.path} against {name}:1\n\n**refused: too few images to tell")
@@ -150,6 +180,27 @@ def test_a_spoilt_model_is_refused_as_worse_and_released_by_force(
     decision = bundle.read(path).manifest.release
     assert decision is not None and decision.forced
     assert decision.verdict.startswith("refused: the candidate is worse")
+
+
+def test_a_label_alone_that_got_worse_is_enough_to_be_refused(
+    multi_run: Run, own_store: Store, tmp_path: Path
+) -> None:
+    """Blue is told from its absence the wrong way round: not half a point of 1 - mAP, of three."""
+    shutil.copytree(multi_run.path, tmp_path / "bad")
+    network = multi_run.network()
+    with torch.no_grad():
+        network.resnet.fc.weight[0].neg_()
+        network.resnet.fc.bias[0].neg_()
+    run.write_weights(tmp_path / "bad", network)
+    bad = run.read(tmp_path / "bad")
+    refusal = (
+        r"^refused: worse by more than chance at blue \(see --allow-label\); stripes:1 stays"
+        r" released \(--force releases nevertheless\)$"
+    )
+    with pytest.raises(ReleaseError, match=refusal):
+        release(bad, "stripes", own_store, CPU, margin=0.49)
+    found = against(bad, load("stripes:1", CPU, own_store), CPU, None)
+    assert judge(found, 0.49, ("blue",)) == []
 
 
 def test_a_better_model_is_released_as_better(

@@ -12,6 +12,7 @@ from models.errors import DataError, RecipeError, RunError
 from tests.training import samples
 from training import (
     calibrate,
+    calibration_error,
     checkpoint,
     data,
     evaluate,
@@ -72,10 +73,11 @@ def test_figures_are_cross_fitted_on_the_held_out_images(
     scores, tags = calibrate.cross_fitted(logits, targets, outcome.task)
     figures = evaluate.figures(outcome.task, scores, tags, targets)
     expected = metrics.with_intervals(figures, len(scores))
-    before = metrics.calibration(
-        *evaluate.claims(outcome.task, calibrate.probabilities(logits, outcome.task, 1), targets)
-    )
-    expected["ece_uncalibrated"] = metrics.with_intervals(before, len(scores))["ece"]
+    before = calibrate.probabilities(logits, outcome.task, 1)
+    for name, said in (("", scores), ("_uncalibrated", before)):
+        expected[f"rms_calibration_error{name}"] = calibration_error.measure(
+            *evaluate.claims(outcome.task, said, targets)
+        )
     for name, metric in outcome.metrics.items():
         assert metric.value == pytest.approx(expected[name].value, abs=1e-4), name
         assert metric.low == pytest.approx(expected[name].low, abs=1e-3), name
