@@ -24,13 +24,14 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from models.manifest import Preprocess, Task
-from training import evaluate, metrics, pictures, prepare
-from training.batches import Batch, Training
-from training.feed import Cached
-from training.fine_tune import FineTuning, Phase, precision
-from training.model import logits_of
-from training.network import Network, pretrain
-from training.ranks import Ranks
+from training.data import decoding, prepare
+from training.data.image_source import Cached
+from training.distributed import Ranks
+from training.evaluation import evaluate, metrics
+from training.evaluation.scorer import logits_of
+from training.fine_tuning.batches import Batch, Training
+from training.fine_tuning.trainer import FineTuning, Phase, precision
+from training.network.resnet import Network, pretrain
 from training.recipe import Recipe
 
 SETS: dict[str, tuple[str, int, dict[str, int]]] = {  # folder, every n-th image, epochs
@@ -151,7 +152,7 @@ def real_set(folder: Path, name: str) -> RealSet:
     dataset, items, recipe = prepare.read(Recipe.model_validate(given | epochs))
     chosen = sorted((i for i in items if not i.is_valid), key=lambda item: item.sha256)[::every]
     targets = evaluate.truth([item.labels for item in chosen], dataset.labels)
-    squares = pictures.presized([dataset.root / i.file for i in chosen], recipe.presize_px)
+    squares = decoding.presized([dataset.root / i.file for i in chosen], recipe.presize_px)
     held_out = [item for item in items if item.is_valid]
     files = [dataset.root / item.file for item in held_out]
     return RealSet(
@@ -163,7 +164,7 @@ def real_set(folder: Path, name: str) -> RealSet:
             prepare.loss_targets(targets, dataset.task),
         ),
         {
-            crop: pictures.served(files, Preprocess(image_size_px=128, crop_fraction=crop))
+            crop: decoding.served(files, Preprocess(image_size_px=128, crop_fraction=crop))
             for crop in CROPS
         },
         evaluate.truth([item.labels for item in held_out], dataset.labels),

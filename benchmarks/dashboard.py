@@ -28,10 +28,10 @@ from PIL import Image
 
 from models.store import Store
 from serving.settings import PARTS_MAX
-from tests import tiny
-from tests.deploy.watching import query, shortened, until, watching
-from tests.deploy.watching_images import HELD_OUT, RED, Colour, add, ask, colours
-from tests.serving.running import ROOT, Server, serve
+from testkit import tiny_models
+from testkit.colour_model import HELD_OUT, RED, Colour, add, ask, colours
+from testkit.prometheus import query, shortened, until, watching
+from testkit.servers import ROOT, Server, serve
 
 DASHBOARD = json.loads((ROOT / "deploy" / "grafana" / "dashboard.json").read_text())
 TASKS: dict[str, Any] = {"colours": "single", "tags": "multi"}
@@ -61,7 +61,9 @@ def add_models(store: Path, random: np.random.Generator) -> None:
 def swap(server: Server, store: Path, random: np.random.Generator) -> None:
     """A version of colours that both workers swap in, and one that none can."""
     add(store, "colours", "single", colours(random, HELD_OUT))
-    tiny.add(store, "colours", "single", tiny.network("single", tiny.WEIGHTS * 0.1))
+    tiny_models.add(
+        store, "colours", "single", tiny_models.network("single", tiny_models.WEIGHTS * 0.1)
+    )
 
     def release(version: int, result: str) -> None:
         Store(store).release("colours", version)
@@ -74,7 +76,7 @@ def swap(server: Server, store: Path, random: np.random.Generator) -> None:
 
 def press(server: Server, random: np.random.Generator) -> None:
     """More than the workers can do, some of it in less time than it takes."""
-    pictures = [tiny.picture(colour, 400) for colour in colours(random, PARTS_MAX)]
+    pictures = [tiny_models.picture(colour, 400) for colour in colours(random, PARTS_MAX)]
 
     def client() -> None:
         for timeout_ms in ("5", "30000", "5", "30000"):

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from models.bundle import sha256
-from training import run
+from training import run_folder
 
 RECIPE = """
 weights = "none"
@@ -102,7 +102,7 @@ def steps(path: Path) -> int | None:
 
 
 def weights(path: Path) -> str:
-    return sha256((path / run.WEIGHTS_FILE).read_bytes())
+    return sha256((path / run_folder.WEIGHTS_FILE).read_bytes())
 
 
 def report(path: Path, expected: str) -> bool:

@@ -35,8 +35,8 @@ from benchmarks.servers import (
     stores,
 )
 from models.hardware import processor
-from serving.load_test import Load, closed
-from tests.serving.running import ROOT
+from serving.bench import Load, closed
+from testkit.servers import ROOT
 
 SECONDS, CLIENTS = 6.0, 8
 LAYERS = {  # part of a source file's path -> layer; the first that fits

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from models.hardware import processor
-from tests.serving.running import Server, serve
+from testkit.servers import Server, serve
 
 _LEAVE_S = 0.1
 _WITHIN_S = 60

@@ -14,8 +14,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from training import compare, metrics
-from training.release import MARGIN
+from training.evaluation import metrics
+from training.release import comparison
+from training.release.release import MARGIN
 
 IMAGES = (300, 1_000, 3_000, 10_000)
 DIFFERING = (0.03, 0.10)
@@ -38,7 +39,7 @@ def answers(random: Random, images: int, differing: float, difference: float) ->
 
 def released_by_error(random: Random, images: int, differing: float, difference: float) -> bool:
     pair = answers(random, images, differing, difference)
-    return compare.errors(*pair).high <= MARGIN
+    return comparison.errors(*pair).high <= MARGIN
 
 
 def scored(
@@ -70,14 +71,14 @@ def strength_for(difference: float) -> float:
 
 def released_by_map(random: Random, images: int, strength: float) -> bool:
     (candidate, released), targets = scored(random, images, (strength, 2.0))
-    return compare.precisions(candidate, released, targets).high <= MARGIN
+    return comparison.precisions(candidate, released, targets).high <= MARGIN
 
 
 def blamed(random: Random, images: int, labels: int) -> bool:
     """Whether some label is said to be worse of a candidate that is as good at all of them."""
     kinds = random.choice(3, (images, labels), p=[0.01, 0.01, 0.98])
     names = [str(label) for label in range(labels)]
-    return bool(compare.regressions(kinds == 0, kinds == 1, names))
+    return bool(comparison.regressions(kinds == 0, kinds == 1, names))
 
 
 def share(repeats: int, of: Callable[..., bool], *settings: object) -> str:

@@ -30,8 +30,8 @@ import httpx
 
 from models.hardware import processor
 from models.store import Store
-from tests import tiny
-from tests.serving.running import ROOT, START_S, STOP_S, Server, free_port, serve
+from testkit import tiny_models
+from testkit.servers import ROOT, START_S, STOP_S, Server, free_port, serve
 
 CONFIGURATION = ROOT / "deploy" / "nginx"
 DRAIN_S = 3
@@ -113,7 +113,7 @@ def _wait_until_open(port: int, process: subprocess.Popen[bytes]) -> None:
 def measure(folder: Path, rate: float) -> Tally:
     """One rolling update at `rate` requests a second."""
     store = Store(folder / "store")
-    tiny.add(store.root, "pets", "single")
+    tiny_models.add(store.root, "pets", "single")
     tally = Tally()
 
     def process(name: str, port: int) -> AbstractContextManager[Server]:
@@ -129,7 +129,7 @@ def measure(folder: Path, rate: float) -> Tally:
         nginx = stack.enter_context(proxy(folder, ports))
         with _load(nginx, rate, tally):
             time.sleep(1)
-            store.release("pets", int(tiny.add(store.root, "pets", "single").name))
+            store.release("pets", int(tiny_models.add(store.root, "pets", "single").name))
             for number, port in enumerate(ports):
                 old[number].close()
                 stack.enter_context(process(f"new-{number}", port))
@@ -168,7 +168,7 @@ def _load(nginx: Proxy, rate: float, tally: Tally) -> Iterator[None]:
 
 
 def _ask(nginx: Proxy, pause_s: float, stopped: threading.Event, tally: Tally) -> None:
-    picture = tiny.picture()
+    picture = tiny_models.picture()
     next_s = time.monotonic()
     with httpx.Client(verify=nginx.trust, timeout=60) as client:
         while not stopped.wait(next_s - time.monotonic()):

@@ -19,8 +19,8 @@ from benchmarks.environment import PEERS, installed
 from models.manifest import MODEL_FILE
 from models.store import Store
 from scripts import drawings
-from tests import tiny
-from tests.serving.running import ROOT, free_port
+from testkit import tiny_models
+from testkit.servers import ROOT, free_port
 
 THREADS = os.cpu_count() or 1
 START_S = 90.0
@@ -156,7 +156,7 @@ def stores(work: Path) -> dict[str, tuple[Store, int]]:
     """The two networks, as bundles called `bench`, and the side of their input."""
     small, real = Store(work / "tiny"), Store(work / "resnet50")
     if not small.names():
-        tiny.add(small.root, "bench", "single")
+        tiny_models.add(small.root, "bench", "single")
     if not real.names():
         drawings.single_label(work / "drawn", images_per_shape=6, seed=1)
         options = ["--arch", "resnet50", "--weights", "none", "--batch-size", "8"]
@@ -165,7 +165,7 @@ def stores(work: Path) -> dict[str, tuple[Store, int]]:
         _python("train", str(work / "drawn"), *options, "--out", run)
         _python("export", run, "--name", "bench", "--store", str(real.root))
         shutil.rmtree(work / "run")
-    return {"ResNet-50, 224": (real, 224), "tiny network": (small, tiny.SIZE_PX)}
+    return {"ResNet-50, 224": (real, 224), "tiny network": (small, tiny_models.SIZE_PX)}
 
 
 def _python(*arguments: str) -> None:

@@ -44,7 +44,7 @@ from benchmarks.servers import (
 )
 from models.hardware import processor
 from models.manifest import MODEL_FILE
-from serving.load_test import Load, closed, opened, timed
+from serving.bench import Load, closed, opened, timed
 
 CLIENTS, SECONDS = 16, 6.0
 STOLEN, ATTEMPTS = 0.1, 2

@@ -21,12 +21,12 @@ from models.hardware import processor
 from models.manifest import Preprocess
 from models.preprocess import decode
 from models.store import Store
-from tests import tiny
-from tests.serving.running import metric, serve
+from testkit import tiny_models
+from testkit.servers import metric, serve
 
 _CLIENTS = 3
 _WITHIN_S = 30
-_WEIGHTS = {1: tiny.WEIGHTS, 2: tiny.WEIGHTS * 0.5}
+_WEIGHTS = {1: tiny_models.WEIGHTS, 2: tiny_models.WEIGHTS * 0.5}
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Tally:
 def fill(root: Path) -> Store:
     """A store with both versions, of which the first is released."""
     for weights in _WEIGHTS.values():
-        tiny.add(root, "pets", "single", weights=weights)
+        tiny_models.add(root, "pets", "single", weights=weights)
     return Store(root)
 
 
@@ -86,10 +86,10 @@ def measure(url: str, store: Store, swaps: int) -> Tally:
 
 
 def _ask(url: str, stopped: threading.Event, tally: Tally) -> None:
-    picture = tiny.picture((180, 90, 60))
-    pixels = decode(picture, Preprocess(image_size_px=tiny.SIZE_PX, crop_fraction=0.9))
+    picture = tiny_models.picture((180, 90, 60))
+    pixels = decode(picture, Preprocess(image_size_px=tiny_models.SIZE_PX, crop_fraction=0.9))
     expected = {
-        version: float(tiny.reference_scores(pixels[None], "single", weights).max())
+        version: float(tiny_models.reference_scores(pixels[None], "single", weights).max())
         for version, weights in _WEIGHTS.items()
     }
     with httpx.Client(timeout=10) as client:

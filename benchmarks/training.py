@@ -25,8 +25,10 @@ import numpy as np
 from benchmarks.environment import PEERS, installed
 from models.hardware import processor
 from models.manifest import Task
-from training import data, evaluate, metrics, run
-from training.prepare import divide
+from training import run_folder
+from training.data import datasets
+from training.data.prepare import divide
+from training.evaluation import evaluate, metrics
 from training.recipe import Recipe
 
 SETS: dict[str, tuple[str, Task]] = {
@@ -57,7 +59,7 @@ class Result:
 def table_of(folder: Path, name: str, work: Path) -> tuple[Path, Path]:
     """A CSV with the split that both train with, and the folder of its images."""
     path, task = SETS[name]
-    dataset = data.read(str(folder / path), task=task)
+    dataset = datasets.read(str(folder / path), task=task)
     recipe = Recipe(data=str(folder / path))
     file = work / f"{Path(path).parts[0]}.csv"
     with file.open("w", newline="") as text:
@@ -104,9 +106,9 @@ def labrador(folder: Path, name: str, work: Path, seed: int) -> Result:
     words = [word for key, value in options.items() for word in (f"--{key}", value)]
     command = [sys.executable, "-m", "training", "train", file, *words]
     seconds, _ = _timed(command, "phase ")
-    epochs = [json.loads(line) for line in (out / run.EPOCHS_FILE).read_text().splitlines()]
+    epochs = [json.loads(line) for line in (out / run_folder.EPOCHS_FILE).read_text().splitlines()]
     figure = evaluate.HEADLINE[SETS[name][1]]
-    last = run.read(out).outcome.metrics[figure]
+    last = run_folder.read(out).outcome.metrics[figure]
     ends = (last.value, last.low, last.high)
     if SETS[name][1] == "multi":
         ends = (1 - last.value, 1 - last.high, 1 - last.low)

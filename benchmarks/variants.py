@@ -17,7 +17,7 @@ import onnxruntime
 
 from models import bundle
 from models.hardware import processor
-from training.evaluate import HEADLINE
+from training.evaluation.evaluate import HEADLINE
 
 _BATCH, _ROUNDS = 8, 9
 

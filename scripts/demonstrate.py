@@ -136,12 +136,12 @@ def ask(url: str, file: Path) -> None:
 
 def missed_goals() -> list[str]:
     """What the held-out drawings say, printed, and which goals they miss."""
-    from training import run
+    from training import run_folder
 
     say("Measured on held-out drawings, value and 95 % interval:")
     missed = []
     for name in ("shapes", "scenes"):
-        metrics = run.read(FOLDER / "runs" / name).outcome.metrics
+        metrics = run_folder.read(FOLDER / "runs" / name).outcome.metrics
         figure = next(figure for figure in GOALS if figure in metrics)
         metric = metrics[figure]
         print(f"  {name}: {figure} {metric.value:.4f} [{metric.low:.4f}, {metric.high:.4f}]")

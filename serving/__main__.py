@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from models.errors import LabradorError
-from serving import load_test, offline
+from serving import bench, predict
 from serving.settings import read_api_keys, read_settings
 
 _BAD_SHOWN = 5
@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    bad = offline.predict(options.model, options.images, options.out, read_settings())
+    bad = predict.predict(options.model, options.images, options.out, read_settings())
     print(f"wrote {options.out}")
     if bad:
         shown = "; ".join(bad[:_BAD_SHOWN])
@@ -38,7 +38,7 @@ def _predict(options: argparse.Namespace) -> int:
 
 def _bench(options: argparse.Namespace) -> int:
     key = next(iter(read_api_keys(options.api_keys_file)), None)
-    plan = load_test.Plan(
+    plan = bench.Plan(
         options.url.rstrip("/"),
         options.model,
         tuple(options.clients or () if options.rate else options.clients or (1, 8)),
@@ -46,7 +46,7 @@ def _bench(options: argparse.Namespace) -> int:
         options.seconds,
         key.decode() if key else None,
     )
-    print(asyncio.run(load_test.measure(plan, offline.find(options.images))))
+    print(asyncio.run(bench.measure(plan, predict.find(options.images))))
     return 0
 
 

@@ -8,7 +8,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from serving import openapi
-from serving.keys import Keys
+from serving.auth import Keys
 from serving.metrics import Metrics
 from serving.prediction import Predictor
 from serving.registry import Registry, Served, naming

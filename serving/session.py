@@ -11,7 +11,7 @@ from models.bundle import Bundle
 from models.errors import BundleError, GateError, LabradorError
 from models.golden import TOLERANCE_CPU, TOLERANCE_CUDA, check
 from models.manifest import Manifest, Precision, Variant
-from serving.cores import gpus
+from serving.hardware import gpus
 from serving.settings import Settings
 
 log = logging.getLogger(__name__)

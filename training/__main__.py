@@ -12,12 +12,16 @@ from pathlib import Path
 from models.bundle import read_manifest
 from models.errors import LabradorError, RecipeError
 from models.store import DEFAULT_ROOT, Store
-from training import data, evaluate, lr_find, model, ranks, report, run
-from training.export import export
-from training.inspect import OPTIONS, inspect
+from training import distributed, run_folder
+from training.commands.train import resume, train
+from training.data import datasets
+from training.evaluation import evaluate, scorer
+from training.export.export import export
+from training.fine_tuning import lr_finder
+from training.inspection.inspect import OPTIONS, inspect
 from training.recipe import Recipe, pick_device, resolve
-from training.release import MARGIN, release, rollback
-from training.train import resume, train
+from training.release.release import MARGIN, release, rollback
+from training.reports import html_report
 
 _DATA_OPTIONS = ("pattern", "images", "relabel", "quarantine")  # of evaluate
 
@@ -26,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
-        with ranks.only_the_first_speaks():
+        with distributed.only_the_first_speaks():
             options.command(options)
     except RecipeError as error:
         parser.error(str(error))
@@ -49,14 +53,14 @@ def _train(options: argparse.Namespace) -> None:
         path = resume(options.resume)
     else:
         path = train(_recipe(options), options.out)
-    print(f"wrote {path}; to read: {path / run.REPORT_FILE}")
+    print(f"wrote {path}; to read: {path / run_folder.REPORT_FILE}")
     print(f"next: python -m training export {path} --name NAME")
 
 
 def _lr_find(options: argparse.Namespace) -> None:
     if options.from_run:
         _refuse_others(options, "from_run")
-    print(lr_find.find(options.from_run or _recipe(options), options.out))
+    print(lr_finder.find(options.from_run or _recipe(options), options.out))
 
 
 def _recipe(options: argparse.Namespace, names: Iterable[str] = Recipe.model_fields) -> Recipe:
@@ -74,12 +78,12 @@ def _refuse_others(options: argparse.Namespace, name: str) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    subject = model.load(options.model, pick_device(options.device))
+    subject = scorer.load(options.model, pick_device(options.device))
     given = {name: getattr(options, name) for name in _DATA_OPTIONS}
-    dataset = data.read(options.data, **given, task=subject.task)
+    dataset = datasets.read(options.data, **given, task=subject.task)
     for note in dataset.notes:
         print(note)
-    path = run.create(options.out)
+    path = run_folder.create(options.out)
     evaluation = evaluate.evaluate(subject, dataset)
     measured = evaluation.measure()
     left_out = len(dataset.examples) - len(evaluation.items)
@@ -88,15 +92,19 @@ def _evaluate(options: argparse.Namespace) -> None:
         f" value and 95 % interval:\n{evaluate.table(measured)}"
     )
     evaluate.write(path, evaluation, measured)
-    report.write(path / run.REPORT_FILE, subject, evaluation, measured)
-    files = (evaluate.METRICS_FILE, evaluate.PREDICTIONS_FILE, run.REPORT_FILE)
+    html_report.write(path / run_folder.REPORT_FILE, subject, evaluation, measured)
+    files = (evaluate.METRICS_FILE, evaluate.PREDICTIONS_FILE, run_folder.REPORT_FILE)
     print(f"wrote {', '.join(str(path / file) for file in files)}")
 
 
 def _export(options: argparse.Namespace) -> None:
     store = Store(options.store)
     path = export(
-        run.read(options.run), options.name, store, options.data, precisions=options.precision
+        run_folder.read(options.run),
+        options.name,
+        store,
+        options.data,
+        precisions=options.precision,
     )
     _tell_bundle(path, store)
     if store.released(options.name) == int(path.name):
@@ -108,7 +116,7 @@ def _export(options: argparse.Namespace) -> None:
 def _release(options: argparse.Namespace) -> None:
     store = Store(options.store)
     path = release(
-        run.read(options.run),
+        run_folder.read(options.run),
         options.name,
         store,
         pick_device(options.device),

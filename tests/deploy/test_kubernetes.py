@@ -17,8 +17,8 @@ from bentoml._internal.container.generate import BENTO_UID_GID
 from pydantic import ValidationError
 
 from serving.settings import PREFIX, Settings
-from tests import tiny
-from tests.serving.running import ROOT, Server, serve
+from testkit import tiny_models
+from testkit.servers import ROOT, Server, serve
 
 FOLDER = ROOT / "deploy" / "kubernetes"
 BASE = {
@@ -69,7 +69,7 @@ def total_s(probe: dict[str, int]) -> int:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The service in the Deployment's environment, but for the place of the store."""
     folder = tmp_path_factory.mktemp("server")
-    tiny.add(folder / "store", "colours", "single")
+    tiny_models.add(folder / "store", "colours", "single")
     settings: dict[str, Any] = environment(CONTAINER) | environment(patched("cpu"))
     settings |= {"model_store": str(folder / "store"), "drain_s": "0"}
     with serve(folder, **settings) as running:

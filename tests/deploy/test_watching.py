@@ -13,8 +13,8 @@ import yaml
 
 from serving.openapi import specification
 from serving.settings import PREFIX, Settings
-from tests.deploy.watching import RULES
-from tests.serving.running import ROOT
+from testkit.prometheus import RULES
+from testkit.servers import ROOT
 
 RULE_FILES = sorted(RULES.glob("*.yml"))
 TEST_FILES = sorted((RULES / "tests").glob("*.yml"))

@@ -12,16 +12,16 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests import tiny
+from testkit import tiny_models
+from testkit.servers import free_port
 from tests.e2e.conftest import cloned
-from tests.serving.running import free_port
 
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout with a model, below a hidden folder."""
     folder = cloned(tmp_path_factory.mktemp("bento") / ".hidden" / "checkout")
-    tiny.add(folder / "models" / "bundles", "colours", "single")
+    tiny_models.add(folder / "models" / "bundles", "colours", "single")
     return folder
 
 
@@ -90,7 +90,7 @@ def test_a_bento_serves_from_a_fresh_environment_without_torch(
     with subprocess.Popen(command, cwd=checkout.parent, env=home) as server:
         try:
             _wait_until_ready(f"http://127.0.0.1:{port}/readyz", server)
-            answer = httpx.post(f"http://127.0.0.1:{port}/classify", content=tiny.picture())
+            answer = httpx.post(f"http://127.0.0.1:{port}/classify", content=tiny_models.picture())
         finally:
             server.terminate()
     assert answer.status_code == 200

@@ -19,8 +19,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests import tiny
-from tests.serving.running import STOP_S, Server, free_port, wait
+from testkit import tiny_models
+from testkit.servers import STOP_S, Server, free_port, wait
 
 NAME = os.environ.get("IMAGE", "")
 DEVICE = NAME.rpartition(":")[2]
@@ -87,7 +87,7 @@ def image() -> Iterator[Image]:
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("store")
-    tiny.add(folder, "colours", "single")
+    tiny_models.add(folder, "colours", "single")
     folder.chmod(0o755)  # pytest makes it private
     return folder
 
@@ -132,7 +132,7 @@ def test_it_answers_from_a_mounted_store_without_rights(
     image: Image, store: Path, tmp_path: Path
 ) -> None:
     with running(image, tmp_path, store) as container:
-        answer = httpx.post(f"{container.server.url}/classify", content=tiny.picture())
+        answer = httpx.post(f"{container.server.url}/classify", content=tiny_models.picture())
         assert answer.status_code == 200
         assert answer.json()["predictions"][0]["label"] == "red"
         assert health(image, container) == 0
@@ -156,7 +156,7 @@ def test_sigterm_drains_and_ends_it_with_exit_code_0(
         while httpx.get(f"{container.server.url}/readyz").status_code == 200:
             assert time.monotonic() - start_s < STOP_S
             time.sleep(0.1)
-        answer = httpx.post(f"{container.server.url}/classify", content=tiny.picture())
+        answer = httpx.post(f"{container.server.url}/classify", content=tiny_models.picture())
         assert answer.status_code == 200
         assert health(image, container) == 1
         assert container.server.process.wait(STOP_S) == 0

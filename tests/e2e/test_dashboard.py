@@ -16,10 +16,10 @@ from PIL import Image
 
 from benchmarks import dashboard, drift
 from models.manifest import Baseline
-from tests import tiny
-from tests.deploy.watching import RULES, firing, query, shortened, until, watching
-from tests.deploy.watching_images import HELD_OUT, RED, add, ask, colours, said
-from tests.serving.running import ROOT, Server, serve
+from testkit import tiny_models
+from testkit.colour_model import HELD_OUT, RED, add, ask, colours, said
+from testkit.prometheus import RULES, firing, query, shortened, until, watching
+from testkit.servers import ROOT, Server, serve
 
 pytestmark = [
     pytest.mark.long,
@@ -168,7 +168,7 @@ def test_other_images_than_held_out_make_the_drift_alerts_fire_and_no_others(
         assert images == {name: len(pictures) for (_, name), pictures in asked.items()}
         assert firing(url) == expected
         for (task, name), pictures in asked.items():
-            manifest, _ = tiny.content(name, 1, task)
+            manifest, _ = tiny_models.content(name, 1, task)
             _check_distances(url, name, said(manifest, pictures), said(manifest, held_out))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving.running import free_port
+from testkit.servers import free_port
 
 
 @pytest.mark.long

@@ -8,9 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests import tiny
-from tests.deploy.watching import query, until, watching
-from tests.serving.running import serve
+from testkit import tiny_models
+from testkit.prometheus import query, until, watching
+from testkit.servers import serve
 
 pytestmark = pytest.mark.skipif(
     shutil.which("prometheus") is None, reason="Prometheus is missing: Debian's package prometheus"
@@ -31,7 +31,7 @@ def wait_for(url: str, expression: str, value: float) -> dict[str, str]:
 
 
 def test_prometheus_knows_what_the_service_did(tmp_path: Path) -> None:
-    tiny.add(tmp_path / "store", "colours", "single")
+    tiny_models.add(tmp_path / "store", "colours", "single")
     with (
         serve(tmp_path, model_store=tmp_path / "store") as server,
         watching(server, tmp_path) as url,
@@ -43,7 +43,9 @@ def test_prometheus_knows_what_the_service_did(tmp_path: Path) -> None:
         assert checked.returncode == 0, checked.stderr
 
         for colour in ((200, 30, 30), (200, 30, 30), (30, 60, 220)):
-            httpx.post(f"{server.url}/classify", content=tiny.picture(colour)).raise_for_status()
+            httpx.post(
+                f"{server.url}/classify", content=tiny_models.picture(colour)
+            ).raise_for_status()
         httpx.post(f"{server.url}/classify", content=b"no picture")
         wait_for(url, 'labrador_requests_total{endpoint="classify",code="200"}', 3)
         wait_for(url, 'labrador_rejected_total{reason="image_undecodable"}', 1)

@@ -19,8 +19,8 @@ import pytest
 from benchmarks.rolling_update import CONFIGURATION, Proxy, configure, proxy
 from models import errors
 from serving.settings import Settings
-from tests import tiny
-from tests.serving.running import Server, free_port, serve
+from testkit import tiny_models
+from testkit.servers import Server, free_port, serve
 
 pytestmark = pytest.mark.skipif(
     shutil.which("nginx") is None or shutil.which("openssl") is None,
@@ -33,7 +33,7 @@ KEEP_ALIVE_S = 5  # uvicorn's, which BentoML leaves as it is
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("server")
-    tiny.add(folder / "store", "colours", "single")
+    tiny_models.add(folder / "store", "colours", "single")
     with serve(folder, model_store=folder / "store", read_timeout_s=READ_TIMEOUT_S) as running:
         yield running
 
@@ -120,7 +120,7 @@ def test_its_own_errors_are_those_of_the_service() -> None:
 def test_requests_pass_and_a_server_that_refuses_them_is_passed_over(
     nginx: Proxy, client: httpx.Client
 ) -> None:
-    answers = [client.post("/classify?top_k=1", content=tiny.picture()) for _ in range(8)]
+    answers = [client.post("/classify?top_k=1", content=tiny_models.picture()) for _ in range(8)]
     assert [answer.status_code for answer in answers] == [200] * 8
     assert answers[0].json()["predictions"][0]["label"] == "red"
     entries = {entry["request_id"]: entry for entry in nginx.log()}
@@ -285,7 +285,7 @@ def test_slow_clients_are_cut_off(nginx: Proxy) -> None:
 
 
 def test_a_slow_upload_waits_in_nginx_and_not_in_the_service(nginx: Proxy, server: Server) -> None:
-    picture = tiny.picture()
+    picture = tiny_models.picture()
     head = b"POST /classify HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
     head += b"Content-Length: %d\r\n\r\n" % len(picture)
 

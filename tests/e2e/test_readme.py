@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from testkit.servers import free_port
 from tests.e2e.conftest import ROOT
-from tests.serving.running import free_port
 
 
 def commands(heading: str) -> str:

@@ -12,7 +12,7 @@ from models import bundle
 from models.bundle import read, read_manifest, write, write_atomically
 from models.errors import BundleError
 from models.store import Store
-from tests.models.bundles import FILES, manifest, multi, values, written
+from testkit.bundles import FILES, manifest, multi, values, written
 
 ALL_FILES = [*FILES, "manifest.json", "manifest.sha256"]
 

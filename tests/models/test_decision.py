@@ -6,7 +6,7 @@ import pytest
 
 from models.decision import Prediction, Tag, above, classify, rank, tag
 from models.errors import BadParameter
-from tests.models.bundles import manifest, multi
+from testkit.bundles import manifest, multi
 
 SINGLE = manifest()
 MULTI = manifest(**multi())

@@ -22,9 +22,9 @@ from models.golden import (
 )
 from models.manifest import Manifest
 from models.preprocess import decode, load
-from tests.models.bundles import FILES, manifest, multi
-from tests.models.pictures import encoded
-from tests.models.reference import drawn
+from testkit.bundles import FILES, manifest, multi
+from testkit.odd_images import encoded
+from testkit.preprocess_reference import drawn
 
 PICTURES = [
     encoded(drawn(500, 400), "JPEG", quality=95),

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from models import manifest as contract
 from models.manifest import Baseline, Manifest, Tensors
-from tests.models.bundles import FILES, manifest, multi, values
+from testkit.bundles import FILES, manifest, multi, values
 
 RELEASE = {
     "verdict": "released: better by 2.00%",

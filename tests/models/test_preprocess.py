@@ -20,8 +20,8 @@ from models.errors import (
 )
 from models.manifest import Preprocess
 from models.preprocess import decode, image_format, load
-from tests.models import reference
-from tests.models.pictures import (
+from testkit import preprocess_reference
+from testkit.odd_images import (
     animated_webp_claiming,
     encoded,
     jpeg_claiming,
@@ -31,9 +31,9 @@ from tests.models.pictures import (
     png_with_right_checksums,
     webp_claiming,
 )
-from tests.models.reference import Case, drawn
+from testkit.preprocess_reference import Case, drawn
 
-CASES = reference.cases()
+CASES = preprocess_reference.cases()
 PALE = [name for name, case in CASES.items() if case.kind in ("rgb", "rgba")]
 TURNED = [f"exif-{orientation}" for orientation in range(1, 9)]
 SMALL = Preprocess(image_size_px=24, crop_fraction=0.875)
@@ -42,7 +42,7 @@ WHOLE_SCALE = 1e9  # a shorter side that no JPEG is reduced to
 
 @pytest.fixture(scope="module")
 def committed() -> dict[str, NDArray[np.uint8]]:
-    with np.load(reference.FILE, allow_pickle=False) as file:
+    with np.load(preprocess_reference.FILE, allow_pickle=False) as file:
         return {name: file[name] for name in file.files}
 
 
@@ -84,7 +84,7 @@ def test_the_reference_still_gives_the_committed_pixels(
     assert committed.keys() == CASES.keys()
     for name, case in CASES.items():
         # not ==: a half may be rounded either way, as the sums' order is numpy's
-        assert np.abs(reference.pixels(case) - committed[name]).max() <= 0.5 + 1e-6, name
+        assert np.abs(preprocess_reference.pixels(case) - committed[name]).max() <= 0.5 + 1e-6, name
 
 
 def test_the_eight_orientations_give_eight_different_references(
@@ -160,7 +160,7 @@ def test_other_sixteen_bit_png_is_within_two_levels(colour: int, bands: int) -> 
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
     data = png(40, 31, 16, colour, zlib.compress(rows))
     case = Case(samples, kind)
-    assert np.abs(decode(data, SMALL) - reference.pixels(case)).max() <= 2
+    assert np.abs(decode(data, SMALL) - preprocess_reference.pixels(case)).max() <= 2
 
 
 def test_one_bit_png_equals_the_reference(committed: dict[str, NDArray[np.uint8]]) -> None:
@@ -192,7 +192,7 @@ def test_transparent_colours_of_a_palette_lie_over_white(whole_table: bool) -> N
     assert Image.open(io.BytesIO(data)).mode == "P"
     samples = np.concatenate([colours, alphas[:, None]], axis=-1)[indices]
     case = Case(samples, "rgba")
-    assert_lossless(data, case, np.rint(reference.pixels(case)).astype(np.uint8))
+    assert_lossless(data, case, np.rint(preprocess_reference.pixels(case)).astype(np.uint8))
 
 
 def test_a_transparent_colour_of_an_rgb_png_lies_over_white() -> None:
@@ -275,7 +275,7 @@ def test_an_orientation_that_does_not_exist_turns_nothing(orientation: int) -> N
 def test_load_gives_the_whole_upright_picture(orientation: int) -> None:
     samples = drawn(41, 30)
     got = np.asarray(load(encoded(samples, "PNG", orientation), WHOLE_SCALE))
-    assert np.array_equal(got, reference.upright(samples, orientation))
+    assert np.array_equal(got, preprocess_reference.upright(samples, orientation))
 
 
 # Reduced JPEG
@@ -301,7 +301,7 @@ def test_a_reduced_jpeg_equals_the_reference(
     data = encoded(case.samples, "JPEG", orientation, quality=100, subsampling=0)
     reduced = load(data, case.size_px / crop_fraction)
     assert max(reduced.size) == -(-max(width, height) // scale)
-    assert_jpeg(data, case, np.rint(reference.pixels(case)).astype(np.uint8))
+    assert_jpeg(data, case, np.rint(preprocess_reference.pixels(case)).astype(np.uint8))
 
 
 def test_a_jpeg_is_reduced_only_to_the_side_that_is_asked_for() -> None:

@@ -8,7 +8,7 @@ from models.bundle import read
 from models.errors import BundleError
 from models.manifest import Manifest
 from models.store import DEFAULT_ROOT, Store
-from tests.models.bundles import FILES, manifest, written
+from testkit.bundles import FILES, manifest, written
 
 
 @pytest.fixture

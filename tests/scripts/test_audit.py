@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from tests.serving.running import ROOT, free_port
+from testkit.servers import ROOT, free_port
 
 pytestmark = pytest.mark.long
 FOUND = {

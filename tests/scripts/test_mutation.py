@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from scripts.mutants import mutants
-from tests.serving.running import ROOT
+from testkit.servers import ROOT
 
 TOY = """def clamp(value: int, low: int) -> int:
     if value < low:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving.running import ROOT
+from testkit.servers import ROOT
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from tests.serving.running import ROOT
+from testkit.servers import ROOT
 
 WORKFLOW = ROOT / ".github" / "workflows" / "release.yml"
 

@@ -5,17 +5,17 @@ from pathlib import Path
 import pytest
 
 from serving.metrics import Metrics
-from tests import tiny
-from tests.serving.inside import Inside, run_inside
-from tests.serving.running import Server, serve
+from testkit import tiny_models
+from testkit.in_process import Inside, run_inside
+from testkit.servers import Server, serve
 
 
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with one model of each task: colours and tags."""
     folder = tmp_path_factory.mktemp("store")
-    tiny.add(folder, "colours", "single")
-    tiny.add(folder, "tags", "multi")
+    tiny_models.add(folder, "colours", "single")
+    tiny_models.add(folder, "tags", "multi")
     return folder
 
 

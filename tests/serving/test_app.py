@@ -17,13 +17,13 @@ from PIL import Image
 
 from models.manifest import MODEL_FILE
 from models.preprocess import decode
-from serving.cores import gpus
-from tests import tiny
-from tests.serving.inside import Inside, until
-from tests.serving.running import Server, get, post
+from serving.hardware import gpus
+from testkit import tiny_models
+from testkit.in_process import Inside, until
+from testkit.servers import Server, get, post
 
-RED = tiny.picture((200, 30, 30))
-PREPROCESS = tiny.content("any", 1, "single")[0].preprocess
+RED = tiny_models.picture((200, 30, 30))
+PREPROCESS = tiny_models.content("any", 1, "single")[0].preprocess
 MIB = 2**20
 
 
@@ -36,8 +36,8 @@ def client(server: Server) -> Iterator[httpx.Client]:
 def _scores(image: bytes, task: str) -> dict[str, float]:
     """Label -> score, by the independent reference."""
     pixels = decode(image, PREPROCESS)[None]
-    scores = tiny.reference_scores(pixels, "single" if task == "single" else "multi")[0]
-    return dict(zip(tiny.LABELS, scores.tolist(), strict=True))
+    scores = tiny_models.reference_scores(pixels, "single" if task == "single" else "multi")[0]
+    return dict(zip(tiny_models.LABELS, scores.tolist(), strict=True))
 
 
 def _problem(response: httpx.Response, status: int, code: str) -> str:
@@ -106,7 +106,7 @@ def test_requests_at_the_same_time_get_their_own_answers(
     server: Server, client: httpx.Client
 ) -> None:
     colours = np.random.default_rng(0).integers(0, 256, (120, 3)).tolist()
-    images = [tiny.picture((red, green, blue)) for red, green, blue in colours]
+    images = [tiny_models.picture((red, green, blue)) for red, green, blue in colours]
     ran = server.metric("labrador_batch_size_sum")
 
     def ask(image: bytes) -> dict[str, float]:
@@ -126,7 +126,7 @@ def test_models_say_what_they_are_and_where_they_run(client: httpx.Client) -> No
         ("colours", "1", "single"),
         ("tags", "1", "multi"),
     ]
-    assert models[0]["labels"] == list(tiny.LABELS)
+    assert models[0]["labels"] == list(tiny_models.LABELS)
     assert models[0]["provider"].endswith("ExecutionProvider")
     assert models[0]["precision"] == "fp32"
     assert len(models[0]["sha256"]) == 64
@@ -315,7 +315,7 @@ def _reason(server: Inside) -> str:
 def test_a_changed_bundle_is_named_and_the_server_stays_up(
     inside: Callable[..., Inside], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    model = tiny.add(tmp_path, "changed", "single") / MODEL_FILE
+    model = tiny_models.add(tmp_path, "changed", "single") / MODEL_FILE
     model.write_bytes(model.read_bytes() + b"\0")
     server = inside(ready=False, model_store=tmp_path)
     assert "changed/1/model.onnx was changed" in _reason(server)

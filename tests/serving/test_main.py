@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from serving.__main__ import main
-from tests import tiny
-from tests.serving.running import Server
+from testkit import tiny_models
+from testkit.servers import Server
 
 Output = pytest.CaptureFixture[str]
 
@@ -12,7 +12,7 @@ Output = pytest.CaptureFixture[str]
 @pytest.fixture
 def picture(tmp_path: Path) -> Path:
     file = tmp_path / "red.jpg"
-    file.write_bytes(tiny.picture())
+    file.write_bytes(tiny_models.picture())
     return file
 
 

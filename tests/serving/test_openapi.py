@@ -6,7 +6,7 @@ import httpx
 from models.errors import LabradorError
 from serving.openapi import PAGE, specification
 from serving.settings import Settings
-from tests.serving.running import Server
+from testkit.servers import Server
 
 
 def test_every_code_a_prediction_can_be_refused_with_is_described() -> None:

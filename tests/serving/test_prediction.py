@@ -15,14 +15,14 @@ from models import preprocess
 from models.bundle import read_manifest
 from models.manifest import Preprocess
 from serving import prediction
-from serving.cores import cpu_cores
+from serving.hardware import cpu_cores
 from serving.prediction import TOP_K
 from serving.session import Session
-from tests import tiny
-from tests.serving.inside import WITHIN_S, Hold, Inside, run_inside, until
-from tests.serving.running import get, post
+from testkit import tiny_models
+from testkit.in_process import WITHIN_S, Hold, Inside, run_inside, until
+from testkit.servers import get, post
 
-RED = tiny.picture((200, 30, 30))  # 48 x 48 pixels
+RED = tiny_models.picture((200, 30, 30))  # 48 x 48 pixels
 
 Start = Callable[..., Inside]
 
@@ -170,7 +170,7 @@ def test_a_full_queue_refuses_unread_and_says_when_to_come_back(
 ) -> None:
     server = inside(max_queue=64)
     colours = np.random.default_rng(0).integers(0, 256, (64, 3)).tolist()
-    pictures = [tiny.picture((red, green, blue)) for red, green, blue in colours]
+    pictures = [tiny_models.picture((red, green, blue)) for red, green, blue in colours]
     with ThreadPoolExecutor(1) as pool:
         full = pool.submit(_post, server, files=[("image", picture) for picture in pictures])
         decoding.wait()  # it holds all 64 places
@@ -194,8 +194,14 @@ def test_a_full_queue_refuses_unread_and_says_when_to_come_back(
 
 def _reference(picture: bytes) -> dict[str, float]:
     """Label -> probability, by the independent reference."""
-    pixels = preprocess.decode(picture, tiny.content("any", 1, "single")[0].preprocess)[None]
-    return dict(zip(tiny.LABELS, tiny.reference_scores(pixels, "single")[0].tolist(), strict=True))
+    pixels = preprocess.decode(picture, tiny_models.content("any", 1, "single")[0].preprocess)[None]
+    return dict(
+        zip(
+            tiny_models.LABELS,
+            tiny_models.reference_scores(pixels, "single")[0].tolist(),
+            strict=True,
+        )
+    )
 
 
 def test_each_image_of_a_batch_has_its_own_verdict(inside: Start) -> None:
@@ -204,7 +210,7 @@ def test_each_image_of_a_batch_has_its_own_verdict(inside: Start) -> None:
     seen = 'labrador_confidence_count{model="colours"}'
     before = server.metric(refused), server.metric(seen)
     colours = np.random.default_rng(0).integers(0, 256, (40, 3)).tolist()
-    images = [tiny.picture((red, green, blue)) for red, green, blue in colours]
+    images = [tiny_models.picture((red, green, blue)) for red, green, blue in colours]
     images[20:20], images[42:] = [b"no image"], [b""]
     response = _post(server, files=[("image", ("dog.jpg", image)) for image in images])
     assert response.status_code == 200
@@ -226,7 +232,7 @@ def test_requests_that_wait_while_the_model_runs_share_its_next_run(
     server = inside()
     names = [f"labrador_batch_size_{kind}" for kind in ("count", "sum")]
     before = [server.metric(name) for name in names]
-    pictures = [tiny.picture((200, shade, 30)) for shade in range(0, 160, 20)]
+    pictures = [tiny_models.picture((200, shade, 30)) for shade in range(0, 160, 20)]
     while inferring.reached.acquire(blocking=False):
         pass  # the runs of the golden images
     inferring.go.clear()
@@ -274,7 +280,7 @@ def test_each_path_has_its_own_parameters(inside: Start) -> None:
     tags = _post(server, "/tag?model=tags", content=RED).json()["tags"]
     assert [(tag["label"], tag["threshold"]) for tag in tags] == [("red", 0.5)]
     tags = _post(server, "/tag?threshold=0", content=RED).json()["tags"]
-    assert sorted(tag["label"] for tag in tags) == sorted(tiny.LABELS)
+    assert sorted(tag["label"] for tag in tags) == sorted(tiny_models.LABELS)
     for path, own in (("/classify", "top_k"), ("/tag", "threshold")):
         refused = _post(server, f"{path}?size=3", content=RED).json()["detail"]
         assert refused == f"unknown parameter 'size'; valid: model, {own}"

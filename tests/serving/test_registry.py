@@ -11,12 +11,12 @@ import pytest
 from models.errors import BadParameter, LabradorError, ModelUnknown, NotReady, Overloaded
 from models.manifest import MODEL_FILE, Task
 from models.store import Store
-from serving.cores import gpus
+from serving.hardware import gpus
 from serving.metrics import Metrics
 from serving.registry import Registry
 from serving.session import CPU
 from serving.settings import Settings
-from tests import tiny
+from testkit import tiny_models
 
 
 def _loaded(settings: Settings, metrics: Metrics, test: Callable[[Registry], None]) -> None:
@@ -65,13 +65,13 @@ def test_models_and_versions_can_be_chosen(store: Path, metrics: Metrics) -> Non
 
 
 def test_a_changed_file_is_named(tmp_path: Path, metrics: Metrics) -> None:
-    model = tiny.add(tmp_path, "colours", "single") / MODEL_FILE
+    model = tiny_models.add(tmp_path, "colours", "single") / MODEL_FILE
     model.write_bytes(model.read_bytes()[:-1] + b"\0")
     assert f"{model} was changed" in _reason(Settings(model_store=tmp_path), metrics)
 
 
 def test_a_network_with_other_scores_is_not_ready(tmp_path: Path, metrics: Metrics) -> None:
-    tiny.add(tmp_path, "colours", "single", model=tiny.network("multi"))
+    tiny_models.add(tmp_path, "colours", "single", model=tiny_models.network("multi"))
     assert "scores differ by" in _reason(Settings(model_store=tmp_path), metrics)
 
 
@@ -94,7 +94,7 @@ def test_cuda_without_a_gpu_is_not_ready_and_never_the_cpu(store: Path, metrics:
 def test_a_failure_that_nobody_foresaw_is_a_reason_too(
     tmp_path: Path, metrics: Metrics, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tiny.add(tmp_path, "odd", "single")
+    tiny_models.add(tmp_path, "odd", "single")
     (tmp_path / "odd" / "RELEASED").unlink()
     (tmp_path / "odd" / "RELEASED").mkdir()
     reason = _reason(Settings(model_store=tmp_path), metrics)
@@ -108,9 +108,9 @@ def test_a_failure_that_nobody_foresaw_is_a_reason_too(
 def test_models_that_work_are_ready_in_the_metrics_and_those_that_do_not_are_not(
     tmp_path: Path, metrics: Metrics
 ) -> None:
-    tiny.add(tmp_path, "at-work", "single")
-    (tiny.add(tmp_path, "broken", "single") / MODEL_FILE).write_bytes(b"no network")
-    tiny.add(tmp_path, "cut-off", "single")
+    tiny_models.add(tmp_path, "at-work", "single")
+    (tiny_models.add(tmp_path, "broken", "single") / MODEL_FILE).write_bytes(b"no network")
+    tiny_models.add(tmp_path, "cut-off", "single")
     for name in ("broken", "cut-off"):
         metrics.model_ready.labels(name).set(7)
     _reason(Settings(model_store=tmp_path, models=("at-work:1", "broken", "cut-off:1")), metrics)
@@ -122,7 +122,7 @@ def test_models_that_work_are_ready_in_the_metrics_and_those_that_do_not_are_not
 def test_what_is_served_says_where_it_is_from_and_how_it_runs(
     tmp_path: Path, metrics: Metrics, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = tiny.add(tmp_path, "told", "single")
+    path = tiny_models.add(tmp_path, "told", "single")
     caplog.set_level(logging.INFO, "serving")
 
     def test(registry: Registry) -> None:
@@ -137,7 +137,7 @@ def test_what_is_served_says_where_it_is_from_and_how_it_runs(
 
 
 def test_a_models_counts_begin_at_0_when_it_is_loaded(tmp_path: Path, metrics: Metrics) -> None:
-    tiny.add(tmp_path, "begun", "single")
+    tiny_models.add(tmp_path, "begun", "single")
 
     def test(registry: Registry) -> None:
         text = metrics.scrape([]).decode()
@@ -207,8 +207,8 @@ def test_a_choice_that_cannot_be_is_refused_with_the_valid_ones(
     error: type[LabradorError],
     message: str,
 ) -> None:
-    tiny.add(tmp_path, "colours", "single")
-    tiny.add(tmp_path, "paints", "single")
+    tiny_models.add(tmp_path, "colours", "single")
+    tiny_models.add(tmp_path, "paints", "single")
 
     def test(registry: Registry) -> None:
         with pytest.raises(error, match=f"^{message}$"):
@@ -230,9 +230,9 @@ def test_a_multi_label_model_is_refused_for_classify_with_its_own_path(
 def test_a_body_is_refused_unread_only_if_every_model_of_the_task_is_full(
     tmp_path: Path, metrics: Metrics
 ) -> None:
-    tiny.add(tmp_path, "one", "single")
-    tiny.add(tmp_path, "other", "single")
-    tiny.add(tmp_path, "tags", "multi")
+    tiny_models.add(tmp_path, "one", "single")
+    tiny_models.add(tmp_path, "other", "single")
+    tiny_models.add(tmp_path, "tags", "multi")
 
     def test(registry: Registry) -> None:
         one, other = registry.served["one"].batcher, registry.served["other"].batcher
@@ -267,8 +267,8 @@ def test_a_model_that_stopped_working_is_not_ready_in_the_metrics_either(
 
 RELOAD_S = 0.02
 WITHIN_S = 10
-IMAGE = np.full((tiny.SIZE_PX, tiny.SIZE_PX, 3), (200, 90, 60), np.uint8)
-BRIGHTER = tiny.WEIGHTS * 1.5  # the same answers, more surely
+IMAGE = np.full((tiny_models.SIZE_PX, tiny_models.SIZE_PX, 3), (200, 90, 60), np.uint8)
+BRIGHTER = tiny_models.WEIGHTS * 1.5  # the same answers, more surely
 
 
 def _followed(
@@ -310,19 +310,19 @@ def _count(metrics: Metrics, model: str, result: str) -> float:
 
 
 def test_the_released_version_is_swapped_in_and_back(tmp_path: Path, metrics: Metrics) -> None:
-    tiny.add(tmp_path, "swapped", "single")
-    tiny.add(tmp_path, "swapped", "single", weights=BRIGHTER)
+    tiny_models.add(tmp_path, "swapped", "single")
+    tiny_models.add(tmp_path, "swapped", "single", weights=BRIGHTER)
 
     async def scenario(registry: Registry) -> None:
         await _until(lambda: _ready(registry))
         loop = asyncio.get_running_loop()
-        for version, weights in ((1, tiny.WEIGHTS), (2, BRIGHTER), (1, tiny.WEIGHTS)):
+        for version, weights in ((1, tiny_models.WEIGHTS), (2, BRIGHTER), (1, tiny_models.WEIGHTS)):
             Store(tmp_path).release("swapped", version)
             while registry.served["swapped"].manifest.version != version:
                 await asyncio.sleep(0.01)
             registry.check_ready()
             scores = await registry.served["swapped"].batcher.scores(IMAGE, loop.time() + 5)
-            expected = tiny.reference_scores(IMAGE[None], "single", weights)[0]
+            expected = tiny_models.reference_scores(IMAGE[None], "single", weights)[0]
             np.testing.assert_allclose(scores, expected, atol=1e-5)
         assert _count(metrics, "swapped", "swapped") == 2
 
@@ -330,8 +330,8 @@ def test_the_released_version_is_swapped_in_and_back(tmp_path: Path, metrics: Me
 
 
 def test_work_that_the_old_version_took_is_answered_by_it(tmp_path: Path, metrics: Metrics) -> None:
-    tiny.add(tmp_path, "old", "single")
-    tiny.add(tmp_path, "old", "single", weights=BRIGHTER)
+    tiny_models.add(tmp_path, "old", "single")
+    tiny_models.add(tmp_path, "old", "single", weights=BRIGHTER)
 
     async def scenario(registry: Registry) -> None:
         await _until(lambda: _ready(registry))
@@ -342,7 +342,7 @@ def test_work_that_the_old_version_took_is_answered_by_it(tmp_path: Path, metric
             await asyncio.sleep(0.2)
             deadline_s = asyncio.get_running_loop().time() + 5
             scores = await old.batcher.scores(IMAGE, deadline_s)
-        expected = tiny.reference_scores(IMAGE[None], "single")[0]
+        expected = tiny_models.reference_scores(IMAGE[None], "single")[0]
         np.testing.assert_allclose(scores, expected, atol=1e-5)
         await _until(lambda: old.batcher.fault(1) == "its batcher stopped")
 
@@ -354,10 +354,10 @@ def test_a_bad_version_never_replaces_a_good_one(
     fault: str, tmp_path: Path, metrics: Metrics
 ) -> None:
     name = f"kept-{fault}"
-    tiny.add(tmp_path, name, "single")
-    wrong = tiny.network("multi") if fault == "wrong" else None
-    path = tiny.add(tmp_path, name, "single", model=wrong)
-    tiny.add(tmp_path, name, "single", weights=BRIGHTER)
+    tiny_models.add(tmp_path, name, "single")
+    wrong = tiny_models.network("multi") if fault == "wrong" else None
+    path = tiny_models.add(tmp_path, name, "single", model=wrong)
+    tiny_models.add(tmp_path, name, "single", weights=BRIGHTER)
     if fault == "tampered":
         (path / MODEL_FILE).write_bytes(b"no network")
 
@@ -382,8 +382,8 @@ def test_a_bad_version_never_replaces_a_good_one(
 def test_a_version_that_failed_is_tried_again_after_another_was_served(
     tmp_path: Path, metrics: Metrics, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tiny.add(tmp_path, "again", "single")
-    path = tiny.add(tmp_path, "again", "single", weights=BRIGHTER)
+    tiny_models.add(tmp_path, "again", "single")
+    path = tiny_models.add(tmp_path, "again", "single", weights=BRIGHTER)
     whole = (path / MODEL_FILE).read_bytes()
     (path / MODEL_FILE).write_bytes(b"no network")
 
@@ -397,7 +397,7 @@ def test_a_version_that_failed_is_tried_again_after_another_was_served(
         Store(tmp_path).release("again", 2)
         await _until(lambda: registry.served["again"].manifest.version == 2)
 
-    tiny.add(tmp_path, "again", "single")
+    tiny_models.add(tmp_path, "again", "single")
     _followed(tmp_path, metrics, scenario)
     (message,) = (record.getMessage() for record in caplog.records)
     assert message.startswith(f"{path} is not served: BundleError: {path / MODEL_FILE} was changed")
@@ -409,8 +409,8 @@ def test_a_store_that_cannot_be_read_for_a_while_changes_nothing(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    tiny.add(tmp_path, "steady", "single")
-    tiny.add(tmp_path, "steady", "single", weights=BRIGHTER)
+    tiny_models.add(tmp_path, "steady", "single")
+    tiny_models.add(tmp_path, "steady", "single", weights=BRIGHTER)
     released = tmp_path / "steady" / "RELEASED"
 
     def unreadable(store: Store) -> list[str]:
@@ -438,8 +438,8 @@ def test_a_store_that_cannot_be_read_for_a_while_changes_nothing(
 def test_models_that_were_proved_stay_while_a_broken_one_is_mended(
     tmp_path: Path, metrics: Metrics
 ) -> None:
-    tiny.add(tmp_path, "sound", "single")
-    path = tiny.add(tmp_path, "unsound", "single") / MODEL_FILE
+    tiny_models.add(tmp_path, "sound", "single")
+    path = tiny_models.add(tmp_path, "unsound", "single") / MODEL_FILE
     whole = path.read_bytes()
     path.write_bytes(b"no network")
 
@@ -457,8 +457,8 @@ def test_models_that_were_proved_stay_while_a_broken_one_is_mended(
 
 def test_the_chosen_versions_only_are_followed(tmp_path: Path, metrics: Metrics) -> None:
     for name in ("fixed", "moving", "other"):
-        tiny.add(tmp_path, name, "single")
-        tiny.add(tmp_path, name, "single", weights=BRIGHTER)
+        tiny_models.add(tmp_path, name, "single")
+        tiny_models.add(tmp_path, name, "single", weights=BRIGHTER)
 
     async def scenario(registry: Registry) -> None:
         await _until(lambda: _ready(registry))
@@ -476,8 +476,8 @@ def test_the_chosen_versions_only_are_followed(tmp_path: Path, metrics: Metrics)
 def test_closing_does_not_wait_for_what_an_old_version_holds(
     tmp_path: Path, metrics: Metrics
 ) -> None:
-    tiny.add(tmp_path, "held", "single")
-    tiny.add(tmp_path, "held", "single", weights=BRIGHTER)
+    tiny_models.add(tmp_path, "held", "single")
+    tiny_models.add(tmp_path, "held", "single", weights=BRIGHTER)
 
     async def scenario(registry: Registry) -> None:
         await _until(lambda: _ready(registry))
@@ -496,11 +496,11 @@ def test_closing_does_not_wait_for_what_an_old_version_holds(
 
 
 def test_a_new_model_of_the_store_is_served_too(tmp_path: Path, metrics: Metrics) -> None:
-    tiny.add(tmp_path, "first", "single")
+    tiny_models.add(tmp_path, "first", "single")
 
     async def scenario(registry: Registry) -> None:
         await _until(lambda: _ready(registry))
-        tiny.add(tmp_path, "second", "multi")
+        tiny_models.add(tmp_path, "second", "multi")
         await _until(lambda: "second" in registry.served)
         assert registry.choose("multi", None).manifest.name == "second"
         assert metrics.model_ready.labels("second")._value.get() == 1
@@ -512,15 +512,15 @@ def test_an_empty_store_becomes_ready_once_it_is_filled(tmp_path: Path, metrics:
     async def scenario(registry: Registry) -> None:
         await asyncio.sleep(5 * RELOAD_S)
         assert not _ready(registry)
-        tiny.add(tmp_path, "late", "single")
+        tiny_models.add(tmp_path, "late", "single")
         await _until(lambda: _ready(registry))
 
     _followed(tmp_path, metrics, scenario)
 
 
 def test_without_reload_nothing_is_swapped(tmp_path: Path, metrics: Metrics) -> None:
-    tiny.add(tmp_path, "stays", "single")
-    tiny.add(tmp_path, "stays", "single", weights=BRIGHTER)
+    tiny_models.add(tmp_path, "stays", "single")
+    tiny_models.add(tmp_path, "stays", "single", weights=BRIGHTER)
 
     async def scenario() -> None:
         registry = Registry(Settings(model_store=tmp_path), metrics, threads=1, worker=0)

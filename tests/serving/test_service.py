@@ -13,15 +13,15 @@ from typing import Any
 import httpx
 import pytest
 
-from tests import tiny
-from tests.serving.inside import Inside, until
-from tests.serving.running import ROOT, Server, command, serve
+from testkit import tiny_models
+from testkit.in_process import Inside, until
+from testkit.servers import ROOT, Server, command, serve
 
 
 @pytest.fixture(scope="module")
 def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("pictures") / "dog.jpg"
-    file.write_bytes(tiny.picture())
+    file.write_bytes(tiny_models.picture())
     return file
 
 
@@ -125,7 +125,7 @@ def test_a_bad_setting_stops_it_with_one_line(tmp_path: Path) -> None:
     assert "Traceback" not in run.stderr
 
 
-@pytest.mark.parametrize("module", ["serving.session", "training.runtime"])
+@pytest.mark.parametrize("module", ["serving.session", "training.evaluation.onnx_session"])
 def test_onnx_runtime_leaves_no_trace_of_an_identity(tmp_path: Path, module: str) -> None:
     places = {"HOME": str(tmp_path), "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", f"import {module}"], env=places, check=True)

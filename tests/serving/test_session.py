@@ -13,10 +13,10 @@ from models import bundle
 from models.bundle import Bundle
 from models.errors import BundleError, GateError
 from models.manifest import GOLDEN_SCORES_FILE, MODEL_FILE, Preprocess, Task, Tensors
-from serving.cores import gpus
+from serving.hardware import gpus
 from serving.session import CPU, DeviceError, Place, Session, open_proved
 from serving.settings import Settings
-from tests import tiny
+from testkit import tiny_models
 
 Device = Literal["auto", "cuda", "cpu"]
 
@@ -33,7 +33,7 @@ def session_of(whole: Bundle, device: Device = "cpu") -> Session:
 
 
 def images_of(count: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    shape = (count, tiny.SIZE_PX, tiny.SIZE_PX, 3)
+    shape = (count, tiny_models.SIZE_PX, tiny_models.SIZE_PX, 3)
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 
@@ -51,7 +51,7 @@ def test_scores_are_those_of_the_independent_reference(store: Path, name: str, t
     scores = session_of(bundle_of(store, name)).run(images)
     assert scores.dtype == np.float32
     assert scores.shape == (5, 3)
-    np.testing.assert_allclose(scores, tiny.reference_scores(images, task), atol=1e-5)
+    np.testing.assert_allclose(scores, tiny_models.reference_scores(images, task), atol=1e-5)
 
 
 def test_a_batch_gives_what_its_images_give_alone(store: Path) -> None:
@@ -102,11 +102,11 @@ def test_bytes_that_are_no_network_are_refused(store: Path) -> None:
 
 
 def _with_int8(folder: Path, int8: bytes) -> Bundle:
-    return bundle.read(tiny.add(folder, "colours", "single", int8=int8))
+    return bundle.read(tiny_models.add(folder, "colours", "single", int8=int8))
 
 
 def test_auto_takes_int8_on_a_cpu_where_the_bundle_has_it(tmp_path: Path) -> None:
-    whole = _with_int8(tmp_path, tiny.network("single", tiny.WEIGHTS * 1.01))
+    whole = _with_int8(tmp_path, tiny_models.network("single", tiny_models.WEIGHTS * 1.01))
     chosen = open_proved(whole, Settings(device="cpu"), PLACE)
     exact = open_proved(whole, Settings(device="cpu", precision="fp32"), PLACE)
     assert (chosen.variant.precision, exact.variant.precision) == ("int8", "fp32")
@@ -119,7 +119,9 @@ def test_auto_is_fp32_where_there_is_nothing_else(store: Path) -> None:
     assert session.variant.precision == "fp32"
 
 
-@pytest.mark.parametrize("int8", [b"no network", tiny.network("single", -tiny.WEIGHTS)])
+@pytest.mark.parametrize(
+    "int8", [b"no network", tiny_models.network("single", -tiny_models.WEIGHTS)]
+)
 def test_auto_passes_over_a_variant_that_fails_here(
     int8: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -134,7 +136,7 @@ def test_auto_passes_over_a_variant_that_fails_here(
 
 
 def test_a_precision_that_the_bundle_lacks_is_refused_with_those_it_has(tmp_path: Path) -> None:
-    whole = _with_int8(tmp_path, tiny.network("single"))
+    whole = _with_int8(tmp_path, tiny_models.network("single"))
     with pytest.raises(BundleError, match="^colours:1 has no fp16; it has fp32, int8$"):
         open_proved(whole, Settings(device="cpu", precision="fp16"), PLACE)
 
@@ -168,7 +170,7 @@ def _add_maps(graph: onnx.GraphProto, kind: int = TensorProto.FLOAT, labels: int
 def test_a_network_with_maps_is_run_for_its_scores(store: Path) -> None:
     images = images_of(2)
     scores = session_of(_with_graph(bundle_of(store, "colours"), _add_maps)).run(images)
-    np.testing.assert_allclose(scores, tiny.reference_scores(images, "single"), atol=1e-5)
+    np.testing.assert_allclose(scores, tiny_models.reference_scores(images, "single"), atol=1e-5)
 
 
 def _add_input(graph: onnx.GraphProto) -> None:

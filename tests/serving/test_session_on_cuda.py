@@ -17,12 +17,12 @@ from models.errors import GateError
 from models.golden import TOLERANCE_CPU, TOLERANCE_CUDA
 from models.manifest import GOLDEN_SCORES_FILE
 from serving import session as session_module
-from serving.cores import gpus
+from serving.hardware import gpus
 from serving.metrics import Metrics
 from serving.registry import Registry
 from serving.session import CPU, CUDA, DeviceError, Place, Session, open_proved
 from serving.settings import Settings
-from tests import tiny
+from testkit import tiny_models
 from tests.serving.test_session import PLACE, Device, bundle_of, images_of, session_of
 
 
@@ -147,7 +147,7 @@ def test_on_cuda_batches_are_padded_to_few_sizes_and_each_is_tried_before_the_go
     for count in range(1, 7):
         images = images_of(count)
         np.testing.assert_allclose(
-            session.run(images), tiny.reference_scores(images, "single"), atol=1e-5
+            session.run(images), tiny_models.reference_scores(images, "single"), atol=1e-5
         )
     assert on_cuda.batches == [1, 2, 4, 4, 6, 6]
     on_cuda.batches.clear()
@@ -224,5 +224,5 @@ def test_on_a_gpu_cuda_runs_and_batches_are_padded_to_buckets(store: Path, devic
     session.prove(whole)
     images = images_of(3)
     np.testing.assert_allclose(
-        session.run(images), tiny.reference_scores(images, "single"), atol=2e-3
+        session.run(images), tiny_models.reference_scores(images, "single"), atol=2e-3
     )

@@ -2,7 +2,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import swap
-from tests.serving.inside import Inside
+from testkit.in_process import Inside
 
 
 def test_no_request_fails_while_versions_are_swapped(

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from models.store import Store
-from tests import tiny
-from tests.serving.running import Server, post, serve
+from testkit import tiny_models
+from testkit.servers import Server, post, serve
 
 WITHIN_S = 30
 
@@ -20,8 +20,8 @@ WITHIN_S = 30
 @pytest.fixture(scope="module")
 def store_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("store")
-    tiny.add(root, "colours", "single")
-    tiny.add(root, "colours", "single", weights=tiny.WEIGHTS * 0.5)
+    tiny_models.add(root, "colours", "single")
+    tiny_models.add(root, "colours", "single", weights=tiny_models.WEIGHTS * 0.5)
     return root
 
 
@@ -40,7 +40,7 @@ def versions_of(server: Server, count: int) -> Counter[str]:
     """The version that answers, each time over a new connection: any worker may take it."""
     found: Counter[str] = Counter()
     for _ in range(count):
-        answer = post(f"{server.url}/classify", content=tiny.picture())
+        answer = post(f"{server.url}/classify", content=tiny_models.picture())
         found[answer.json()["model"]["version"]] += 1
     return found
 
@@ -52,7 +52,7 @@ def test_the_workers_sum_is_the_number_of_requests_sent(pair: Server) -> None:
 
     def ask() -> None:
         for _ in range(25):
-            post(f"{pair.url}/classify", content=tiny.picture()).raise_for_status()
+            post(f"{pair.url}/classify", content=tiny_models.picture()).raise_for_status()
 
     clients = [threading.Thread(target=ask) for _ in range(4)]
     for client in clients:

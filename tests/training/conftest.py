@@ -11,11 +11,11 @@ from models import bundle
 from models.bundle import Bundle
 from models.manifest import Task
 from models.store import Store
-from tests.training import narrow, samples
-from training import run
-from training.export import export
-from training.run import Run
-from training.train import train
+from testkit import image_sets, narrow_resnet
+from training import run_folder
+from training.commands.train import train
+from training.export.export import export
+from training.run_folder import Run
 
 Once = Callable[[str, Callable[[Path], object]], Path]
 
@@ -31,14 +31,14 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def narrow_networks() -> Iterator[None]:
-    with narrow.in_place():
+    with narrow_resnet.in_place():
         yield
 
 
 @pytest.fixture(scope="module")
 def real_networks() -> Iterator[None]:
     """torchvision's own, at their full width, in the whole file: for `pytestmark`."""
-    with narrow.in_place(narrow.REAL):
+    with narrow_resnet.in_place(narrow_resnet.REAL):
         yield
 
 
@@ -65,28 +65,28 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
 @pytest.fixture(scope="session")
 def single_data(once: Once) -> Path:
     """Three labels, sixteen images each, in class folders. Not to be changed."""
-    return once("single-data", lambda f: samples.class_folders(f / "colours", 16)) / "colours"
+    return once("single-data", lambda f: image_sets.class_folders(f / "colours", 16)) / "colours"
 
 
 @pytest.fixture(scope="session")
 def multi_data(once: Once) -> Path:
     """A CSV of fifty images with none to three labels. Not to be changed."""
-    return once("multi-data", lambda folder: samples.table(folder, 50)) / "labels.csv"
+    return once("multi-data", lambda folder: image_sets.table(folder, 50)) / "labels.csv"
 
 
 @pytest.fixture(scope="session")
 def single_run(single_data: Path, once: Once) -> Run:
     """Not trained to the end: where every score is 0 or 1, a change of the network hides."""
-    recipe = samples.recipe(single_data, valid=0.5, lr="6e-3")
-    with narrow.in_place():
-        return run.read(once("single-run", lambda folder: train(recipe, folder)))
+    recipe = image_sets.recipe(single_data, valid=0.5, lr="6e-3")
+    with narrow_resnet.in_place():
+        return run_folder.read(once("single-run", lambda folder: train(recipe, folder)))
 
 
 @pytest.fixture(scope="session")
 def multi_run(multi_data: Path, once: Once) -> Run:
-    recipe = samples.recipe(multi_data, valid=0.5, lr="3e-2")
-    with narrow.in_place():
-        return run.read(once("multi-run", lambda folder: train(recipe, folder)))
+    recipe = image_sets.recipe(multi_data, valid=0.5, lr="3e-2")
+    with narrow_resnet.in_place():
+        return run_folder.read(once("multi-run", lambda folder: train(recipe, folder)))
 
 
 @pytest.fixture(scope="session")
@@ -97,7 +97,7 @@ def store(single_run: Run, multi_run: Run, once: Once) -> Store:
         export(single_run, "colours", Store(folder))
         export(multi_run, "stripes", Store(folder))
 
-    with narrow.in_place():
+    with narrow_resnet.in_place():
         return Store(once("store", fill))
 
 

@@ -9,11 +9,12 @@ import pytest
 from models import bundle
 from models.bundle import Bundle
 from models.store import Store
-from tests.training import samples
-from training import export, run
+from testkit import image_sets
+from training import run_folder
 from training.__main__ import main
+from training.export import export
 from training.recipe import Recipe
-from training.run import Run
+from training.run_folder import Run
 
 QUICK = [
     *("--weights", "none", "--device", "cpu", "--image-size", "32", "--batch-size", "16"),
@@ -52,7 +53,7 @@ def test_training_from_the_command_line_to_figures(
     assert "phase head  epoch 1  train_loss" in text
     assert "9 held-out images, value and 95 % interval:" in text
     assert text.endswith(f"next: python -m training export {out} --name NAME\n")
-    assert run.read(out).outcome.labels == ("blue", "green", "red")
+    assert run_folder.read(out).outcome.labels == ("blue", "green", "red")
 
 
 def test_inspection_from_the_command_line(
@@ -180,7 +181,7 @@ def test_a_folder_in_use_is_one_and_stays_untouched(
 
 
 def test_an_image_that_is_damaged_is_one_and_named(tmp_path: Path, capsys: Output) -> None:
-    folder = samples.class_folders(tmp_path / "data", 3)
+    folder = image_sets.class_folders(tmp_path / "data", 3)
     (folder / "red" / "001.jpg").write_bytes(b"\xff\xd8\xff torn")
     assert main(["train", str(folder), "--out", str(tmp_path / "run"), *QUICK]) == 1
     message = one_line(capsys)
@@ -229,14 +230,14 @@ def test_evaluation_can_rename_labels_and_leave_images_out(
 ) -> None:
     rows = [line.split(",") for line in multi_data.read_text().splitlines()]
     renamed = [[name, labels.replace("red", "rouge")] for name, labels in rows]
-    table = samples.write_csv(tmp_path / "labels.csv", renamed)
+    table = image_sets.write_csv(tmp_path / "labels.csv", renamed)
     images = ["--images", str(multi_data.parent / "images"), "--device", "cpu"]
     arguments = ["evaluate", str(multi_run.path), "--data", str(table), *images]
     assert main([*arguments, "--out", str(tmp_path / "refused")]) == 1
     assert "the model has no label 'rouge'" in one_line(capsys)
-    names = samples.write_csv(tmp_path / "names.csv", [["from", "to"], ["rouge", "red"]])
+    names = image_sets.write_csv(tmp_path / "names.csv", [["from", "to"], ["rouge", "red"]])
     left_out = [item.file for item in multi_run.items if item.is_valid][:2]
-    quarantine = samples.write_csv(
+    quarantine = image_sets.write_csv(
         tmp_path / "q.csv", [["file", "reason"], *([file, "blurred"] for file in left_out)]
     )
     options = ["--relabel", str(names), "--quarantine", str(quarantine)]

@@ -16,17 +16,18 @@ from safetensors.torch import load_file
 
 from models.bundle import sha256
 from models.errors import RunError
-from tests.training import samples
-from tests.training.processes import Command, kill_when_written, signal_in_step
-from tests.training.test_checkpoint import files_of_at_most
-from training import batches, checkpoint, fine_tune, run
+from testkit import image_sets
+from testkit.processes import Command, kill_when_written, signal_in_step
+from tests.training.fine_tuning.test_checkpoint import files_of_at_most
+from training import run_folder
 from training.__main__ import main
-from training.batches import Training
-from training.feed import Cached
-from training.fine_tune import FineTuning
+from training.commands.train import resume, train
+from training.data.image_source import Cached
+from training.fine_tuning import batches, checkpoint, trainer
+from training.fine_tuning.batches import Training
+from training.fine_tuning.trainer import FineTuning
 from training.recipe import Recipe
-from training.run import Run
-from training.train import resume, train
+from training.run_folder import Run
 
 SAME = ("network.safetensors", "metrics.json", "predictions.csv", "curves.csv", "split.jsonl")
 STEPS = 9  # three epochs of three, the first of the head alone
@@ -40,7 +41,7 @@ class StoppedError(Exception):
 def recipe_of(source: Path, **changes: Any) -> Recipe:
     """Twelve images to train on, checkpoints as often as there can be."""
     options = {"valid": 0.75, "batch_size": 4, "freeze_epochs": 1, "epochs": 2, "checkpoint_s": 0}
-    return samples.recipe(source, **(options | changes))
+    return image_sets.recipe(source, **(options | changes))
 
 
 def words_of(recipe: Recipe, out: Path) -> list[str]:
@@ -110,7 +111,7 @@ def test_a_run_stopped_anywhere_and_resumed_is_the_undisturbed_one(
 ) -> None:
     """One run, stopped again and again: in the first step, in the middle and at the end of an
     epoch, in both phases, and after the last step. Progress is kept every second step."""
-    monkeypatch.setattr(fine_tune, "_LOOK", 2)
+    monkeypatch.setattr(trainer, "_LOOK", 2)
     with pytest.raises(StoppedError), stopped_before(0, 0):
         train(recipe_of(single_data), tmp_path / "run")
     kept = [steps_done(tmp_path / "run")]
@@ -124,7 +125,7 @@ def test_a_run_stopped_anywhere_and_resumed_is_the_undisturbed_one(
         raise StoppedError
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(StoppedError):
-        patch.setattr(run, "write_end", unwritten)
+        patch.setattr(run_folder, "write_end", unwritten)
         resume(tmp_path / "run")
     assert steps_done(tmp_path / "run") == STEPS
     assert not (tmp_path / "run" / "run.json").exists()
@@ -134,7 +135,7 @@ def test_a_run_stopped_anywhere_and_resumed_is_the_undisturbed_one(
 
 def test_a_complete_run_has_no_checkpoints(undisturbed: Path) -> None:
     assert not (undisturbed / "checkpoints").exists()
-    assert run.read(undisturbed).path == undisturbed
+    assert run_folder.read(undisturbed).path == undisturbed
 
 
 def test_a_run_that_ends_early_keeps_its_best_epoch_wherever_it_was_stopped(
@@ -145,7 +146,7 @@ def test_a_run_that_ends_early_keeps_its_best_epoch_wherever_it_was_stopped(
     whole = train(recipe, tmp_path / "whole")
     assert len(outcome(whole)["metrics.jsonl"]) == 2
     assert int(load_file(whole / "network.safetensors")["bn1.num_batches_tracked"]) == 0
-    monkeypatch.setattr(fine_tune, "_LOOK", 1)
+    monkeypatch.setattr(trainer, "_LOOK", 1)
     with pytest.raises(StoppedError), stopped_before(4, 0):
         train(recipe, tmp_path / "run")
     with pytest.raises(StoppedError), stopped_before(5, 4):
@@ -224,8 +225,8 @@ def test_a_disk_that_is_full_ends_with_one_line_and_the_run_can_go_on(
 def test_two_processes_cannot_train_into_one_folder(
     own: Path, single_data: Path, tmp_path: Path
 ) -> None:
-    new = run.create(tmp_path / "new")
-    with run.held(own, first=True), run.held(new, first=True):  # by this process
+    new = run_folder.create(tmp_path / "new")
+    with run_folder.held(own, first=True), run_folder.held(new, first=True):  # by this process
         commands = [
             Command(["train", "--resume", str(own)], tmp_path / "1"),
             Command(words_of(recipe_of(single_data), new), tmp_path / "2"),
@@ -263,11 +264,11 @@ def test_other_images_need_a_new_run(own: Path, change: str, named: str) -> None
     data = own.parent / "data"
     file = data / "red" / "003.jpg"
     if change == "changed":
-        file.write_bytes(samples.image(77))
+        file.write_bytes(image_sets.image(77))
     elif change == "gone":
         file.unlink()
     elif change == "new":
-        (data / "red" / "new.jpg").write_bytes(samples.image(77))
+        (data / "red" / "new.jpg").write_bytes(image_sets.image(77))
     else:
         file.rename(data / "blue" / "moved.jpg")
     with pytest.raises(RunError, match=f"among them {named}: other images need a new run"):
@@ -295,15 +296,15 @@ def test_a_run_goes_on_with_its_own_copy_of_the_quarantine_list(
 ) -> None:
     """The list that it was given says something else by then."""
     rows = [["file", "reason"], ["red/003.jpg", "blurred"], ["blue/007.jpg", "blurred"]]
-    listed = samples.write_csv(tmp_path / "mine.csv", rows)
+    listed = image_sets.write_csv(tmp_path / "mine.csv", rows)
     recipe = recipe_of(single_data, quarantine=str(listed))
     whole = train(recipe, tmp_path / "whole")
     with pytest.raises(StoppedError), stopped_before(4, 0):
         train(recipe, tmp_path / "run")
-    samples.write_csv(listed, rows[:2])
+    image_sets.write_csv(listed, rows[:2])
     resume(tmp_path / "run")
     assert outcome(tmp_path / "run") == outcome(whole)
-    files = {item.file for item in run.read(whole).items}
+    files = {item.file for item in run_folder.read(whole).items}
     assert len(files) == 46 and not files & {"red/003.jpg", "blue/007.jpg"}
 
 
@@ -366,7 +367,7 @@ def test_a_loss_that_is_not_finite_names_the_images_of_its_step(
     recipe = recipe_of(single_data, lr="1e10")
     text = refused(words_of(recipe, tmp_path), capsys)
     step = int(text.partition("the loss of step ")[2].split()[0]) - 1
-    files = [item.file for item in run.read_start(tmp_path)[1] if not item.is_valid]
+    files = [item.file for item in run_folder.read_start(tmp_path)[1] if not item.is_valid]
     targets = torch.zeros(len(files))
     pixels = Cached(torch.zeros(len(files), 1, 1, 3), torch.ones(len(files), 2))
     orders = batches.order(Training(pixels, files, targets), recipe, step // 3)

@@ -1,0 +1,160 @@
+"""`python -m serving predict`: a model's answers to many files as a CSV, by the service's own code.
+
+Columns: path; model; said (the likeliest label, or all tags, separated by spaces); error (the code
+and the reason where a file is no image that the service would take); one score a label. A line is
+written as soon as its batch is done, so a call that was stopped goes on where it was.
+"""
+
+import csv
+import io
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from models import bundle, decision
+from models.errors import DataError, LabradorError
+from models.manifest import Manifest
+from models.preprocess import decode
+from models.store import Store
+from serving.hardware import cpu_cores
+from serving.session import Place, Session, open_proved
+from serving.settings import Settings
+
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp"}  # in folders; a file that is named is always read
+_COLUMNS = ["path", "model", "said", "error"]
+
+Pixels = NDArray[np.uint8] | LabradorError
+
+
+def predict(reference: str, paths: Sequence[Path], out: Path, settings: Settings) -> list[str]:
+    """Append what is missing to the CSV `out`; the errors in it, each with its file's path.
+
+    paths: images, and folders of images. Raises BundleError for a model that is not in the store or
+    fails its golden images, DataError if a path is missing or `out` is of another model.
+    """
+    files = find(paths)
+    whole = bundle.read(Store(settings.model_store).path(reference))
+    cores = cpu_cores()
+    session = open_proved(whole, settings, Place(threads=cores, worker=0))
+    manifest = whole.manifest
+    header = [*_COLUMNS, *manifest.labels]
+    done = _done(out, header, _named(manifest))
+    missing = [file for file in files if str(file) not in done]
+    with (
+        out.open("a", encoding="utf-8", newline="") as table,
+        ThreadPoolExecutor(cores, "decode") as decoders,
+        tqdm(
+            total=len(files), initial=len(files) - len(missing), unit=" images", disable=None
+        ) as bar,
+    ):
+        writer = csv.writer(table)
+        if not done and table.tell() == 0:
+            writer.writerow(header)
+        for batch in _batches(missing, manifest, settings, session.max_batch, decoders):
+            for row in _rows(batch, session, manifest):
+                writer.writerow(row)
+                if row[3]:
+                    done[str(row[0])] = str(row[3])
+            table.flush()
+            bar.update(len(batch))
+        os.fsync(table.fileno())
+    asked = {str(file) for file in files}
+    return [f"{path}: {error}" for path, error in done.items() if error and path in asked]
+
+
+def find(paths: Sequence[Path]) -> list[Path]:
+    """The files, and those in the folders that are named like images, sorted; each once."""
+    files: dict[Path, None] = {}
+    for path in paths:
+        if path.is_dir():
+            inside = (p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+            files |= dict.fromkeys(sorted(inside))
+        elif path.exists():
+            files[path] = None
+        else:
+            raise DataError(f"{path} does not exist: give images, or folders of images")
+    if not files:
+        raise DataError(
+            f"no images in {', '.join(map(str, paths))}: files that end in"
+            f" {', '.join(sorted(EXTENSIONS))} are looked for"
+        )
+    return list(files)
+
+
+def _batches(
+    files: Sequence[Path],
+    manifest: Manifest,
+    settings: Settings,
+    max_batch: int,
+    decoders: ThreadPoolExecutor,
+) -> Iterator[list[tuple[Path, Pixels]]]:
+    """Decoded files in order; while one batch is in the model, the next two are decoded."""
+
+    def read(file: Path) -> Pixels:
+        try:
+            return decode(file.read_bytes(), manifest.preprocess, settings.max_megapixels)
+        except LabradorError as error:
+            return error
+        except OSError as error:
+            return DataError(f"cannot be read: {error.strerror}")
+
+    waiting: deque[tuple[Path, Future[Pixels]]] = deque()
+    rest = iter(files)
+    while True:
+        for file in islice(rest, 3 * max_batch - len(waiting)):
+            waiting.append((file, decoders.submit(read, file)))
+        if not waiting:
+            return
+        count = min(max_batch, len(waiting))
+        taken = [waiting.popleft() for _ in range(count)]
+        yield [(file, decoded.result()) for file, decoded in taken]
+
+
+def _rows(
+    batch: Sequence[tuple[Path, Pixels]], session: Session, manifest: Manifest
+) -> Iterator[list[object]]:
+    images = [pixels for _, pixels in batch if not isinstance(pixels, LabradorError)]
+    scores = iter(session.run(np.stack(images)) if images else ())
+    for file, pixels in batch:
+        if isinstance(pixels, LabradorError):
+            blank = [""] * len(manifest.labels)
+            yield [file, _named(manifest), "", f"{pixels.code}: {pixels}", *blank]
+            continue
+        row: NDArray[np.float32] = next(scores)
+        if manifest.task == "single":
+            said = decision.classify(row, manifest, top_k=1)[0].label
+        else:
+            said = " ".join(tag.label for tag in decision.tag(row, manifest))
+        yield [file, _named(manifest), said, "", *row.tolist()]
+
+
+def _done(out: Path, header: list[str], model: str) -> dict[str, str]:
+    """The error of each path that `out` already has, empty where there is none.
+
+    A last line that was torn is taken away.
+    """
+    if not out.exists():
+        return {}
+    content = out.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        out.write_bytes(whole)
+    rows = list(csv.reader(io.StringIO(whole.decode("utf-8", "replace"), newline="")))
+    if not rows:
+        return {}
+    if rows[0] != header:
+        raise DataError(f"{out} has other columns than {model} would write: give another --out")
+    if others := {row[1] for row in rows[1:]} - {model}:
+        raise DataError(f"{out} has answers of {others.pop()}, not {model}: give another --out")
+    return {row[0]: row[3] for row in rows[1:]}
+
+
+def _named(manifest: Manifest) -> str:
+    return f"{manifest.name}:{manifest.version}"

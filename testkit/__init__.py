@@ -1,0 +1,1 @@
+"""What tests and benchmarks share: running servers, tiny models, image sets. Not installed."""

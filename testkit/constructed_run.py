@@ -1,0 +1,66 @@
+"""A run without training: the same on any CPU, with margins that no rounding bridges.
+
+A ResNet with random weights sees colours apart; its head is the means of each colour's features.
+"""
+
+from pathlib import Path
+
+import torch
+
+from models.bundle import sha256
+from models.manifest import Baseline, Metric
+from testkit import image_sets
+from training import run_folder
+from training.data import decoding
+from training.data.split import Item
+from training.network.resnet import Network
+from training.run_folder import Outcome, Run
+
+_STEEPNESS = 3.0  # logits of the true colour are so far above the others', about
+
+
+def colours(data: Path, folder: Path) -> Run:
+    """The run of what `samples.class_folders` wrote; every second image is held out."""
+    recipe = image_sets.recipe(data)
+    files = sorted(data.rglob("*.jpg"))
+    items = [
+        Item(
+            file.relative_to(data).as_posix(),
+            sha256(file.read_bytes()),
+            (file.parent.name,),
+            number % 2 == 0,
+        )
+        for number, file in enumerate(files)
+    ]
+    labels = tuple(sorted(image_sets.COLOURS))
+    images = decoding.served(files, recipe.preprocess).permute(0, 3, 1, 2).float()
+    colour = torch.tensor([labels.index(file.parent.name) for file in files])
+    torch.manual_seed(0)
+    network = Network("resnet18", len(labels)).eval()
+    with torch.inference_mode():
+        features = network.features(images).mean((2, 3))
+        means = torch.stack([features[colour == number].mean(0) for number in range(len(labels))])
+        away = means - means.mean(0)
+        weights = _STEEPNESS * torch.linalg.pinv(away).T
+        network.resnet.fc.weight.copy_(weights)
+        network.resnet.fc.bias.copy_(-weights @ means.mean(0))
+    run_folder.write_start(
+        folder, recipe, items, run_folder.provenance(recipe, items, ("none", None, "none"))
+    )
+    run_folder.write_weights(folder, network)
+    (folder / run_folder.REPORT_FILE).write_text("none")
+    outcome = Outcome(
+        task="single",
+        arch="resnet18",
+        labels=labels,
+        temperature=1.0,
+        thresholds=None,
+        preprocess=recipe.preprocess,
+        metrics=dict.fromkeys(("error", "top5_error", "macro_f1"), Metric(value=0, low=0, high=0)),
+        baseline=Baseline(
+            label_share=(0.4, 0.3, 0.3), confidence_edges=(1.0,), confidence_counts=(len(items),)
+        ),
+        provenance=run_folder.read_provenance(folder),
+    )
+    run_folder.write_end(folder, outcome)
+    return run_folder.read(folder)

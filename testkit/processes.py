@@ -1,0 +1,101 @@
+"""Commands in processes of their own, with narrow networks, which can be killed.
+
+They are forked from a process that has imported everything: importing takes seconds each time.
+"""
+
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from testkit import narrow_resnet
+from training.__main__ import main
+from training.fine_tuning.trainer import FineTuning
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["pytest", "tests.training.processes"])
+
+
+class Command:
+    """`python -m training WORDS…`, begun, on one thread."""
+
+    def __init__(
+        self,
+        words: list[str],
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        prepare: Callable[[], None] | None = None,
+    ) -> None:
+        """`prepare` is called in the new process before the command; it can be pickled."""
+        self.out, self.err = log.with_suffix(".out"), log.with_suffix(".err")
+        arguments = (words, self.out, self.err, dict(environment or {}), prepare)
+        self._process = _CONTEXT.Process(target=_run, args=arguments, daemon=True)
+        self._process.start()
+
+    def code(self, timeout_s: float = 120) -> int:
+        """The exit code; minus the signal that ended it. One that takes longer is killed."""
+        self._process.join(timeout_s)
+        if self._process.exitcode is None:
+            self._process.kill()
+            self._process.join(timeout_s)
+            raise AssertionError(f"still alive after {timeout_s} s: {self.err.read_text()}")
+        return self._process.exitcode
+
+
+def _run(
+    words: list[str],
+    out: Path,
+    err: Path,
+    environment: dict[str, str],
+    prepare: Callable[[], None] | None,
+) -> None:
+    for file, handle in ((out, 1), (err, 2)):
+        with file.open("wb") as opened:
+            os.dup2(opened.fileno(), handle)
+    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # multiprocessing ignores it
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    torch.set_num_threads(1)
+    narrow_resnet.put_in_place()
+    if prepare:
+        prepare()
+    sys.exit(main(words))
+
+
+# What `prepare` can be: the process sends itself a signal, at a moment that no clock decides.
+
+
+def signal_in_step(number: signal.Signals, step: int) -> None:
+    """In place of the step with this number, from 0, of those that this process does."""
+    whole, left = FineTuning.step, step
+
+    def counted(*arguments: Any) -> torch.Tensor:
+        nonlocal left
+        if left == 0:
+            signal.raise_signal(number)
+        left -= 1
+        return whole(*arguments)
+
+    FineTuning.step = counted  # type: ignore[method-assign, assignment]
+
+
+def kill_when_written(pattern: str, count: int) -> None:
+    """When the file whose name fits, the so-many-th of them, is written but not yet in place."""
+    whole, left = os.replace, count
+
+    def counted(source: str, target: Path) -> None:
+        nonlocal left
+        left -= target.match(pattern)
+        if left == 0:
+            signal.raise_signal(signal.SIGKILL)
+        whole(source, target)
+
+    os.replace = counted  # type: ignore[assignment]

@@ -1,0 +1,130 @@
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.errors import BundleError, DataError
+from models.preprocess import decode
+from models.store import Store
+from serving import predict
+from serving.settings import Settings
+from testkit import tiny_models
+
+COLOURS = [(200, 30, 30), (20, 180, 60), (30, 60, 220), (90, 90, 20), (10, 200, 200)]
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A folder of five pictures, one of them in a folder inside, and a file that is none."""
+    folder = tmp_path / "images"
+    (folder / "inside").mkdir(parents=True)
+    for number, colour in enumerate(COLOURS[:4]):
+        (folder / f"{number}.jpg").write_bytes(tiny_models.picture(colour))
+    (folder / "inside" / "4.JPEG").write_bytes(tiny_models.picture(COLOURS[4]))
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+def rows_of(out: Path) -> list[list[str]]:
+    with out.open(encoding="utf-8", newline="") as table:
+        return list(csv.reader(table))
+
+
+def predicted(store: Path, out: Path, *paths: Path, model: str = "colours") -> list[str]:
+    settings = Settings(model_store=store, device="cpu", max_batch=2)
+    return predict.predict(model, paths, out, settings)
+
+
+@pytest.mark.parametrize(("model", "task"), [("colours", "single"), ("tags", "multi")])
+def test_each_image_has_a_line_with_the_scores_that_the_service_gives(
+    model: str, task: str, store: Path, images: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.csv"
+    assert predicted(store, out, images, model=model) == []
+    header, *rows = rows_of(out)
+    assert header == ["path", "model", "said", "error", "red", "green", "blue"]
+    files = [*(images / f"{n}.jpg" for n in range(4)), images / "inside" / "4.JPEG"]
+    assert [row[0] for row in rows] == [str(file) for file in files]
+    manifest = tiny_models.content(model, 1, "single" if task == "single" else "multi")[0]
+    pixels = np.stack([decode(file.read_bytes(), manifest.preprocess) for file in files])
+    expected = tiny_models.reference_scores(pixels, manifest.task)
+    np.testing.assert_allclose(np.array([r[4:] for r in rows], np.float32), expected, atol=1e-5)
+    for row, scores in zip(rows, expected, strict=True):
+        above = [name for name, s in zip(tiny_models.LABELS, scores, strict=True) if s >= 0.5]
+        likeliest = tiny_models.LABELS[int(scores.argmax())]
+        assert set(row[2].split()) == ({likeliest} if task == "single" else set(above))
+        assert (row[1], row[3]) == (f"{model}:1", "")
+
+
+def test_bad_files_are_named_and_spoil_nobody_else(
+    store: Path, images: Path, tmp_path: Path
+) -> None:
+    (images / "2.jpg").write_text("not a picture")
+    out = tmp_path / "out.csv"
+    (bad,) = predicted(store, out, images)
+    assert bad.startswith(f"{images / '2.jpg'}: image_undecodable: ")
+    rows = rows_of(out)[1:]
+    assert [bool(row[3]) for row in rows] == [False, False, True, False, False]
+    assert rows[2][2] == "" and rows[2][4:] == ["", "", ""]
+    assert predicted(store, out, images) == [bad]  # known, and not forgotten
+
+
+def test_a_stopped_call_goes_on_where_it_was(store: Path, images: Path, tmp_path: Path) -> None:
+    whole, out = tmp_path / "whole.csv", tmp_path / "out.csv"
+    predicted(store, whole, images)
+    text = whole.read_bytes()
+    cut = text.index(b"2.jpg") + 9  # within the third image's line
+    out.write_bytes(text[:cut])
+    predicted(store, out, images)
+    assert out.read_bytes() == text
+    (images / "3.jpg").unlink()
+    (images / "5.jpg").write_bytes(tiny_models.picture())
+    predicted(store, out, images)
+    assert out.read_bytes().startswith(text)
+    assert [Path(row[0]).name for row in rows_of(out)[6:]] == ["5.jpg"]
+
+
+def test_nothing_is_run_again(store: Path, images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.csv"
+    predicted(store, out, images)
+    for file in images.rglob("*.jpg"):
+        file.write_text("spoilt since")
+    assert predicted(store, out, images) == []
+
+
+def test_a_file_of_another_model_or_kind_is_left_alone(
+    store: Path, images: Path, tmp_path: Path
+) -> None:
+    own = Path(tmp_path / "store")
+    tiny_models.add(own, "colours", "single")
+    tiny_models.add(own, "colours", "single", weights=tiny_models.WEIGHTS * 2)
+    out = tmp_path / "out.csv"
+    predicted(own, out, images)
+    before = out.read_bytes()
+    Store(own).release("colours", 2)
+    with pytest.raises(DataError, match="has answers of colours:1, not colours:2: give another"):
+        predicted(own, out, images)
+    assert out.read_bytes() == before
+    out.write_text("a,b\n1,2\n")
+    with pytest.raises(DataError, match="has other columns"):
+        predicted(own, out, images)
+
+
+def test_what_is_not_there_is_named(store: Path, images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.csv"
+    with pytest.raises(DataError, match="gone.jpg does not exist"):
+        predicted(store, out, images / "gone.jpg")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no images in .*empty: files that end in .jpeg, .jpg"):
+        predicted(store, out, tmp_path / "empty")
+    with pytest.raises(BundleError, match="no model pets"):
+        predicted(store, out, images, model="pets")
+    assert not out.exists()
+
+
+def test_a_file_that_is_named_is_read_whatever_its_name(store: Path, tmp_path: Path) -> None:
+    file = tmp_path / "upload"
+    file.write_bytes(tiny_models.picture())
+    assert predicted(store, tmp_path / "out.csv", file, file) == []
+    assert len(rows_of(tmp_path / "out.csv")) == 2

@@ -1,0 +1,333 @@
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from models.bundle import sha256
+from models.errors import DataError, RecipeError, RunError
+from testkit import image_sets
+from training import run_folder
+from training.commands.train import train
+from training.data import datasets, decoding, file_scan, prepare
+from training.evaluation import calibration, calibration_error, evaluate, metrics, scorer
+from training.fine_tuning import checkpoint
+from training.fine_tuning.checkpoint import Checkpoint
+from training.fine_tuning.trainer import FineTuning
+from training.run_folder import Run
+
+CPU = torch.device("cpu")
+ONE_EPOCH = {"freeze_epochs": 1, "epochs": 0}
+
+
+def logits_of(made: Run, root: Path) -> "np.ndarray[tuple[int, int], np.dtype[np.float32]]":
+    files = [root / item.file for item in made.items if item.is_valid]
+    images = decoding.served(files, made.outcome.preprocess)
+    return scorer.logits_of(made.network(), images, CPU)
+
+
+def targets_of(made: Run) -> "np.ndarray[tuple[int, int], np.dtype[np.bool_]]":
+    held_out = [item.labels for item in made.items if item.is_valid]
+    return evaluate.truth(held_out, made.outcome.labels)
+
+
+def test_a_run_knows_its_task_and_its_labels(single_run: Run, multi_run: Run) -> None:
+    for made, task in ((single_run, "single"), (multi_run, "multi")):
+        assert made.outcome.task == task
+        assert made.outcome.labels == ("blue", "green", "red")
+        assert made.outcome.arch == "resnet18"
+        assert made.outcome.preprocess.image_size_px == 32
+        assert made.outcome.preprocess.crop_fraction == 0.9
+        assert (made.outcome.thresholds is None) == (task == "single")
+
+
+def test_the_split_is_of_every_image_as_it_is(single_run: Run, single_data: Path) -> None:
+    files = sorted(single_data.rglob("*.jpg"))
+    assert [single_data / item.file for item in single_run.items] == files
+    assert [item.sha256 for item in single_run.items] == [sha256(f.read_bytes()) for f in files]
+    assert [item.labels for item in single_run.items] == [(file.parent.name,) for file in files]
+    held_out = [item.labels[0] for item in single_run.items if item.is_valid]
+    assert [held_out.count(label) for label in single_run.outcome.labels] == [8, 8, 8]
+
+
+@pytest.mark.parametrize("task", ["single", "multi"])
+def test_figures_are_cross_fitted_on_the_held_out_images(
+    task: str, request: pytest.FixtureRequest
+) -> None:
+    made: Run = request.getfixturevalue(f"{task}_run")
+    source: Path = request.getfixturevalue(f"{task}_data")
+    root = source if source.is_dir() else source.parent / "images"
+    outcome, logits, targets = made.outcome, logits_of(made, root), targets_of(made)
+    scores, tags = calibration.cross_fitted(logits, targets, outcome.task)
+    figures = evaluate.figures(outcome.task, scores, tags, targets)
+    expected = metrics.with_intervals(figures, len(scores))
+    before = calibration.probabilities(logits, outcome.task, 1)
+    for name, said in (("", scores), ("_uncalibrated", before)):
+        expected[f"rms_calibration_error{name}"] = calibration_error.measure(
+            *evaluate.claims(outcome.task, said, targets)
+        )
+    for name, metric in outcome.metrics.items():
+        assert metric.value == pytest.approx(expected[name].value, abs=1e-4), name
+        assert metric.low == pytest.approx(expected[name].low, abs=1e-3), name
+    kept = json.loads((made.path / "metrics.json").read_text())
+    assert kept.pop("images") == len(scores)
+    assert [one["label"] for one in kept.pop("labels")] == list(outcome.labels)
+    assert kept == {name: metric.model_dump() for name, metric in outcome.metrics.items()}
+    lines = (made.path / "predictions.csv").read_text().splitlines()
+    assert lines[0] == "path,target,blue,green,red"
+    written = np.array([line.split(",")[2:] for line in lines[1:]], np.float32)
+    np.testing.assert_allclose(written, scores, atol=1e-4)
+    files = [item.file for item in made.items if item.is_valid]
+    assert [line.split(",")[0] for line in lines[1:]] == files
+
+
+@pytest.mark.parametrize("task", ["single", "multi"])
+def test_what_is_shipped_is_fitted_on_all_held_out_images(
+    task: str, request: pytest.FixtureRequest
+) -> None:
+    made: Run = request.getfixturevalue(f"{task}_run")
+    source: Path = request.getfixturevalue(f"{task}_data")
+    root = source if source.is_dir() else source.parent / "images"
+    outcome, logits, targets = made.outcome, logits_of(made, root), targets_of(made)
+    temperature = calibration.fit_temperature(logits, targets, outcome.task)
+    assert outcome.temperature == pytest.approx(temperature, rel=1e-3)
+    shipped = calibration.probabilities(logits, outcome.task, temperature)
+    if outcome.thresholds is not None:
+        expected = calibration.fit_thresholds(shipped, targets)
+        assert outcome.thresholds == pytest.approx(expected, abs=1e-4)
+    said = evaluate.decide(shipped, outcome.thresholds)
+    assert outcome.baseline == evaluate.baseline(shipped, said)
+
+
+def test_the_task_can_be_learned(single_run: Run) -> None:
+    """By chance two of three would be wrong."""
+    assert single_run.outcome.metrics["error"].value < 0.4
+
+
+@pytest.mark.parametrize("task", ["single", "multi"])
+def test_the_same_recipe_gives_the_same_run_bit_for_bit(
+    task: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    source: Path = request.getfixturevalue(f"{task}_data")
+    names = ("network.safetensors", "split.jsonl", "predictions.csv", "metrics.json")
+    made = [
+        train(image_sets.recipe(source, seed=seed, **ONE_EPOCH), tmp_path / name)
+        for name, seed in (("first", 7), ("again", 7), ("other", 8))
+    ]
+    contents = [[(path / name).read_bytes() for name in names] for path in made]
+    assert contents[0] == contents[1]
+    assert not any(a == b for a, b in zip(contents[0], contents[2], strict=True))
+
+
+def test_class_folders_can_be_trained_as_a_multi_label_task(
+    single_data: Path, tmp_path: Path
+) -> None:
+    made = run_folder.read(
+        train(image_sets.recipe(single_data, task="multi", **ONE_EPOCH), tmp_path)
+    )
+    assert made.outcome.task == "multi"
+    assert "map" in made.outcome.metrics
+    assert len(made.outcome.thresholds or ()) == 3
+
+
+def test_an_official_split_decides_what_is_held_out(tmp_path: Path) -> None:
+    table = image_sets.table(tmp_path / "data", 20)
+    header, *rows = [line.split(",") for line in table.read_text().splitlines()]
+    sides = [[*row, str(number % 4 == 1)] for number, row in enumerate(rows)]
+    image_sets.write_csv(table, [[*header, "is_valid"], *sides])
+    made = run_folder.read(train(image_sets.recipe(table, **ONE_EPOCH), tmp_path / "run"))
+    assert [item.is_valid for item in made.items] == [n % 4 == 1 for n in range(20)]
+
+
+def test_a_single_label_task_needs_two_labels(tmp_path: Path) -> None:
+    image_sets.put(tmp_path / "data", "cat/a.jpg", "cat/b.jpg", "cat/c.jpg")
+    with pytest.raises(DataError, match=r"has 1 labels \(cat\); a single-label task needs two"):
+        train(image_sets.recipe(tmp_path / "data"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_multi_label_task_needs_one_label(tmp_path: Path) -> None:
+    names = [f"{number}.jpg" for number in range(12)]
+    image_sets.put(tmp_path, *names)
+    rows = [["fname", "labels"], *([name, ""] for name in names)]
+    table = image_sets.write_csv(tmp_path / "l.csv", rows)
+    with pytest.raises(DataError, match=r"has 0 labels"):
+        train(image_sets.recipe(table), tmp_path / "run")
+    rows[1:7] = [[name, "cat"] for name in names[:6]]
+    image_sets.write_csv(table, rows)
+    made = run_folder.read(train(image_sets.recipe(table, **ONE_EPOCH), tmp_path / "run"))
+    assert made.outcome.labels == ("cat",)
+
+
+@pytest.mark.parametrize("side", ["True", "False"])
+def test_a_side_without_any_label_is_refused(tmp_path: Path, side: str) -> None:
+    names = [f"{number}.jpg" for number in range(8)]
+    image_sets.put(tmp_path, *names)
+    other = "False" if side == "True" else "True"
+    rows = [[n, "", side] if i < 4 else [n, "cat dog", other] for i, n in enumerate(names)]
+    table = image_sets.write_csv(tmp_path / "l.csv", [["fname", "labels", "is_valid"], *rows])
+    with pytest.raises(DataError, match="none of the 4 images has a label"):
+        train(image_sets.recipe(table, **ONE_EPOCH), tmp_path / "run")
+
+
+def test_a_damaged_image_is_named_and_the_folder_can_be_used_again(
+    single_data: Path, tmp_path: Path
+) -> None:
+    moved = shutil.copytree(single_data, tmp_path / "data")
+    for file in (moved / "red" / "003.jpg", moved / "blue" / "007.jpg"):
+        whole = file.read_bytes()
+        file.write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(DataError) as caught:
+            train(image_sets.recipe(moved, **ONE_EPOCH), tmp_path / "run")
+        assert f"1 images cannot be used: {file}: " in str(caught.value)
+        file.write_bytes(whole)
+    assert train(image_sets.recipe(moved, **ONE_EPOCH), tmp_path / "run") == tmp_path / "run"
+
+
+def test_near_duplicates_stay_on_one_side(tmp_path: Path) -> None:
+    """Ten photographs of each label, each four times: as it is, smaller, recompressed, darker."""
+    for number in range(20):
+        folder = tmp_path / "data" / ("cat" if number < 10 else "dog")
+        folder.mkdir(parents=True, exist_ok=True)
+        photo = image_sets.photo(number, (80, 60))
+        photo.save(folder / f"{number}-0.png")
+        photo.resize((60, 45)).save(folder / f"{number}-1.jpg")
+        photo.save(folder / f"{number}-2.jpg", quality=60)
+        photo.point(lambda level: level * 0.9).save(folder / f"{number}-3.png")
+    made = run_folder.read(
+        train(image_sets.recipe(tmp_path / "data", **ONE_EPOCH), tmp_path / "run")
+    )
+    sides = {(Path(item.file).name.partition("-")[0], item.is_valid) for item in made.items}
+    assert len(sides) == 20
+    assert sum(item.is_valid for item in made.items) == 16
+
+
+def test_an_empty_class_folder_and_alike_labels_are_refused_before_images_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_scan, "survey", unread)
+    image_sets.put(tmp_path / "data", "cat/a.jpg", "Cat /b.jpg")
+    with pytest.raises(DataError, match="'Cat ', 'cat' differ only by case or spaces"):
+        train(image_sets.recipe(tmp_path / "data"), tmp_path / "run")
+    (tmp_path / "data" / "dog").mkdir()
+    with pytest.raises(DataError, match="in the class folders dog of"):
+        train(image_sets.recipe(tmp_path / "data"), tmp_path / "run")
+
+
+def test_images_beside_class_folders_are_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = image_sets.class_folders(tmp_path / "data", 4)
+    image_sets.put(folder, "stray.jpg")
+    train(image_sets.recipe(folder, **ONE_EPOCH), tmp_path / "run")
+    expected = "1 images beside the class folders have no label: stray.jpg\n"
+    assert expected in capsys.readouterr().out
+
+
+def test_a_share_that_leaves_a_side_empty_is_refused(tmp_path: Path) -> None:
+    image_sets.put(tmp_path / "data", "cat/a.jpg", "dog/b.jpg")
+    with pytest.raises(DataError, match="no image for validation: 2 images in all"):
+        train(image_sets.recipe(tmp_path / "data", valid=0.99), tmp_path / "run")
+
+
+def test_a_folder_in_use_is_refused_before_anything_is_trained(
+    single_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FineTuning, "run", lambda *arguments: pytest.fail("it was trained"))
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(RunError, match="exists and is not empty"):
+        train(image_sets.recipe(single_data), tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_run_that_diverged_is_not_complete(single_data: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="training diverged; use a lower --lr"):
+        train(image_sets.recipe(single_data, lr="1e10", epochs=6), tmp_path)
+    assert (tmp_path / "recipe.json").exists()
+    with pytest.raises(RunError, match="no complete run"):
+        run_folder.read(tmp_path)
+
+
+def test_weights_that_cannot_be_had_leave_no_folder(single_data: Path, tmp_path: Path) -> None:
+    recipe = image_sets.recipe(single_data, weights=str(tmp_path / "missing.pth"))
+    with pytest.raises(RecipeError, match="--weights .*missing.pth"):
+        train(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_pretrained_weights_are_where_training_starts(
+    single_run: Run, single_data: Path, tmp_path: Path
+) -> None:
+    file = single_run.path / "network.safetensors"
+    recipe = image_sets.recipe(single_data, weights=str(file), **ONE_EPOCH)
+    made = run_folder.read(train(recipe, tmp_path))
+    ours, theirs = made.network().resnet.state_dict(), single_run.network().resnet.state_dict()
+    body = [name for name in ours if not name.startswith("fc.")]
+    assert all(torch.equal(ours[name], theirs[name]) for name in body)
+    provenance = made.outcome.provenance
+    assert provenance.weights == "network.safetensors"
+    assert provenance.weights_sha256 == sha256(file.read_bytes())
+
+
+def test_a_run_keeps_what_its_network_computed_in(
+    single_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that it computes in the same when it is resumed on another machine."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False})
+    path = train(image_sets.recipe(single_data, dtype="auto", **ONE_EPOCH), tmp_path)
+    assert run_folder.read(path).recipe.dtype == "float32"
+
+
+def test_a_rate_found_automatically_leaves_the_network_as_it_was(
+    single_data: Path, tmp_path: Path
+) -> None:
+    """Else the run would go on from where the sweep diverged: it is the run with that rate given,
+    and begins with the weights that the seed gives."""
+    recipe = image_sets.recipe(single_data, lr="auto", epochs=1)
+    beginnings = list[Checkpoint | None]()
+
+    def watched(path: Path, *arguments: Any) -> None:
+        write(path, *arguments)
+        if len(arguments) == 2:  # no optimizer yet
+            beginnings.append(checkpoint.read(path))
+
+    write = checkpoint.write
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "write", watched)
+        found = run_folder.read(train(recipe, tmp_path / "auto"))
+    assert float(found.recipe.lr) > 0
+    given = train(recipe.model_copy(update={"lr": found.recipe.lr}), tmp_path / "given")
+    for name in ("network.safetensors", "curves.csv", "recipe.json"):
+        assert (found.path / name).read_bytes() == (given / name).read_bytes(), name
+    start, _ = prepare.start(recipe, 3)
+    (first,) = beginnings
+    assert first
+    for name, value in start.resnet.state_dict().items():
+        assert torch.equal(first.tensors[f"network.{name}"], value), name
+
+
+def test_the_last_line_of_the_log_is_the_run_that_is_kept(
+    single_run: Run, single_data: Path
+) -> None:
+    last = json.loads((single_run.path / "metrics.jsonl").read_text().splitlines()[-1])
+    logits, targets = logits_of(single_run, single_data), targets_of(single_run)
+    wrong = float((logits.argmax(1) != targets.argmax(1)).mean())
+    assert last["error"] == pytest.approx(wrong, abs=2 / len(logits))
+    log_scores = np.log(calibration.probabilities(logits, "single", 1.0))
+    assert last["valid_loss"] == pytest.approx(-log_scores[targets].mean(), rel=0.05)
+
+
+def unread(*arguments: Any) -> datasets.Dataset:
+    raise AssertionError(f"read {arguments}")
+
+
+def test_a_device_that_is_missing_is_refused_before_the_data_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(datasets, "read", unread)
+    with pytest.raises(RecipeError, match="--device cuda"):
+        train(image_sets.recipe(tmp_path, device="cuda"), tmp_path / "run")

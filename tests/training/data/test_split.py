@@ -1,0 +1,298 @@
+import json
+import random
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from models.bundle import sha256
+from models.errors import DataError, RunError
+from models.manifest import Task
+from training.data import split
+from training.data.datasets import Dataset
+from training.data.readers import Example
+from training.data.split import Item
+
+
+def name_of(number: int) -> str:
+    """The content of an image stands for its hash here."""
+    return sha256(str(number).encode())
+
+
+def dataset(
+    labels: Sequence[str | tuple[str, ...]],
+    task: Task = "single",
+    names: Sequence[str] | None = None,
+    sides: Sequence[bool | None] | None = None,
+) -> Dataset:
+    several = [(label,) if isinstance(label, str) else label for label in labels]
+    files = names or [f"{number:04}.jpg" for number in range(len(labels))]
+    given = sides or [None] * len(labels)
+    examples = tuple(map(Example, files, several, given))
+    return Dataset(Path("data"), examples, tuple(sorted({n for s in several for n in s})), task)
+
+
+def divided(
+    dataset: Dataset,
+    contents: Sequence[str],
+    valid: float,
+    seed: int,
+    groups: Sequence[int] | None = None,
+) -> list[Item]:
+    """The split where only the same bytes are a group, or as the groups are given."""
+    return split.split(
+        dataset, contents, groups or list(map(contents.index, contents)), valid, seed
+    )
+
+
+def hashes(count: int) -> list[str]:
+    return [name_of(number) for number in range(count)]
+
+
+def held_out(items: Sequence[Item]) -> set[str]:
+    return {item.sha256 for item in items if item.is_valid}
+
+
+def test_items_keep_the_order_and_what_is_known_of_each_image() -> None:
+    items = divided(dataset(["cat", "dog"] * 5), hashes(10), 0.2, 42)
+    assert [item.file for item in items] == [f"{number:04}.jpg" for number in range(10)]
+    assert [item.sha256 for item in items] == hashes(10)
+    assert [item.labels for item in items] == [("cat",), ("dog",)] * 5
+
+
+def test_the_share_is_held_out_of_each_label() -> None:
+    labels = ["common"] * 200 + ["rare"] * 20 + ["lone"] * 5
+    items = divided(dataset(labels), hashes(225), 0.2, 42)
+    assert Counter(item.labels[0] for item in items if item.is_valid) == {
+        "common": 40,
+        "rare": 4,
+        "lone": 1,
+    }
+    halves = divided(dataset(labels), hashes(225), 0.5, 42)
+    assert Counter(i.labels[0] for i in halves if i.is_valid)["common"] == 100
+
+
+@pytest.mark.parametrize("task", ["single", "multi"])
+def test_the_split_does_not_depend_on_names_or_order(task: Task) -> None:
+    labels = ["cat", "dog", "emu"] * 20
+    expected = held_out(divided(dataset(labels, task), hashes(60), 0.3, 42))
+    pairs = list(zip(labels, hashes(60), strict=True))
+    random.Random(0).shuffle(pairs)
+    shuffled, theirs = [label for label, _ in pairs], [h for _, h in pairs]
+    names = [f"elsewhere/{number}.png" for number in range(60)]
+    assert held_out(divided(dataset(shuffled, task, names), theirs, 0.3, 42)) == expected
+
+
+def test_the_split_is_written_down_here_and_stays_so_on_every_machine() -> None:
+    items = divided(dataset(["cat"] * 12), hashes(12), 0.25, 42)
+    order = sorted(range(12), key=lambda n: sha256(f"42 {name_of(n)}".encode()))
+    assert held_out(items) == {name_of(number) for number in order[:3]}
+    assert order[:3] == [6, 2, 11]
+
+
+def test_the_split_depends_on_the_seed() -> None:
+    splits = [held_out(divided(dataset(["cat"] * 50), hashes(50), 0.2, s)) for s in range(4)]
+    assert len(set(map(frozenset, splits))) == 4
+
+
+def test_more_held_out_images_include_those_of_a_smaller_share() -> None:
+    few, more = (
+        held_out(divided(dataset(["cat"] * 50), hashes(50), share, 42)) for share in (0.1, 0.3)
+    )
+    assert few < more
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_images_with_the_same_bytes_stay_together(seed: int) -> None:
+    contents = [name_of(number % 20) for number in range(60)]
+    items = divided(dataset(["cat", "dog"] * 30), contents, 0.3, seed)
+    assert sum(item.is_valid for item in items) > 0
+    for content in set(contents):
+        assert len({item.is_valid for item in items if item.sha256 == content}) == 1
+
+
+@pytest.mark.parametrize("task", ["single", "multi"])
+@pytest.mark.parametrize("seed", range(10))
+def test_groups_stay_together_whatever_their_numbers_names_and_order(task: Task, seed: int) -> None:
+    groups = [number // 3 for number in range(60)]
+    labels = ["cat" if group < 10 else "dog" for group in groups]
+    items = divided(dataset(labels, task), hashes(60), 0.3, seed, groups)
+    sides = {(group, item.is_valid) for group, item in zip(groups, items, strict=True)}
+    assert len(sides) == 20
+    assert sum(item.is_valid for item in items) == 18
+    order = random.Random(seed).sample(range(60), 60)
+    turned = divided(
+        dataset([labels[n] for n in order], task, [f"x/{n}.png" for n in range(60)]),
+        [hashes(60)[n] for n in order],
+        0.3,
+        seed,
+        [-7 * groups[n] for n in order],
+    )
+    assert held_out(turned) == held_out(items)
+
+
+def test_a_group_has_its_place_by_its_smallest_hash() -> None:
+    contents = sorted(hashes(12))
+    groups = [number % 6 for number in range(12)]
+    items = divided(dataset(["cat"] * 12), contents, 0.35, 42, groups)
+    order = sorted(range(6), key=lambda group: sha256(f"42 {contents[group]}".encode()))
+    expected = {contents[n] for group in order[:2] for n in (group, group + 6)}
+    assert held_out(items) == expected
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_group_of_two_labels_counts_once_and_leaves_both_something(seed: int) -> None:
+    labels = ["cat"] * 10 + ["dog"] * 10
+    groups = [number % 10 for number in range(20)]
+    items = divided(dataset(labels), hashes(20), 0.5, seed, groups)
+    assert sum(item.is_valid for item in items) == 10
+    assert {item.labels[0] for item in items if not item.is_valid} == {"cat", "dog"}
+
+
+def test_labels_of_one_group_each_leave_nothing_to_hold_out() -> None:
+    labels = ["cat"] * 5 + ["dog"] * 5
+    with pytest.raises(DataError, match="no image for validation: 10 images .* near-duplicates"):
+        divided(dataset(labels), hashes(10), 0.5, 42, [0] * 5 + [1] * 5)
+
+
+def test_near_duplicates_across_a_given_split_are_told_and_not_moved() -> None:
+    sides = [False, False, True, True]
+    groups = [0, 1, 1, 2]
+    items = divided(dataset(["cat"] * 4, sides=sides), hashes(4), 0.5, 42, groups)
+    assert [item.is_valid for item in items] == sides
+    assert split.straddling(items, groups) == [([items[1]], [items[2]])]
+    assert split.straddling(items, range(4)) == []
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_many_copies_of_one_image_do_not_exceed_the_share(seed: int) -> None:
+    contents = [name_of(max(number - 5, 0)) for number in range(20)]  # six copies of one
+    items = divided(dataset(["cat"] * 20), contents, 0.2, seed)
+    assert sum(item.is_valid for item in items) == 4
+
+
+@pytest.mark.parametrize("valid", [0.01, 0.2, 0.5, 0.99])
+def test_every_label_keeps_an_image_to_train_on(valid: float) -> None:
+    labels = ["lone"] + ["pair"] * 2 + ["twins"] * 2 + ["many"] * 30
+    contents = [name_of(n) for n in (0, 1, 2, 3, 3, *range(10, 40))]
+    items = divided(dataset(labels), contents, valid, 42)
+    assert {i.labels[0] for i in items if not i.is_valid} == {"lone", "pair", "twins", "many"}
+    assert {i.labels[0] for i in items if i.is_valid} == {"pair", "many"}
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_every_label_of_multi_label_images_keeps_one_to_train_on(seed: int) -> None:
+    labels = [("rare", "common"), ("odd",), *[("common",)] * 10, *[()] * 10]
+    items = divided(dataset(labels, "multi"), hashes(22), 0.5, seed)
+    assert {"rare", "odd", "common"} == {n for i in items if not i.is_valid for n in i.labels}
+    assert sum(item.is_valid for item in items) == 11
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_same_bytes_under_two_labels_leave_both_something_to_train_on(seed: int) -> None:
+    """Whatever their order: cat's ten images, of which the dogs have two as well."""
+    labels = ["cat"] * 10 + ["dog"] * 2
+    contents = [*hashes(10), name_of(0), name_of(1)]
+    items = divided(dataset(labels), contents, 0.6, seed)
+    assert {item.labels[0] for item in items if not item.is_valid} == {"cat", "dog"}
+    turned = divided(dataset(labels[::-1]), contents[::-1], 0.6, seed)
+    assert held_out(turned) == held_out(items)
+
+
+def test_an_official_split_is_used_as_it_is() -> None:
+    sides = [number in (1, 2, 7) for number in range(10)]
+    items = divided(dataset(["cat", "dog"] * 5, sides=sides), hashes(10), 0.5, 42)
+    assert [item.is_valid for item in items] == sides
+
+
+def test_an_official_split_with_an_image_on_both_sides_is_refused_by_name() -> None:
+    sides = [False, True, False, True]
+    contents = [name_of(n) for n in (1, 1, 2, 3)]
+    with pytest.raises(DataError) as caught:
+        divided(dataset(["cat"] * 4, sides=sides), contents, 0.5, 42)
+    assert "1 images are on both sides" in str(caught.value)
+    assert "among them 0000.jpg, 0001.jpg: `python -m training inspect" in str(caught.value)
+    assert "--quarantine" in str(caught.value)
+    assert "0002.jpg" not in str(caught.value)
+
+
+def test_of_many_images_on_both_sides_four_are_named() -> None:
+    contents = [name_of(number // 2) for number in range(8)]
+    with pytest.raises(DataError, match="^4 images are on both sides") as caught:
+        divided(dataset(["cat"] * 8, sides=[False, True] * 4), contents, 0.5, 42)
+    assert "among them 0000.jpg, 0001.jpg, 0002.jpg, 0003.jpg: " in str(caught.value)
+
+
+def test_images_without_a_hash_or_a_group_of_their_own_are_no_split() -> None:
+    """Silently they would be neither trained on nor held out."""
+    for sides in (None, [True, True, False, False]):
+        with pytest.raises(ValueError, match="shorter"):
+            split.split(dataset(["cat"] * 4, sides=sides), hashes(3), [0, 1, 2, 3], 0.5, 42)
+    with pytest.raises(ValueError, match="shorter"):
+        split.split(dataset(["cat"] * 4), hashes(4), [0, 1, 2], 0.5, 42)
+    items = divided(dataset(["cat"] * 4), hashes(4), 0.5, 42)
+    with pytest.raises(ValueError, match="shorter"):
+        split.straddling(items, [0, 1, 2])
+
+
+def test_an_official_split_may_repeat_an_image_on_one_side() -> None:
+    contents = [name_of(n) for n in (1, 1, 2, 2)]
+    items = divided(dataset(["a"] * 4, sides=[True, True, False, False]), contents, 0.5, 42)
+    assert [item.is_valid for item in items] == [True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("labels", "sides", "side"),
+    [
+        (["cat", "dog"], None, "validation"),
+        (["cat", "dog"], [False, False], "validation"),
+        (["cat", "dog"], [True, True], "training"),
+    ],
+)
+def test_a_side_left_empty_is_refused(
+    labels: list[str], sides: list[bool] | None, side: str
+) -> None:
+    with pytest.raises(DataError, match=f"no image for {side}: 2 images in all"):
+        divided(dataset(labels, sides=sides), hashes(2), 0.5, 42)
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    items = [
+        Item("Ä ö\u2028/\x85.jpg", name_of(0), ("kläffer", "x y"), True),
+        Item("not-utf-8-\udcff.jpg", name_of(1), (), False),
+    ]
+    split.write(tmp_path / "split.jsonl", items)
+    assert split.read(tmp_path / "split.jsonl") == items
+    lines = (tmp_path / "split.jsonl").read_text().splitlines()
+    assert [json.loads(line)["is_valid"] for line in lines] == [True, False]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"{", b"[]\n", b'{"file": "a.jpg"}\n', b"\xff\n", b"3\n", b'{"labels": ["x"], "more": 1}\n'],
+)
+def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "split.jsonl"
+    file.write_bytes(content)
+    with pytest.raises(RunError, match="split.jsonl is missing or damaged"):
+        split.read(file)
+    file.unlink()
+    with pytest.raises(RunError, match="split.jsonl is missing or damaged"):
+        split.read(file)
+
+
+def test_the_fingerprint_is_of_contents_labels_and_sides() -> None:
+    items = [Item(f"{n}.jpg", name_of(n), ("cat",), n < 2) for n in range(6)]
+    expected = split.fingerprint(items)
+    renamed = [Item(f"other/{i.file}", i.sha256, i.labels, i.is_valid) for i in items]
+    assert split.fingerprint(renamed[::-1]) == expected
+    assert expected == "85c68979c3a90846cd753976127f2b2886fd90a4d8ca57067d8aefc0ab4537d5"
+    first, *rest = items
+    for changed in (
+        Item(first.file, name_of(99), first.labels, first.is_valid),
+        Item(first.file, first.sha256, ("dog",), first.is_valid),
+        Item(first.file, first.sha256, first.labels, not first.is_valid),
+    ):
+        assert split.fingerprint([changed, *rest]) != expected
+    assert split.fingerprint(rest) != expected

@@ -1,0 +1,224 @@
+import math
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn import metrics as peer
+
+from training.evaluation import calibration, metrics
+from training.evaluation.metrics import Figures
+
+RANDOM = np.random.default_rng(0)
+
+
+def single(
+    images: int, labels: int, seed: int = 0
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Softmax scores that are right somewhat more often than by chance, and the targets."""
+    random = np.random.default_rng(seed)
+    targets = random.integers(0, labels, images)
+    logits = random.normal(0, 1.5, (images, labels))
+    logits[np.arange(images), targets] += 1.5
+    return calibration.probabilities(logits.astype(np.float32), "single", 1.0), targets
+
+
+def multi(
+    images: int, labels: int, seed: int = 0
+) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Sigmoid scores with many ties, targets, and tags decided at 0.5."""
+    random = np.random.default_rng(seed)
+    targets = random.random((images, labels)) < 0.3
+    targets[:labels] |= np.eye(labels, dtype=np.bool_)[:images]
+    scores = (random.random((images, labels)) * 0.7 + targets * 0.3).round(1).astype(np.float32)
+    return scores, targets, scores >= 0.5
+
+
+def figures_of(task: str, images: int, seed: int = 0) -> Figures:
+    if task == "single":
+        return metrics.single_label(*single(images, 6, seed))
+    return metrics.multi_label(*multi(images, 6, seed))
+
+
+@pytest.mark.parametrize(("images", "labels"), [(200, 8), (37, 3), (500, 30)])
+def test_single_label_figures_are_scikit_learn_s(images: int, labels: int) -> None:
+    scores, targets = single(images, labels)
+    found = metrics.values(metrics.single_label(scores, targets), images)
+    predicted = scores.argmax(1)
+    everything = np.arange(labels)
+    assert found == pytest.approx(
+        {
+            "error": 1 - peer.accuracy_score(targets, predicted),
+            "top5_error": 0.0
+            if labels <= 5
+            else 1 - peer.top_k_accuracy_score(targets, scores, k=5, labels=everything),
+            "macro_f1": peer.f1_score(
+                targets, predicted, labels=np.unique(targets), average="macro", zero_division=0
+            ),
+            "nll": peer.log_loss(targets, scores, labels=everything),
+        },
+        abs=1e-6,
+    )
+    assert found["error"] > 0.1
+
+
+@pytest.mark.parametrize(("images", "labels"), [(200, 8), (40, 20), (12, 2)])
+def test_multi_label_figures_are_scikit_learn_s(images: int, labels: int) -> None:
+    scores, targets, tags = multi(images, labels)
+    found = metrics.values(metrics.multi_label(scores, targets, tags), images)
+    assert found == pytest.approx(
+        {
+            "map": peer.average_precision_score(targets, scores, average="macro"),
+            "micro_f1": peer.f1_score(targets, tags, average="micro"),
+            "macro_f1": peer.f1_score(targets, tags, average="macro", zero_division=0),
+            "accuracy_multi": 1 - peer.hamming_loss(targets, tags),
+            "accuracy_all_negative": 1 - peer.hamming_loss(targets, np.zeros_like(tags)),
+        },
+        abs=1e-9,
+    )
+
+
+@pytest.mark.parametrize("decimals", [0, 1, 7])
+def test_average_precision_is_scikit_learn_s_with_ties_and_weights(decimals: int) -> None:
+    scores = RANDOM.random(80).round(decimals).astype(np.float32)
+    targets = RANDOM.random(80) < 0.3
+    weights = RANDOM.integers(0, 4, (5, 80)).astype(np.float64)
+    expected = [peer.average_precision_score(targets, scores, sample_weight=w) for w in weights]
+    assert metrics.average_precision(scores, targets, weights) == pytest.approx(expected)
+
+
+def test_label_precisions_are_those_of_each_column() -> None:
+    scores, targets, _ = multi(60, 4)
+    targets[:, 2] = False
+    found = metrics.label_precisions(scores, targets)
+    expected = peer.average_precision_score(
+        targets[:, [0, 1, 3]], scores[:, [0, 1, 3]], average=None
+    )
+    assert found[[0, 1, 3]] == pytest.approx(expected)
+    assert math.isnan(found[2])
+
+
+@pytest.mark.parametrize("task", ["single", "multi"])
+def test_a_weight_stands_for_repeated_images(task: str) -> None:
+    weights = RANDOM.integers(0, 4, 50)
+    rows = np.repeat(np.arange(50), weights)
+    if task == "single":
+        scores, targets = single(50, 6)
+        repeated = metrics.single_label(scores[rows], targets[rows])
+    else:
+        scores, truth, tags = multi(50, 6)
+        repeated = metrics.multi_label(scores[rows], truth[rows], tags[rows])
+    weighted = figures_of(task, 50)(weights[None].astype(np.float64))
+    expected = metrics.values(repeated, len(rows))
+    assert {name: float(value[0]) for name, value in weighted.items()} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("task", ["single", "multi"])
+def test_rows_of_weights_are_independent(task: str) -> None:
+    figures = figures_of(task, 50)
+    draws = RANDOM.integers(0, 3, (4, 50)).astype(np.float64)
+    together = figures(draws)
+    for row, weights in enumerate(draws):
+        for name, alone in figures(weights[None]).items():
+            assert together[name][row] == pytest.approx(alone[0]), name
+
+
+@pytest.mark.parametrize("task", ["single", "multi"])
+def test_intervals_hold_the_value_and_shrink_with_the_square_root_of_the_images(task: str) -> None:
+    few, many = (metrics.with_intervals(figures_of(task, n), n) for n in (100, 1600))
+    for name, metric in many.items():
+        assert metric.low <= metric.value <= metric.high, name
+        ratio = (few[name].high - few[name].low) / (metric.high - metric.low)
+        assert 2 < ratio < 8, name
+
+
+@pytest.mark.parametrize("task", ["single", "multi"])
+@pytest.mark.parametrize("images", [1, 2, 3, 7, 20, 60])
+def test_intervals_hold_the_value_for_any_few_images(task: str, images: int) -> None:
+    for seed in range(15):
+        found = metrics.with_intervals(figures_of(task, images, seed), images)
+        for name, metric in found.items():
+            assert metric.low <= metric.value <= metric.high, (name, seed)
+
+
+def test_the_interval_of_an_error_is_the_binomial_s() -> None:
+    """The bootstrap of a share is a binomial over its number."""
+    scores, targets = single(400, 6)
+    error = metrics.with_intervals(metrics.single_label(scores, targets), 400)["error"]
+    deviation = math.sqrt(error.value * (1 - error.value) / 400)
+    assert error.low == pytest.approx(error.value - 1.96 * deviation, abs=0.006)
+    assert error.high == pytest.approx(error.value + 1.96 * deviation, abs=0.006)
+
+
+def test_intervals_are_the_same_every_time() -> None:
+    first, second = (metrics.with_intervals(figures_of("single", 60), 60) for _ in range(2))
+    assert first == second
+
+
+def test_perfect_scores_are_perfect_in_every_figure() -> None:
+    targets = np.arange(40) % 4
+    scores = np.eye(4, dtype=np.float32)[targets]
+    found = metrics.with_intervals(metrics.single_label(scores, targets), 40)
+    expected = {"error": 0, "top5_error": 0, "macro_f1": 1, "nll": 0}
+    assert {name: (m.low, m.value, m.high) for name, m in found.items()} == {
+        name: (value, value, value) for name, value in expected.items()
+    }
+    truth = scores > 0.5
+    tagged = metrics.values(metrics.multi_label(scores, truth, truth), 40)
+    assert tagged == pytest.approx(
+        {"map": 1, "micro_f1": 1, "macro_f1": 1, "accuracy_multi": 1}
+        | {"accuracy_all_negative": 0.75}
+    )
+
+
+def test_constant_scores_are_as_good_as_chance() -> None:
+    targets = np.arange(40) % 4
+    scores = np.full((40, 4), 0.25, np.float32)
+    found = metrics.values(metrics.single_label(scores, targets), 40)
+    assert found == pytest.approx(
+        {"error": 0.75, "top5_error": 0, "macro_f1": 0.1, "nll": math.log(4)}
+    )
+    truth = np.eye(4, dtype=np.bool_)[targets]
+    silent = metrics.values(metrics.multi_label(scores, truth, np.zeros_like(truth)), 40)
+    assert silent == pytest.approx(
+        {
+            "map": 0.25,
+            "micro_f1": 0,
+            "macro_f1": 0,
+            "accuracy_multi": 0.75,
+            "accuracy_all_negative": 0.75,
+        }
+    )
+
+
+def test_a_score_of_zero_for_the_truth_costs_much_but_not_everything() -> None:
+    scores = np.array([[1, 0], [1, 0]], np.float32)
+    nll = metrics.values(metrics.single_label(scores, np.array([0, 1])), 2)["nll"]
+    assert nll == pytest.approx(-math.log(np.finfo(np.float32).tiny) / 2)
+
+
+def test_labels_without_images_are_left_out_of_means() -> None:
+    scores, targets, tags = multi(60, 5)
+    targets[:, 3] = False
+    assert tags[:, 3].any()
+    kept = [0, 1, 2, 4]
+    found = metrics.values(metrics.multi_label(scores, targets, tags), 60)
+    fewer = metrics.values(
+        metrics.multi_label(scores[:, kept], targets[:, kept], tags[:, kept]), 60
+    )
+    assert (found["map"], found["macro_f1"]) == pytest.approx((fewer["map"], fewer["macro_f1"]))
+    certain, indices = single(60, 6)
+    indices[indices == 2] = 1
+    assert (certain.argmax(1) == 2).any()
+    assert metrics.values(metrics.single_label(certain, indices), 60)["macro_f1"] == pytest.approx(
+        peer.f1_score(indices, certain.argmax(1), labels=[0, 1, 3, 4, 5], average="macro")
+    )
+
+
+def test_resamples_without_any_label_do_not_spoil_the_interval() -> None:
+    """One image in twenty has a label: every third resample has none."""
+    targets = np.zeros((20, 2), np.bool_)
+    targets[0] = True
+    scores = np.linspace(1, 0, 40, dtype=np.float32).reshape(20, 2)
+    found = metrics.with_intervals(metrics.multi_label(scores, targets, scores > 0.9), 20)
+    assert (found["map"].low, found["map"].value, found["map"].high) == (1, 1, 1)
+    assert 0 < found["macro_f1"].value < 1

@@ -1,0 +1,179 @@
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from models import golden
+from models.bundle import Bundle, hashes
+from models.errors import GateError
+from models.manifest import Manifest
+from training.data import decoding
+from training.export import gate
+from training.export.gate import Reference
+from training.network.resnet import Served
+from training.run_folder import Run
+
+
+def served(run: Run) -> Served:
+    return Served(run.network(), run.outcome.task, run.outcome.temperature).eval()
+
+
+def reference(run: Run) -> Reference:
+    recipe = run.outcome.provenance.recipe
+    data = Path(recipe["data"])
+    root = data if data.is_dir() else data.parent / "images"
+    held_out = [item for item in run.items if item.is_valid]
+    files = [root / item.file for item in held_out]
+    images = decoding.served(files, run.outcome.preprocess).numpy()
+    outcome = run.outcome
+    return Reference(
+        images,
+        [item.labels for item in held_out],
+        gate.reference_scores(served(run), images),
+        outcome.labels,
+        outcome.thresholds,
+    )
+
+
+def checked(bundle: Bundle, run: Run) -> Any:
+    return gate.check(bundle, bundle.manifest.variants[0], reference(run))
+
+
+def refused(bundle: Bundle, run: Run) -> str:
+    with pytest.raises(GateError) as caught:
+        checked(bundle, run)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def tampered(bundle: Bundle, change: Callable[[onnx.ModelProto], None]) -> Bundle:
+    """The bundle with another graph, and a manifest that fits it."""
+    graph = onnx.load_from_string(bundle.model)
+    change(graph)
+    files = {**bundle.files, "model.onnx": graph.SerializeToString()}
+    return replace(bundle, files=files, manifest=changed(bundle.manifest, files=hashes(files)))
+
+
+def changed(manifest: Manifest, **changes: Any) -> Manifest:
+    return Manifest.model_validate(manifest.model_dump() | changes)
+
+
+def rewritten(bundle: Bundle, **changes: Callable[[Any], Any]) -> Bundle:
+    """The bundle with other constants in its graph, by the end of their names."""
+
+    def change(graph: onnx.ModelProto) -> None:
+        for ending, values in changes.items():
+            (tensor,) = [t for t in graph.graph.initializer if t.name.endswith(ending)]
+            changed = values(numpy_helper.to_array(tensor))
+            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(changed), tensor.name))
+
+    return tampered(bundle, change)
+
+
+def test_an_honest_export_passes_with_what_was_measured(bundle: Bundle, run: Run) -> None:
+    found = checked(bundle, run)
+    kept = bundle.manifest.variants[0].gate
+    assert found.metrics == pytest.approx(kept.metrics)
+    assert found.max_difference == pytest.approx(kept.max_difference, abs=1e-6)
+    assert found.tolerance == golden.TOLERANCE_CPU
+    assert 0 <= found.max_difference <= 1e-4
+    assert found.flips == 0
+    recorded = {name: metric.value for name, metric in run.outcome.metrics.items()}
+    calibration = {"rms_calibration_error", "rms_calibration_error_uncalibrated"}
+    assert found.metrics.keys() == recorded.keys() - calibration
+    ranking = "error" if run.outcome.task == "single" else "accuracy_all_negative"
+    assert found.metrics[ranking] == pytest.approx(recorded[ranking])
+
+
+def test_the_reference_is_the_network_in_batches(run: Run) -> None:
+    images = np.concatenate([reference(run).images] * 4)
+    assert len(images) > gate._BATCH
+    network = served(run)
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(images))[0].numpy()
+    np.testing.assert_allclose(gate.reference_scores(network, images), expected, atol=1e-5)
+
+
+def test_a_graph_that_is_read_and_written_again_passes(bundle: Bundle, run: Run) -> None:
+    """What the tests below do is refused for its change, not for being touched."""
+    assert checked(rewritten(bundle, mean=lambda mean: mean), run).flips == 0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mean": lambda mean: mean + 1},
+        {"deviation": lambda deviation: deviation * 1.01},
+        {"mean": lambda mean: mean[:, ::-1]},
+        {"fc.weight": lambda rows: rows[[1, 0, 2]]},
+        {"fc.bias": lambda bias: bias + np.array([0.01, 0, 0], np.float32)},
+        {"resnet.conv1.weight_bias": lambda bias: bias * np.nan},
+    ],
+    ids=["mean", "deviation", "channels", "rows", "bias", "nan"],
+)
+def test_another_network_in_the_graph_is_refused(
+    bundle: Bundle, run: Run, changes: dict[str, Callable[[Any], Any]]
+) -> None:
+    assert "scores differ" in refused(rewritten(bundle, **changes), run)
+
+
+def test_another_temperature_is_refused(bundle: Bundle, run: Run) -> None:
+    """The exported network is that of another temperature than the run's."""
+    outcome = run.outcome
+    other = run.outcome.model_copy(update={"temperature": outcome.temperature * 1.05})
+    assert "scores differ" in refused(bundle, replace(run, outcome=other))
+
+
+def test_labels_in_another_order_are_refused(bundle: Bundle, run: Run) -> None:
+    first, second, third = bundle.manifest.labels
+    manifest = changed(bundle.manifest, labels=(second, first, third))
+    assert "labels or thresholds are not the network's" in refused(
+        replace(bundle, manifest=manifest), run
+    )
+
+
+def test_thresholds_that_decide_otherwise_are_refused(multi_bundle: Bundle, multi_run: Run) -> None:
+    scores = reference(multi_run).scores
+    for thresholds in (np.median(scores, 0), np.full(3, 0.99)):
+        manifest = changed(multi_bundle.manifest, thresholds=tuple(thresholds.tolist()))
+        message = refused(replace(multi_bundle, manifest=manifest), multi_run)
+        assert "labels or thresholds are not the network's" in message
+
+
+@pytest.mark.parametrize("crop", [0.8, 1.0])
+def test_another_crop_in_the_manifest_is_refused(bundle: Bundle, run: Run, crop: float) -> None:
+    assert bundle.manifest.preprocess.crop_fraction != crop
+    how = {"image_size_px": 32, "crop_fraction": crop}
+    manifest = changed(bundle.manifest, preprocess=how)
+    assert "scores differ" in refused(replace(bundle, manifest=manifest), run)
+
+
+@pytest.mark.parametrize("name", ["golden/baseline.jpg", "golden/scores.json"])
+def test_another_golden_file_is_refused(bundle: Bundle, run: Run, name: str) -> None:
+    content = bundle.files["golden/cmyk.jpg"]
+    if name.endswith("json"):
+        content = bundle.files[name].replace(b"0.", b"0.0", 1)
+    files = {**bundle.files, name: content}
+    assert "scores differ" in refused(replace(bundle, files=files), run)
+
+
+def test_foreign_operators_are_refused(single_bundle: Bundle, single_run: Run) -> None:
+    def foreign(graph: onnx.ModelProto) -> None:
+        graph.opset_import.append(onnx.helper.make_opsetid("org.example", 1))
+
+    message = refused(tampered(single_bundle, foreign), single_run)
+    assert message == "the graph uses operators of org.example"
+
+
+def test_weights_outside_of_the_file_are_refused(single_bundle: Bundle, single_run: Run) -> None:
+    def outside(graph: onnx.ModelProto) -> None:
+        graph.graph.initializer[0].data_location = onnx.TensorProto.EXTERNAL
+
+    message = refused(tampered(single_bundle, outside), single_run)
+    assert message == "the graph keeps weights outside of its file"

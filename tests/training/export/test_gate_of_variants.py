@@ -1,0 +1,286 @@
+"""What a variant may cost, on a tiny network whose scores are easily bent."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from models import bundle as bundles
+from models.bundle import Bundle, hashes
+from models.errors import GateError
+from models.manifest import Gate, Metric, Precision, Task, Variant
+from testkit import tiny_models
+from training.export import gate
+from training.export.gate import Reference, TooFewImagesError
+from training.release import comparison
+from training.release.comparison import Difference
+
+TASKS: tuple[Task, ...] = ("single", "multi")
+LEANING = np.array([[0, 0.2, 0], [0, 0.2, 0], [0, 0.2, 0]], np.float32)  # towards green
+
+
+def images(colours: Sequence[Sequence[float]]) -> NDArray[np.uint8]:
+    """Pictures of one colour each; channels in [0, 1]."""
+    pixels = np.round(255 * np.array(colours)).astype(np.uint8)
+    return np.broadcast_to(pixels[:, None, None], (len(pixels), 16, 16, 3)).copy()
+
+
+def clear(count: int) -> Reference:
+    """Red, green and blue pictures that the network is sure of, and right."""
+    return reference(images([np.eye(3)[n % 3] * 0.7 for n in range(count)]), "single")
+
+
+def close(count: int, task: Task = "single") -> Reference:
+    """Pictures that are a little more red than green; the truth is red."""
+    random = np.random.default_rng(0)
+    colours = [(0.5, 0.5 - 0.008 - 0.004 * random.random(), 0.1) for _ in range(count)]
+    return reference(images(colours), task, [("red",)] * count)
+
+
+def reference(
+    pictures: NDArray[np.uint8], task: Task, truth: Sequence[Sequence[str]] | None = None
+) -> Reference:
+    scores = tiny_models.reference_scores(pictures, task)
+    truth = truth or [(tiny_models.LABELS[label],) for label in scores.argmax(1)]
+    thresholds = (0.5, 0.5, 0.5) if task == "multi" else None
+    return Reference(pictures, truth, scores, tiny_models.LABELS, thresholds)
+
+
+def checked(
+    folder: Path,
+    answers: Reference,
+    change: NDArray[np.float32],
+    precision: Precision = "int8",
+    task: Task = "single",
+) -> Gate:
+    """What the gate measures on a variant with other weights than the network's."""
+    whole = bundles.read(
+        tiny_models.add(
+            folder, "tiny", task, int8=tiny_models.network(task, tiny_models.WEIGHTS + change)
+        )
+    )
+    return gate.check(whole, Variant.model_construct(**variant_of(whole, precision)), answers)
+
+
+def variant_of(whole: Bundle, precision: Precision) -> dict[str, Any]:
+    return {"file": "model.int8.onnx", "precision": precision, "gate": gate.unmeasured(precision)}
+
+
+def test_a_variant_that_decides_wrongly_within_its_tolerance_is_refused(tmp_path: Path) -> None:
+    answers = close(24)
+    with pytest.raises(GateError) as caught:
+        checked(tmp_path, answers, LEANING)
+    assert not isinstance(caught.value, TooFewImagesError)
+    assert str(caught.value).startswith(
+        "int8: worse than the trained network: +100.00 points of error on 24 validation images,"
+        " between +"
+    )
+    assert str(caught.value).endswith("with 95 % confidence to each side (1 allowed)")
+
+
+def test_tags_that_are_ranked_wrongly_within_the_tolerance_are_refused(tmp_path: Path) -> None:
+    """Every second picture is a little more red; to the variant, which sees red less, it is not."""
+    colours = np.array([[128, 90, 100], [141, 90, 125]] * 20) / 255
+    answers = reference(images(colours.tolist()), "multi", [("green",), ("red",)] * 20)
+    blinded = np.array([[-0.5, 0, 0], [0, 0, 0], [0, 0, 0]], np.float32)
+    with pytest.raises(GateError, match=r"^int8: worse than .* \+\d\d\.\d\d points of 1 - mAP on"):
+        checked(tmp_path, answers, blinded, task="multi")
+
+
+def test_a_variant_on_few_images_passes_where_its_scores_hardly_change(tmp_path: Path) -> None:
+    answers = clear(24)
+    found = checked(tmp_path, answers, np.float32(0.1) * LEANING)
+    scores = tiny_models.reference_scores(
+        answers.images, "single", tiny_models.WEIGHTS + np.float32(0.1) * LEANING
+    )
+    targets = np.array([[label in of for label in tiny_models.LABELS] for of in answers.truth])
+    expected = comparison.separations(scores, answers.scores, targets)
+    assert found.images == 24
+    loss, separation = found.loss, found.separation_loss
+    assert (loss.value, loss.low, loss.high) == pytest.approx((0, -0.1013, 0.1013), abs=1e-4)
+    assert (separation.value, separation.low, separation.high) == pytest.approx(
+        (expected.value, expected.low, expected.high), abs=1e-5
+    )
+    assert separation.high < 0.01
+
+
+def test_a_variant_whose_scores_change_on_few_images_cannot_be_told(tmp_path: Path) -> None:
+    answers = clear(24)
+    with pytest.raises(TooFewImagesError) as caught:
+        checked(tmp_path, answers, np.float32(-0.4) * tiny_models.WEIGHTS)
+    assert str(caught.value).startswith(
+        "int8: too few images to tell whether it is worse than the trained network: +0.00 points of"
+        " error on 24 validation images, between -10.13 and +10.13 with 95 % confidence to each"
+        " side (1 allowed); about "
+    )
+    assert str(caught.value).endswith(" held out would do")
+
+
+def test_many_images_show_by_their_decisions_alone_that_a_variant_is_as_good(
+    tmp_path: Path,
+) -> None:
+    found = checked(tmp_path, clear(300), np.float32(-0.4) * tiny_models.WEIGHTS)
+    assert found.loss.high < 0.01 < found.separation_loss.high
+
+
+def test_fp32_is_exact_and_needs_no_number_of_images(tmp_path: Path) -> None:
+    found = checked(tmp_path, clear(1), np.zeros((3, 3), np.float32), "fp32")
+    assert (found.images, found.loss.value) == (1, 0) and found.loss.high > 0.5
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_golden_images_prove_each_variant(tmp_path: Path, precision: Precision) -> None:
+    """Held-out images alone would let it pass: their scores are the network's."""
+    path = tiny_models.add(tmp_path, "tiny", "single", int8=tiny_models.network("single"))
+    whole = bundles.read(path)
+    scores = whole.files["golden/scores.json"]
+    doctored = scores.replace(b"0.9", b"0.1")
+    assert doctored != scores
+    files = {**whole.files, "golden/scores.json": doctored}
+    manifest = whole.manifest.model_copy(update={"files": hashes(files)})
+    other = Bundle(path, manifest, files)
+    variant = Variant.model_construct(**variant_of(whole, precision))
+    assert gate.check(whole, variant, clear(24)).max_difference < 1e-5
+    with pytest.raises(GateError, match=f"^{precision}: scores differ by 0.8"):
+        gate.check(other, variant, clear(24))
+
+
+def first_of(folder: Path, task: Task = "single", **changes: Any) -> tuple[Bundle, Variant]:
+    """A tiny bundle with a change in its manifest, and its fp32 network."""
+    whole = bundles.read(tiny_models.add(folder, "tiny", task))
+    manifest = whole.manifest.model_copy(update=changes)
+    return replace(whole, manifest=manifest), whole.manifest.variants[0]
+
+
+def test_an_honest_network_passes_with_its_figures(tmp_path: Path) -> None:
+    answers = close(24)
+    found = gate.check(*first_of(tmp_path), answers)
+    assert (found.tolerance, found.images, found.metrics["error"]) == (1e-4, 24, 0)
+    assert 0 < found.max_difference < 1e-5
+
+
+def test_labels_in_another_order_are_refused_with_both_figures(tmp_path: Path) -> None:
+    message = (
+        "^fp32: error on 24 validation images is 1.0000, the trained network's 0.0000: the labels"
+        " or thresholds are not the network's$"
+    )
+    with pytest.raises(GateError, match=message):
+        gate.check(*first_of(tmp_path, labels=("green", "red", "blue")), close(24))
+
+
+def test_other_thresholds_are_refused(tmp_path: Path) -> None:
+    answers = close(24, "multi")
+    assert gate.check(*first_of(tmp_path / "a", "multi"), answers).metrics["map"] == 1
+    with pytest.raises(GateError, match="fp32: micro_f1 on 24 .* thresholds are not the network's"):
+        gate.check(*first_of(tmp_path / "b", "multi", thresholds=(0.99, 0.5, 0.5)), answers)
+
+
+def graph_with(change: Callable[[onnx.ModelProto], Any]) -> bytes:
+    graph = onnx.load_from_string(tiny_models.network("single"))
+    change(graph)
+    return bytes(graph.SerializeToString())
+
+
+def refused_graph(folder: Path, model: bytes) -> str:
+    whole = bundles.read(tiny_models.add(folder, "tiny", "single", model))
+    with pytest.raises(GateError) as caught:
+        gate.check(whole, whole.manifest.variants[0], close(3))
+    return str(caught.value)
+
+
+def test_foreign_operators_are_refused_by_their_names(tmp_path: Path) -> None:
+    foreign = [onnx.helper.make_opsetid(f"org.{name}", 1) for name in ("b", "a")]
+    model = graph_with(lambda graph: graph.opset_import.extend(foreign))
+    assert refused_graph(tmp_path, model) == "the graph uses operators of org.a, org.b"
+    microsoft = [onnx.helper.make_opsetid("com.microsoft", 1)]
+    model = graph_with(lambda graph: graph.opset_import.extend(microsoft))
+    whole = bundles.read(tiny_models.add(tmp_path / "other", "tiny", "single", model))
+    assert gate.check(whole, whole.manifest.variants[0], close(3)).images == 3
+
+
+def test_weights_outside_of_the_file_are_refused(tmp_path: Path) -> None:
+    def outside(graph: onnx.ModelProto) -> None:
+        graph.graph.initializer[0].data_location = onnx.TensorProto.EXTERNAL
+
+    message = refused_graph(tmp_path, graph_with(outside))
+    assert message == "the graph keeps weights outside of its file"
+
+
+def test_a_draft_has_no_figures_but_its_tolerance() -> None:
+    draft = gate.unmeasured("int8")
+    assert (draft.tolerance, draft.max_difference, draft.flips, draft.images) == (0.25, 0, 0, 0)
+    assert draft.loss == draft.separation_loss == Metric(value=0, low=0, high=0)
+
+
+def test_the_reference_is_the_network_s_scores_in_batches() -> None:
+    class Doubling(torch.nn.Module):
+        sizes: ClassVar[list[int]] = []
+
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            self.sizes.append(len(images))
+            return 2 * images.float().mean((1, 2)), torch.zeros(1)
+
+    pixels = np.random.default_rng(0).integers(0, 256, (150, 4, 4, 3), dtype=np.uint8)
+    found = gate.reference_scores(Doubling(), pixels)  # type: ignore[arg-type]
+    np.testing.assert_allclose(found, 2 * pixels.mean((1, 2)), rtol=1e-5)
+    assert Doubling.sizes == [64, 64, 22]
+
+
+def judged(loss: tuple[float, float, float], separation: tuple[float, float, float]) -> str:
+    """What the check of int8 on 100 images says to value, low and high of each."""
+    try:
+        gate._check_loss(
+            "int8",
+            "single",
+            100,
+            *(
+                Difference(0.5 + value, 0.5, low, high, deviation=0.1, most=0.1)
+                for value, low, high in (loss, separation)
+            ),
+        )
+    except TooFewImagesError:
+        return "too few"
+    except GateError:
+        return "worse"
+    return "as good"
+
+
+@pytest.mark.parametrize(
+    ("loss", "separation", "verdict"),
+    [
+        ((0.002, -0.005, 0.009), (0.03, 0.02, 0.04), "as good"),
+        ((0.002, -0.03, 0.03), (0.002, -0.005, 0.009), "as good"),
+        ((0.002, -0.03, 0.03), (0.002, -0.005, 0.011), "too few"),
+        ((0.002, -0.03, 0.03), (0.03, 0.02, 0.04), "too few"),
+        ((0.012, -0.03, 0.05), (0.002, -0.005, 0.009), "too few"),
+        ((0.03, 0.009, 0.05), (0.002, -0.005, 0.009), "too few"),
+        ((0.03, 0.011, 0.05), (0.002, -0.005, 0.009), "worse"),
+    ],
+)
+def test_a_loss_is_allowed_that_is_shown_to_be_small(
+    loss: tuple[float, float, float], separation: tuple[float, float, float], verdict: str
+) -> None:
+    """One point is: by decisions, or by separation where no more decisions are lost."""
+    assert judged(loss, separation) == verdict
+
+
+@pytest.mark.parametrize(
+    ("loss", "separation", "needed"),
+    [(0.0, 0.0, "155"), (0.0, 0.02, "619"), (0.02, 0.0, "619"), (0.005, 0.005, "619")],
+)
+def test_it_is_said_how_many_images_would_do(loss: float, separation: float, needed: str) -> None:
+    """As many as either of the two needs, but separation alone is no way out of a loss."""
+    with pytest.raises(TooFewImagesError, match=rf"; about {needed} held out would do$"):
+        gate._check_loss(
+            "int8",
+            "single",
+            100,
+            Difference(0.5 + loss, 0.5, loss - 0.1, loss + 0.1, deviation=0.1, most=0.1),
+            Difference(0.5 + separation, 0.5, -0.1, 0.1, deviation=0.05, most=0.1),
+        )

@@ -1,0 +1,147 @@
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, numpy_helper
+
+from models import bundle as bundles
+from models.bundle import Bundle
+from models.errors import GateError
+from models.manifest import Precision
+from models.store import Store
+from testkit import constructed_run
+from training.export import export, gate, reduced_precision
+from training.network.resnet import Served
+from training.run_folder import Run
+
+pytestmark = pytest.mark.usefixtures("real_networks")
+
+
+@pytest.fixture(scope="module", name="run")
+def run_without_training(
+    real_networks: None, single_data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Run:
+    return constructed_run.colours(single_data, tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def both(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle with each precision, through the real gates."""
+    store = Store(tmp_path_factory.mktemp("variants"))
+    return bundles.read(export.export(run, "colours", store, precisions=["fp16", "int8"]))
+
+
+def images(count: int = 16) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
+    return np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+
+
+def initializers(model: bytes) -> Counter[int]:
+    """How many numbers are kept in each type."""
+    found: Counter[int] = Counter()
+    for tensor in onnx.load_from_string(model).graph.initializer:
+        found[tensor.data_type] += int(np.prod(tensor.dims))
+    return found
+
+
+def test_each_precision_is_listed_with_what_its_gate_measured(both: Bundle) -> None:
+    listed = [(v.file, v.precision, v.gate.tolerance) for v in both.manifest.variants]
+    assert listed == [
+        ("model.onnx", "fp32", gate.TOLERANCES["fp32"].score),
+        ("model.fp16.onnx", "fp16", gate.TOLERANCES["fp16"].score),
+        ("model.int8.onnx", "int8", gate.TOLERANCES["int8"].score),
+    ]
+    differences = [variant.gate.max_difference for variant in both.manifest.variants]
+    assert 0 < differences[0] < differences[1] < differences[2]
+    for variant in both.manifest.variants:
+        assert variant.gate.metrics.keys() == both.manifest.variants[0].gate.metrics.keys()
+
+
+def test_the_weights_are_kept_in_the_precision(both: Bundle) -> None:
+    whole = initializers(both.files["model.onnx"])
+    half = initializers(both.files["model.fp16.onnx"])
+    bytes_ = initializers(both.files["model.int8.onnx"])
+    assert whole[TensorProto.FLOAT] > 11e6
+    assert half[TensorProto.FLOAT16] > 11e6 and half[TensorProto.FLOAT] < 1_000
+    assert bytes_[TensorProto.INT8] > 11e6 and bytes_[TensorProto.FLOAT] < 0.1e6
+    sizes = [len(both.files[v.file]) for v in both.manifest.variants]
+    assert sizes[1] < 0.55 * sizes[0] and sizes[2] < 0.3 * sizes[0]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_the_interface_is_that_of_fp32(both: Bundle, precision: str) -> None:
+    described = []
+    for file in ("model.onnx", f"model.{precision}.onnx"):
+        session = onnxruntime.InferenceSession(both.files[file], providers=["CPUExecutionProvider"])
+        tensors = (*session.get_inputs(), *session.get_outputs())
+        described.append([(t.name, t.type, t.shape[1:]) for t in tensors])
+        assert session.run(None, {"images": images(3)})[0].shape == (3, 3)
+    assert described[0] == described[1]
+
+
+def test_nothing_is_repeated_over_the_pixels_of_int8(both: Bundle) -> None:
+    graph = onnx.load_from_string(both.files["model.int8.onnx"]).graph
+    shapes = {constant.name: list(constant.dims) for constant in graph.initializer}
+    pixels = [node for node in graph.node if node.op_type in ("Sub", "Div")][:2]
+    assert [node.op_type for node in pixels] == ["Sub", "Div"]
+    assert [shapes[node.input[1]] for node in pixels] == [[1, 3, 32, 32]] * 2
+
+
+def test_int8_weights_have_a_scale_for_each_channel_and_activations_are_unsigned(
+    both: Bundle,
+) -> None:
+    graph = onnx.load_from_string(both.files["model.int8.onnx"]).graph
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    assert len(convolutions) >= 20
+    made_by = {name: node for node in graph.node for name in node.output}
+    for node in convolutions[:20]:
+        weights = made_by[node.input[1]]
+        assert weights.op_type == "DequantizeLinear"
+        assert constants[weights.input[0]].dtype == np.int8
+        assert constants[weights.input[1]].size == constants[weights.input[0]].shape[0]
+        pixels = made_by[node.input[0]]
+        assert constants[pixels.input[2]].dtype == np.uint8
+
+
+def test_the_ranges_come_from_the_images(both: Bundle) -> None:
+    dark, bright = (
+        reduced_precision.quantized(both.model, "images", images() // 8 + base) for base in (0, 200)
+    )
+    assert dark != bright
+
+
+def test_halving_leaves_the_network_itself_alone(run: Run) -> None:
+    network = Served(run.network(), "single", 1.3).eval()
+    half = reduced_precision.halved(network)
+    assert network.network.resnet.conv1.weight.dtype == torch.float32
+    assert half.network.resnet.conv1.weight.dtype == torch.float16
+    with torch.inference_mode():
+        exact, rounded = network(torch.from_numpy(images())), half(torch.from_numpy(images()))
+    for one, other in zip(exact, rounded, strict=True):
+        assert other.dtype == torch.float32
+        np.testing.assert_allclose(one.numpy(), other.numpy(), atol=0.05, rtol=0.05)
+    assert not torch.equal(exact[0], rounded[0])
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_variant_that_is_worse_does_not_exist(
+    precision: Precision,
+    both: Bundle,
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of an honest variant nothing is refused until its tolerance is tighter than its rounding."""
+    made = {v.precision: both.files[v.file] for v in both.manifest.variants}
+    monkeypatch.setattr(
+        export, "_networks", lambda *_: {"fp32": made["fp32"], precision: made[precision]}
+    )
+    tight = {**gate.TOLERANCES, precision: gate.Tolerance(1e-7, 0.01)}
+    monkeypatch.setattr(gate, "TOLERANCES", tight)
+    with pytest.raises(GateError, match=rf"^{precision}: scores differ by"):
+        export.export(run, "colours", Store(tmp_path), precisions=[precision])
+    assert Store(tmp_path).names() == []

@@ -1,0 +1,250 @@
+import csv
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from models.errors import RunError
+from testkit import image_sets
+from tests.training.fine_tuning.test_trainer import ALONE, network, pictures, the_same, weights_of
+from training import run_folder
+from training.__main__ import main
+from training.commands.train import train
+from training.fine_tuning import lr_finder
+from training.fine_tuning.lr_finder import Curve, suggest, sweep
+from training.fine_tuning.trainer import FineTuning
+
+Floats = NDArray[np.float64]
+Output = pytest.CaptureFixture[str]
+ALL = 1e-7 * 1e8 ** (np.arange(100) / 99)
+
+# What fastai 2.8 suggests (fastai/callback/schedule.py), written down from its definitions; it
+# leaves out the first num_it // 10 steps and the last 5.
+
+
+def minimum(rates: Floats, losses: Floats) -> float:
+    """A tenth of the rate at the least loss."""
+    best = min(range(len(losses)), key=lambda i: losses[i])
+    return float(rates[best]) / 10
+
+
+def steep(rates: Floats, losses: Floats) -> float:
+    """Where a step in log(rate) lowers the loss most."""
+    falls = [
+        (losses[i + 1] - losses[i]) / (math.log(rates[i + 1]) - math.log(rates[i]))
+        for i in range(len(losses) - 1)
+    ]
+    return float(rates[falls.index(min(falls))])
+
+
+def valley(rates: Floats, losses: Floats) -> float:
+    """In the longest falling subsequence, as long as it is back from its end: a third, and half
+    of a third, into that."""
+    best, length = 0, 0
+    lengths: list[int] = []
+    for i in range(len(losses)):
+        lengths.append(1 + max([lengths[j] for j in range(i) if losses[j] > losses[i]], default=0))
+        if lengths[i] > max(length, 1):
+            best, length = i, lengths[i]
+    sections = length / 3
+    return float(rates[(best - length) + int(sections) + int(sections / 2)])
+
+
+def slide(rates: Floats, losses: Floats) -> float:
+    """Two places 15 apart move down from the end until the slopes at both are within 0.005; the
+    lower place before the last move."""
+    slopes, low = np.gradient(losses), -16
+    found = rates[low]
+    while low >= -len(losses) and abs(slopes[low + 15] - slopes[low]) > 0.005:
+        found = rates[low]
+        low -= 1
+    return float(found)
+
+
+REFERENCES: dict[str, Callable[[Floats, Floats], float]] = {
+    "minimum/10": minimum,
+    "steep": steep,
+    "valley": valley,
+    "slide": slide,
+}
+
+
+def typical(seed: int, steps: int = 100, noise: float = 0.02) -> Curve:
+    """Flat, down, up, and with some noise; each seed another one."""
+    random = np.random.default_rng(seed)
+    rates = ALL[:steps]
+    at = np.log10(rates)
+    down, up = random.uniform(-5, -3), random.uniform(-1.5, 0)
+    depth = random.uniform(0.5, 2)
+    losses = 2.5 - depth / (1 + np.exp(-2 * (at - down))) + np.exp(2 * (at - up))
+    return Curve(rates, losses + random.normal(0, noise, steps))
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.02, 0.2])
+@pytest.mark.parametrize("name", REFERENCES)
+def test_suggestions_are_fastai_s(name: str, noise: float) -> None:
+    for seed in range(10):
+        curve = typical(seed, 100 - 5 * seed, noise)
+        expected = REFERENCES[name](curve.rates[10:-5], curve.losses[10:-5])
+        assert suggest(curve)[name] == pytest.approx(expected, rel=1e-9), seed
+
+
+@pytest.mark.parametrize("losses", [np.linspace(3, 1, 100), np.linspace(1, 3, 100)])
+def test_a_curve_that_only_falls_or_rises_has_fastai_s_suggestions_too(losses: Floats) -> None:
+    curve = Curve(ALL, losses)
+    found = suggest(curve)
+    for name in ("minimum/10", "slide") if losses[0] < losses[1] else REFERENCES:
+        if name != "steep":  # on a line each place is as steep, but for rounding
+            assert found[name] == pytest.approx(REFERENCES[name](ALL[10:-5], losses[10:-5])), name
+
+
+def test_steps_at_both_ends_say_nothing() -> None:
+    curve = typical(0, noise=0)
+    wild = curve.losses.copy()
+    wild[:10], wild[-5:] = -100, -200
+    assert suggest(Curve(curve.rates, wild)) == suggest(curve)
+
+
+@pytest.mark.parametrize("steps", [1, 15, 34])
+def test_a_curve_too_short_says_when_it_diverged(steps: int) -> None:
+    with pytest.raises(RunError, match=f"diverged after {steps} of 100 steps: no curve"):
+        suggest(typical(0, steps))
+    assert len(suggest(typical(0, 35))) == 4
+
+
+# The sweep.
+
+
+def swept(phase: str, **changes: Any) -> tuple[Curve, set[str]]:
+    """The curve, and the names of the weights that changed."""
+    own = network()
+    before = weights_of(own)
+    tuning = FineTuning(own, pictures(), "single", image_sets.recipe(**changes), ALONE)
+    curve = sweep(tuning, phase)
+    after = weights_of(own)
+    return curve, {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def test_a_sweep_rises_from_1e_7_until_the_loss_is_four_times_its_best() -> None:
+    curve, changed = swept("head", batch_size=8)
+    assert curve.rates == pytest.approx(ALL[: len(curve.rates)])
+    assert 35 <= len(curve.losses) == len(curve.rates) <= 100
+    assert np.isfinite(curve.losses).all()
+    assert curve.losses[0] == pytest.approx(curve.losses[1], rel=0.5)
+    best = np.minimum.accumulate(curve.losses)
+    assert (curve.losses[:-1] <= 4 * best[:-1]).all()
+    assert len(curve.losses) == 100 or curve.losses[-1] > 4 * best[-1]
+    assert curve.losses.min() < 0.8 * curve.losses[0]
+    assert changed == {"fc.weight", "fc.bias"}
+
+
+def test_a_sweep_that_diverges_stops_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten times the rate each step."""
+    monkeypatch.setattr(lr_finder, "_LAST", 1e12)
+    curve, changed = swept("head", batch_size=8)
+    assert len(curve.losses) < 90
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lr_finder, "_DIVERGED", 1e30)
+        assert len(swept("head", batch_size=8)[0].losses) > len(curve.losses)
+
+
+def test_losses_are_smoothed_with_the_bias_of_the_beginning_taken_out() -> None:
+    """Of a network that stays: the running mean lies within what it is the mean of."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lr_finder, "_LAST", 1e-6)
+        curve, _ = swept("head", batch_size=24)
+    assert len(curve.losses) == 100
+    assert curve.losses.std() < 0.05 * curve.losses.mean()
+
+
+def test_a_sweep_of_the_whole_network_changes_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lr_finder, "STEPS", 3)
+    monkeypatch.setattr(lr_finder, "_FIRST", 1e-3)
+    curve, changed = swept("whole", batch_size=24)
+    assert len(curve.losses) <= 3
+    assert changed == weights_of(network()).keys()
+
+
+def test_the_same_seed_sweeps_the_same_curve(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lr_finder, "STEPS", 6)
+    first, again, other = (swept("head", batch_size=24, seed=seed)[0] for seed in (1, 1, 2))
+    assert np.array_equal(first.losses, again.losses)
+    assert not np.array_equal(first.losses[:5], other.losses[:5])
+
+
+def test_a_rate_found_automatically_is_the_valley_of_the_head(
+    capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    curve = typical(3)
+    monkeypatch.setattr(
+        lr_finder, "sweep", lambda tuning, phase: curve if phase == "head" else None
+    )
+    trial = FineTuning(network(), pictures(), "single", image_sets.recipe(lr="auto"), ALONE)
+    rate = f"{valley(curve.rates[10:-5], curve.losses[10:-5]):.1e}"
+    assert lr_finder.with_found_rate(trial).lr == rate
+    assert capsys.readouterr().out == f"--lr auto: {rate}\n"
+
+
+# The command.
+
+
+def check_written(out: Path, text: str, phase: str) -> None:
+    first, *lines, last = text[text.index("--lr as the") :].splitlines()
+    assert (first, last) == (
+        f"--lr as the {phase} network sees it:",
+        f"wrote {out / 'lr_find.png'}",
+    )
+    assert [line.split()[0] for line in lines] == list(REFERENCES)
+    rows = list(csv.reader((out / "lr_find.csv").read_text().splitlines()))
+    assert rows[0] == ["rate", "loss"]
+    rates, losses = np.array(rows[1:], float).T
+    for line, rate in zip(lines, suggest(Curve(rates, losses)).values(), strict=True):
+        assert float(line.split()[1]) == pytest.approx(rate, rel=0.06)
+    with Image.open(out / "lr_find.png") as picture:
+        picture.load()
+        assert picture.size == (840, 480)
+        assert len(picture.convert("RGB").getcolors(10**6) or []) > 5
+
+
+def test_rates_for_a_new_head_from_the_command_line(
+    single_data: Path, tmp_path: Path, capsys: Output
+) -> None:
+    options = ["--weights", "none", "--image-size", "32", "--batch-size", "8", "--device", "cpu"]
+    arguments = ["lr-find", str(single_data), "--out", str(tmp_path / "out"), *options]
+    assert main(arguments) == 0
+    check_written(tmp_path / "out", capsys.readouterr().out, "head")
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"lr_find.csv", "lr_find.png"}
+    assert main(arguments) == 1
+    assert "is not empty" in capsys.readouterr().err
+
+
+def test_rates_for_the_whole_network_of_a_run_from_the_command_line(
+    single_data: Path, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run of the head alone, which has a loss that can be lowered; in fewer steps."""
+    monkeypatch.setattr(lr_finder, "STEPS", 40)
+    recipe = image_sets.recipe(single_data, valid=0.75, epochs=0, batch_size=4)
+    made = run_folder.read(train(recipe, tmp_path / "run"))
+    before = weights_of(made.network())
+    assert main(["lr-find", "--from", str(made.path), "--out", str(tmp_path / "out")]) == 0
+    check_written(tmp_path / "out", capsys.readouterr().out, "whole")
+    assert the_same(before, weights_of(made.network()))
+
+
+@pytest.mark.parametrize("options", [["pets"], ["--seed", "3"], ["--recipe", "mine.toml"]])
+def test_options_beside_from_are_wrong_usage(capsys: Output, options: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["lr-find", "--from", "run", *options])
+    assert caught.value.code == 2
+    assert "--from RUN takes the run's own recipe: leave out " in capsys.readouterr().err
+
+
+def test_rates_from_what_is_no_run_are_one(tmp_path: Path, capsys: Output) -> None:
+    assert main(["lr-find", "--from", str(tmp_path)]) == 1
+    assert "is no complete run" in capsys.readouterr().err

@@ -1,0 +1,460 @@
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models.errors import RunError
+from models.manifest import Task
+from testkit import image_sets
+from testkit.image_sets import SIZE_PX
+from training.data.augment import augment, draw
+from training.data.image_source import Cached
+from training.distributed import Ranks
+from training.fine_tuning import batches, schedule
+from training.fine_tuning import trainer as module
+from training.fine_tuning.batches import Training
+from training.fine_tuning.checkpoint import Progress
+from training.fine_tuning.trainer import DivergedError, Epoch, FineTuning, loss_of, phases
+from training.network.resnet import Network
+from training.recipe import pick_dtype
+
+CPU = torch.device("cpu")
+ALONE = Ranks(0, 1, CPU)
+STILL: dict[str, Any] = {"flip": 0, "rotation": 0, "scale": 1, "warp": 0, "light": 0}
+
+
+def pictures(task: Task = "single", count: int = 24) -> Training:
+    """Grey noise, brighter in the channel of each label."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 120, (count, SIZE_PX, SIZE_PX, 3), generator=generator)
+    truth = torch.nn.functional.one_hot(torch.arange(count) % 3, 3)
+    if task == "multi":
+        truth = truth | truth.roll(count // 2, 0)
+    pixels += truth[:, None, None, :] * 100
+    targets = truth.argmax(1) if task == "single" else truth.float()
+    return training(pixels.to(torch.uint8), targets)
+
+
+def training(pixels: Tensor, targets: Tensor) -> Training:
+    names = [f"{number}.jpg" for number in range(len(pixels))]
+    return Training(Cached(pixels, torch.ones(len(pixels), 2)), names, targets)
+
+
+def images_of(given: Training) -> Tensor:
+    """As an augmentation that does nothing gives them."""
+    ((pixels, _),) = given.feed.batches([torch.arange(len(given.targets))])
+    return pixels.permute(0, 3, 1, 2).float()
+
+
+def network(seed: int = 0) -> Network:
+    torch.manual_seed(seed)
+    return Network("resnet18", 3)
+
+
+def trained(
+    own: Network,
+    task: Task = "single",
+    after_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    count: int = 24,
+    **changes: Any,
+) -> dict[str, Tensor]:
+    """Train in place; the weights afterwards."""
+    tuning = FineTuning(own, pictures(task, count), task, image_sets.recipe(**changes), ALONE)
+    tuning.run(None, lambda epoch, progress: after_epoch(epoch), lambda *_: None)
+    return weights_of(own)
+
+
+def weights_of(own: Network) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in own.resnet.state_dict().items()}
+
+
+def the_same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+# The loss.
+
+
+def test_cross_entropy_is_the_mean_of_minus_the_log_of_the_softmax() -> None:
+    logits, targets = (
+        torch.randn(6, 4, generator=torch.Generator().manual_seed(0)),
+        [0, 1, 2, 3, 3, 0],
+    )
+    expected = -sum(math.log(row.softmax(0)[t]) for row, t in zip(logits, targets, strict=True)) / 6
+    assert loss_of(logits, torch.tensor(targets), "single").item() == pytest.approx(
+        expected, rel=1e-5
+    )
+
+
+def test_softmax_log_and_nll_loss_are_log_softmax_and_nll_loss_are_cross_entropy() -> None:
+    logits = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    targets = torch.tensor([0, 1, 2, 3, 3, 0])
+    loss = loss_of(logits, targets, "single")
+    torch.testing.assert_close(loss, nn.functional.nll_loss(logits.softmax(1).log(), targets))
+    torch.testing.assert_close(loss, nn.functional.nll_loss(logits.log_softmax(1), targets))
+
+
+def test_the_softmax_of_a_pair_is_the_sigmoid_of_the_difference() -> None:
+    """So two labels lose the same as one that is there or not."""
+    logits = torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
+    targets = torch.tensor([0, 1, 1, 0, 1, 0])
+    difference = logits[:, 1:] - logits[:, :1]
+    torch.testing.assert_close(logits.softmax(1)[:, 1:], difference.sigmoid())
+    torch.testing.assert_close(
+        loss_of(logits, targets, "single"), loss_of(difference, targets[:, None].float(), "multi")
+    )
+
+
+def test_the_gradient_of_cross_entropy_is_softmax_minus_target() -> None:
+    logits = torch.randn(6, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    targets = torch.tensor([0, 1, 2, 3, 3, 0])
+    (gradient,) = torch.autograd.grad(loss_of(logits, targets, "single"), logits)
+    expected = (logits.softmax(1) - nn.functional.one_hot(targets, 4)) / 6
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_binary_cross_entropy_is_sigmoid_where_log_mean() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, targets = (
+        torch.randn(6, 4, generator=generator),
+        torch.rand(6, 4, generator=generator) < 0.5,
+    )
+    scores = logits.sigmoid()
+    expected = -torch.where(targets, scores, 1 - scores).log().mean()
+    torch.testing.assert_close(loss_of(logits, targets.float(), "multi"), expected)
+
+
+# The loop.
+
+
+@pytest.mark.parametrize("task", ["single", "multi"])
+def test_a_few_epochs_lower_the_loss(task: Task) -> None:
+    """On the same pictures without augmentation, in evaluation mode."""
+    own, given = network(), pictures(task)
+
+    def loss() -> float:
+        own.eval()
+        with torch.inference_mode():
+            logits = own(images_of(given))
+        return loss_of(logits, given.targets, task).item()
+
+    before, epochs = loss(), list[Epoch]()
+    trained(own, task, epochs.append, epochs=8)
+    assert loss() < 0.7 * before
+    assert epochs[-1].train_loss < 0.8 * epochs[0].train_loss
+
+
+def test_epochs_are_told_in_order_with_their_phase() -> None:
+    epochs: list[Epoch] = []
+    trained(network(), after_epoch=epochs.append, freeze_epochs=2, epochs=1)
+    assert [(e.phase, e.epoch) for e in epochs] == [("head", 1), ("head", 2), ("whole", 3)]
+    assert all(e.images_per_s > 0 for e in epochs)
+
+
+@pytest.mark.parametrize(("freeze_epochs", "epochs", "phase"), [(0, 1, "whole"), (1, 0, "head")])
+def test_a_phase_without_epochs_is_left_out(freeze_epochs: int, epochs: int, phase: str) -> None:
+    told: list[Epoch] = []
+    trained(network(), after_epoch=told.append, freeze_epochs=freeze_epochs, epochs=epochs)
+    assert [(e.phase, e.epoch) for e in told] == [(phase, 1)]
+
+
+def test_the_train_loss_is_the_mean_over_images_however_they_are_batched() -> None:
+    """At a rate of almost nothing the network stays, and so does its loss on every image."""
+    losses = []
+    for batch_size in (2, 7, 24):
+        epochs: list[Epoch] = []
+        options = {"lr": "1e-12", "epochs": 0, "batch_size": batch_size}
+        trained(network(), "single", epochs.append, 25, **STILL, **options)
+        losses.append(epochs[0].train_loss)
+    own, given = network().eval(), pictures(count=25)
+    with torch.inference_mode():
+        logits = own(images_of(given)).float()
+    expected = loss_of(logits, given.targets, "single").item()
+    assert losses == pytest.approx([expected] * 3, rel=0.01)
+
+
+def test_the_frozen_phase_changes_the_head_and_nothing_else() -> None:
+    own = network()
+    before = weights_of(own)
+    after = trained(own, epochs=0, freeze_epochs=2)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"fc.weight", "fc.bias"}
+
+
+def test_the_frozen_phase_stays_frozen_whatever_comes_between() -> None:
+    own = network()
+    before = weights_of(own)
+
+    def unfreeze(_: Epoch) -> None:
+        own.train()
+
+    after = trained(own, after_epoch=unfreeze, epochs=0, freeze_epochs=2)
+    assert torch.equal(before["bn1.running_mean"], after["bn1.running_mean"])
+
+
+def test_the_whole_phase_changes_every_weight_and_statistic() -> None:
+    own = network()
+    before = weights_of(own)
+
+    def evaluate(_: Epoch) -> None:
+        own.eval()
+
+    after = trained(own, after_epoch=evaluate, freeze_epochs=1, epochs=2)
+    assert [name for name in before if torch.equal(before[name], after[name])] == []
+    assert int(after["bn1.num_batches_tracked"]) == 4
+
+
+def test_the_same_seed_gives_the_same_weights_bit_for_bit() -> None:
+    first, again, other = (trained(network(), epochs=1, seed=seed) for seed in (1, 1, 2))
+    assert the_same(first, again)
+    assert not the_same(first, other)
+
+
+def test_training_does_not_draw_from_the_global_generator() -> None:
+    own = network()
+    first = trained(own, epochs=0)
+    again = network()
+    torch.manual_seed(99)
+    assert the_same(first, trained(again, epochs=0))
+
+
+def test_a_rate_that_diverges_stops_with_the_step_the_flag_and_the_images() -> None:
+    own, given = network(), pictures()
+    recipe = image_sets.recipe(lr="1e10", epochs=6)
+    told: list[Progress] = []
+    tuning = FineTuning(own, given, "single", recipe, ALONE)
+    expected = r"the loss of step \d+ is (nan|inf): .*; use a lower --lr than 1e10"
+    with pytest.raises(DivergedError, match=expected) as caught:
+        tuning.run(None, lambda epoch, progress: told.append(progress), lambda *_: None)
+    losses = told[-1].losses  # of the steps before it, all finite
+    assert all(map(math.isfinite, losses))
+    step = len(losses)
+    assert f"the loss of step {step + 1} is " in str(caught.value)
+    rows = batches.order(given, recipe, step // 2)[step % 2]
+    assert caught.value.files == [f"{row}.jpg" for row in rows.tolist()]
+
+
+def test_pictures_that_are_no_numbers_stop_in_the_first_step() -> None:
+    own = network()
+    nn.init.constant_(own.resnet.fc.weight, math.nan)
+    with pytest.raises(RunError, match="the loss of step 1 is nan"):
+        trained(own)
+
+
+def test_the_loop_takes_as_many_steps_as_the_batch_size_asks_for() -> None:
+    own = network()
+    after = trained(own, count=25, freeze_epochs=0, epochs=2, batch_size=8)
+    assert int(after["bn1.num_batches_tracked"]) == 2 * 4
+
+
+def test_phases_cover_every_step_once() -> None:
+    head, whole = phases(image_sets.recipe(freeze_epochs=2, epochs=3, lr="1e-2"), 7, 6)
+    assert (head.first, head.last, whole.first, whole.last) == (0, 14, 14, 35)
+    assert head.peaks == [0, 0, 0, 0, 0, 1e-2]
+    assert (whole.peaks[0], whole.peaks[-1]) == pytest.approx((5e-5, 5e-3))
+    assert [head.progress(step) for step in (0, 13)] == pytest.approx([0.5 / 14, 13.5 / 14])
+
+
+def test_fixed_norms_keep_their_statistics_while_their_weights_learn() -> None:
+    own = network()
+    before = weights_of(own)
+    after = trained(own, norms="fixed", freeze_epochs=0, epochs=1)
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    assert same == {name for name in before if "running_" in name or "num_batches" in name}
+
+
+def test_the_curve_is_the_rate_of_the_head_and_the_loss_of_each_step() -> None:
+    own, made = network(), list[Progress]()
+    tuning = FineTuning(own, pictures(), "single", image_sets.recipe(epochs=2), ALONE)
+    tuning.run(None, lambda epoch, progress: made.append(progress), lambda *_: None)
+    rates, losses = zip(*tuning.curve(made[-1]), strict=True)
+    assert list(losses) == made[-1].losses
+    assert len(losses) == 6
+    shares = [schedule.cycle(p)[0] for p in (1 / 4, 3 / 4, 1 / 8, 3 / 8, 5 / 8, 7 / 8)]
+    peaks = [1e-2] * 2 + [5e-3] * 4
+    assert rates == pytest.approx([p * s for p, s in zip(peaks, shares, strict=True)])
+    assert tuning.curve(Progress(list(losses[:3]))) == tuning.curve(made[-1])[:3]
+
+
+@pytest.mark.parametrize(("every_s", "saved"), [(0, [1, 2, 3, 4, 6, 8]), (999, [4, 8])])
+def test_progress_is_saved_after_each_epoch_and_as_often_as_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, every_s: float, saved: list[int]
+) -> None:
+    """An epoch has four steps; the loss is looked at after each, then after every second."""
+    monkeypatch.setattr(module, "_LOOK", 1)
+    steps: list[int] = []
+
+    def save(progress: Progress, optimizer: torch.optim.Optimizer) -> None:
+        steps.append(progress.step)
+        monkeypatch.setattr(module, "_LOOK", 2 if progress.step >= 4 else 1)
+
+    recipe = image_sets.recipe(batch_size=6, checkpoint_s=every_s, freeze_epochs=2, epochs=0)
+    FineTuning(network(), pictures(), "single", recipe, ALONE).run(None, lambda *_: None, save)
+    assert steps == saved
+
+
+def test_every_step_of_every_epoch_has_chance_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One picture, again and again: what differs is how it is seen. Two phases of two epochs."""
+    seen: list[Tensor] = []
+    step = FineTuning.step
+
+    def watched(self: FineTuning, learner: Any, optimizer: Any, batch: batches.Batch) -> Tensor:
+        seen.append(batch[0].clone())
+        return step(self, learner, optimizer, batch)
+
+    monkeypatch.setattr(FineTuning, "step", watched)
+    ((pixels, _),) = pictures().feed.batches([torch.tensor([0])])
+    picture = pixels.expand(16, -1, -1, -1)
+    given = training(picture, torch.arange(16) % 3)
+    recipe = image_sets.recipe(batch_size=8, freeze_epochs=2, epochs=2)
+    FineTuning(network(), given, "single", recipe, ALONE).run(
+        None, lambda *_: None, lambda *_: None
+    )
+    assert len(seen) == 8
+    for number, images in enumerate(seen):
+        chance = batches.generator(recipe.seed, "views", number)
+        views = augment(picture[:8], torch.ones(8, 2), draw(8, chance), recipe)
+        torch.testing.assert_close(images, views)
+        assert not any(torch.equal(images, other) for other in seen[:number])
+
+
+# The optimizer.
+
+
+class Recorded(torch.optim.AdamW):
+    """Keeps the options of every step, (rate, decay) by the id of the weight, and does not step."""
+
+    made: "list[Recorded]" = []
+
+    def __init__(self, groups: Any, fused: bool) -> None:
+        super().__init__(groups, fused=fused)
+        self.steps: list[dict[int, tuple[float, float]]] = []
+        Recorded.made.append(self)
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        self.steps.append(
+            {
+                id(weight): (group["lr"], group["weight_decay"])
+                for group in self.param_groups
+                for weight in group["params"]
+            }
+        )
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[Recorded]:
+    monkeypatch.setattr(torch.optim, "AdamW", Recorded)
+    monkeypatch.setattr(Recorded, "made", [])
+    return Recorded.made
+
+
+def peaks(optimizer: Recorded) -> dict[int, float]:
+    weights = optimizer.steps[0]
+    return {weight: max(step[weight][0] for step in optimizer.steps) for weight in weights}
+
+
+def test_rates_fall_geometrically_from_head_to_stem(recorded: list[Recorded]) -> None:
+    own = network()
+    trained(own, count=12, lr="1e-6:1e-1", freeze_epochs=3, epochs=3, batch_size=2)
+    frozen, whole = recorded
+    head = {id(weight) for weight in own.resnet.fc.parameters()}
+    assert frozen.steps[0].keys() == head
+    assert whole.steps[0].keys() == {id(weight) for weight in own.parameters()}
+    expected = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+    rates = peaks(whole)
+    for block, rate in zip(own.blocks, expected, strict=True):
+        found = [rates[id(weight)] for weight in block.parameters()]
+        assert found == pytest.approx([rate] * len(found), rel=0.05)
+    assert list(peaks(frozen).values()) == pytest.approx([1e-1, 1e-1], rel=0.05)
+
+
+def test_the_rate_rises_and_then_falls_to_almost_nothing(recorded: list[Recorded]) -> None:
+    own = network()
+    trained(own, count=12, lr="1e-4:1e-2", freeze_epochs=0, epochs=3, batch_size=2)
+    (whole,) = recorded
+    rates = [step[id(own.resnet.fc.bias)][0] for step in whole.steps]
+    peak = rates.index(max(rates))
+    assert 0.2 < peak / len(rates) < 0.4
+    assert rates[:peak] == sorted(rates[:peak])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert rates[0] < 0.3 * max(rates)
+    assert rates[-1] < 5e-3 * max(rates)  # in the middle of the last of 18 steps
+
+
+def test_norms_and_biases_do_not_decay(recorded: list[Recorded]) -> None:
+    own = network()
+    trained(own, weight_decay=0.125, epochs=1)
+    for optimizer in recorded:
+        decays = {weight: decay for weight, (_, decay) in optimizer.steps[0].items()}
+        for name, weight in own.named_parameters():
+            if id(weight) in decays:
+                plain = name.endswith(".bias") or "bn" in name or "downsample.1" in name
+                assert decays[id(weight)] == (0 if plain else 0.125), name
+
+
+def test_the_gradient_is_clipped() -> None:
+    norms: list[float] = []
+    own = network()
+    step = torch.optim.AdamW.step
+
+    def watched(optimizer: torch.optim.AdamW, *arguments: Any) -> Any:
+        gradients = [p.grad.norm() for p in own.parameters() if p.grad is not None]
+        norms.append(float(torch.stack(gradients).norm()))
+        return step(optimizer, *arguments)
+
+    nn.init.constant_(own.resnet.fc.bias, 0)
+    own.resnet.fc.weight.data *= 100  # so wrong that the gradient is large
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", watched)
+        trained(own, freeze_epochs=0, epochs=1)
+    assert norms
+    assert max(norms) == pytest.approx(1, abs=1e-3)
+
+
+def test_each_step_has_the_gradient_of_its_own_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same batch at almost no rate: the gradient neither grows nor changes."""
+    own = network()
+    gradients: list[Tensor] = []
+
+    def keep(*_: Any) -> None:
+        gradients.append(own.resnet.fc.weight.grad.clone())
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", keep)
+    monkeypatch.setattr(module, "_NORM_MAX", 1e9)
+    trained(own, freeze_epochs=3, epochs=0, batch_size=24, **STILL)
+    assert len(gradients) == 3
+    assert gradients[0].abs().max() > 0
+    for gradient in gradients[1:]:
+        torch.testing.assert_close(gradient, gradients[0], rtol=0.05, atol=1e-3)
+
+
+def test_augmentation_s_strengths_reach_the_images() -> None:
+    """Options that change what is trained on change the weights."""
+    still = trained(network(), epochs=0, **STILL)
+    strengths = {"flip": 1, "rotation": 30, "scale": 0.5, "warp": 0.3, "light": 0.3}
+    for name, strength in strengths.items():
+        options = STILL | {name: strength}
+        assert not the_same(still, trained(network(), epochs=0, **options)), name
+
+
+def test_the_recipe_decides_what_the_network_computes_in() -> None:
+    for dtype, expected in (("bfloat16", torch.bfloat16), ("float32", torch.float32)):
+        with module.precision(CPU, image_sets.recipe(dtype=dtype).dtype):
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == expected
+
+
+def test_bfloat16_reaches_the_weights() -> None:
+    exact, rounded = (trained(network(), dtype=d, **STILL) for d in ("float32", "bfloat16"))
+    assert not the_same(exact, rounded)
+
+
+@pytest.mark.parametrize(("units", "dtype"), [(True, "bfloat16"), (False, "float32")])
+def test_auto_is_bfloat16_where_the_processor_has_units_for_it(
+    units: bool, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": units})
+    assert pick_dtype("auto", CPU) == dtype
+    assert pick_dtype("float32", CPU) == "float32"

@@ -1,0 +1,268 @@
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from models.errors import DataError, RunError
+from testkit import image_sets
+from testkit.image_sets import photo, write_csv
+from testkit.odd_images import encoded
+from training import run_folder
+from training.commands.train import train
+from training.data import file_scan
+from training.inspection.inspect import inspect
+
+Output = pytest.CaptureFixture[str]
+QUICK = {"freeze_epochs": 1, "epochs": 0}
+
+
+def look(data: Path, out: Path, **changes: Any) -> dict[str, Any]:
+    """What `inspection.json` has."""
+    inspect(image_sets.recipe(data, **changes), out)
+    found: dict[str, Any] = json.loads((out / "inspection.json").read_text())
+    return found
+
+
+def listed(out: Path) -> dict[str, str]:
+    with (out / "quarantine.csv").open(newline="") as text:
+        header, *rows = csv.reader(text)
+    assert header == ["file", "reason"]
+    return dict(rows)
+
+
+def photos(folder: Path, seed: int, count: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        photo(seed + number).save(folder / f"{number:02}.jpg", quality=95)
+
+
+@pytest.fixture
+def planted(tmp_path: Path) -> Path:
+    """One of each fault that class folders can have."""
+    data = tmp_path / "data"
+    photos(data / "cat", 0, 12)
+    photos(data / "dog", 100, 12)
+    photos(data / "red fox", 200, 3)
+    photos(data / "Redfox", 300, 11)
+    (data / "bird").mkdir()
+    shutil.copy(data / "cat" / "00.jpg", data / "stray.jpg")
+    shutil.copy(data / "cat" / "00.jpg", data / "cat" / "copy.jpg")
+    shutil.copy(data / "cat" / "02.jpg", data / "dog" / "twin.jpg")
+    photo(1).resize((60, 45)).save(data / "cat" / "small.jpg", quality=60)
+    photo(103).save(data / "cat" / "lookalike.webp")
+    whole = (data / "cat" / "03.jpg").read_bytes()
+    (data / "cat" / "torn.jpg").write_bytes(whole[: len(whole) // 2])
+    (data / "dog" / "empty.jpg").write_bytes(b"")
+    (data / "dog" / "moving.jpg").write_bytes(encoded(photo(400), "GIF"))
+    (data / "dog" / "screenshot.jpg").write_bytes(encoded(photo(401), "PNG"))
+    (data / "dog" / "phone.jpg").write_bytes(encoded(photo(402), "JPEG", 6))
+    (data / "dog" / "grey.png").write_bytes(encoded(photo(403, (30, 200)).convert("L"), "PNG"))
+    return data
+
+
+def test_every_planted_fault_is_found_and_named(planted: Path, tmp_path: Path) -> None:
+    found = look(planted, tmp_path / "out")
+    assert found["images"] == 48
+    assert found["labels"] == {"dog": 18, "cat": 16, "Redfox": 11, "red fox": 3}
+    bad = {
+        "cat/torn.jpg": "bad: the JPEG image is damaged or incomplete",
+        "dog/empty.jpg": "bad: the image has no bytes",
+        "dog/moving.jpg": "bad: the image is a GIF; send JPEG, PNG or WebP",
+    }
+    assert found["quarantine"] == bad == listed(tmp_path / "out")
+    assert found["extensions_that_lie"] == {"dog/screenshot.jpg": "PNG"}
+    assert found["turned"] == {"dog/phone.jpg": 6}
+    assert found["formats"] == {"JPEG": 42, "PNG": 2, "WEBP": 1}
+    assert found["modes"] == {"RGB": 44, "L": 1}
+    assert found["widths_px"] == [30, 96, 96]
+    assert found["heights_px"] == [45, 72, 200]
+    assert found["few"] == ["red fox"]
+    assert found["duplicates"] == [["cat/00.jpg", "cat/copy.jpg"], ["cat/02.jpg", "dog/twin.jpg"]]
+    assert found["duplicates_of_other_labels"] == [["cat/02.jpg", "dog/twin.jpg"]]
+    near = [["cat/01.jpg", "cat/small.jpg"], ["cat/lookalike.webp", "dog/03.jpg"]]
+    assert found["near_duplicates"] == near
+    assert found["near_duplicates_of_other_labels"] == near[1:]
+    assert (found["leaks"], found["near_leaks"]) == ([], [])
+    assert any("stray.jpg" in note for note in found["notes"])
+    empty, spelled = found["refused"]
+    assert f"is in the class folders bird of {planted}: " in empty
+    assert "'Redfox', 'red fox' differ only by case or spaces" in spelled
+    assert found["trained"] + found["held_out"] == 45
+
+
+def test_the_report_names_what_was_found(planted: Path, tmp_path: Path, capsys: Output) -> None:
+    inspect(image_sets.recipe(planted), tmp_path / "out")
+    text = capsys.readouterr().out
+    for expected in (
+        f"{planted}: 48 images, 4 labels, single-label; train would take ",
+        "  1 labels have fewer than 10 images:\n    red fox\n",
+        "1 images beside the class folders have no label: stray.jpg",
+        "  3 cannot be used:\n    cat/torn.jpg: the JPEG image is damaged or incomplete\n",
+        "    dog/screenshot.jpg is a PNG\n",
+        "    dog/phone.jpg (on its side)\n",
+        "  formats: 42 JPEG, 2 PNG, 1 WEBP; modes: 44 RGB, 1 L\n",
+        "  2 groups of exact duplicates:\n    cat/00.jpg, cat/copy.jpg\n",
+        "  1 of them with different labels:\n    cat/02.jpg, dog/twin.jpg\n",
+        "  2 groups of near-duplicates:\n    cat/01.jpg, cat/small.jpg\n",
+        "train would refuse this:\n",
+        "  presized    uint8 [1, 40, 40, 3]",
+        "next: mend what train would refuse, and inspect again\n",
+    ):
+        assert expected in text, expected
+
+
+def test_what_is_mended_can_be_trained_as_the_report_says(
+    planted: Path, tmp_path: Path, capsys: Output
+) -> None:
+    """From the first look to a run: quarantine, new names, and nothing bad is left."""
+    with pytest.raises(DataError, match="in the class folders bird of"):
+        train(image_sets.recipe(planted, **QUICK), tmp_path / "run")
+    (planted / "bird").rmdir()
+    with pytest.raises(DataError, match=r"'Redfox', 'red fox' .*--relabel"):
+        train(image_sets.recipe(planted, **QUICK), tmp_path / "run")
+    names = [["from", "to"], ["Redfox", "fox"], ["red fox", "fox"]]
+    relabel = str(write_csv(tmp_path / "names.csv", names))
+    with pytest.raises(DataError, match=r"3 images cannot be used: .*torn.jpg: .*inspect"):
+        train(image_sets.recipe(planted, relabel=relabel, **QUICK), tmp_path / "run")
+    found = look(planted, tmp_path / "first", relabel=relabel)
+    assert (found["refused"], found["labels"]["fox"]) == ([], 14)
+    quarantine = str(tmp_path / "first" / "quarantine.csv")
+    command = f"next: python -m training train {planted} --relabel {relabel}"
+    assert f"{command} --quarantine {quarantine}\n" in capsys.readouterr().out
+    mended = {"relabel": relabel, "quarantine": quarantine}
+    again = look(planted, tmp_path / "second", **mended)
+    assert (again["images"], again["quarantine"]) == (45, {})
+    assert listed(tmp_path / "second") == listed(tmp_path / "first")
+    path = train(image_sets.recipe(planted, **mended, **QUICK), tmp_path / "run")
+    assert f"3 images left out as {quarantine} says" in capsys.readouterr().out
+    assert (path / "quarantine.csv").read_bytes() == Path(quarantine).read_bytes()
+    items = run_folder.read(path).items
+    assert len(items) == 45
+    sides = {item.file: item.is_valid for item in items}
+    assert (sum(not v for v in sides.values()), sum(sides.values())) == (
+        again["trained"],
+        again["held_out"],
+    )
+    for group in again["duplicates"] + again["near_duplicates"]:
+        assert len({sides[file] for file in group}) == 1
+
+
+@pytest.fixture
+def divided(tmp_path: Path) -> Path:
+    """A given split with one of each fault that a CSV can have."""
+    folder = tmp_path / "data"
+    photos(folder, 0, 10)
+    shutil.copy(folder / "00.jpg", folder / "leak.jpg")
+    photo(1).resize((60, 45)).save(folder / "near.jpg", quality=60)
+    rows = [
+        [f"{number:02}.jpg", "cat dog" if number % 2 else "cat", "False"] for number in range(8)
+    ]
+    rows += [[f"{number:02}.jpg", "", "True"] for number in range(8, 10)]
+    rows += [["leak.jpg", "cat", "True"], ["near.jpg", "dog cat", "True"]]
+    return write_csv(folder / "labels.csv", [["fname", "labels", "is_valid"], *rows])
+
+
+def test_leaks_across_a_given_split_are_found_and_the_training_copy_is_listed(
+    divided: Path, tmp_path: Path, capsys: Output
+) -> None:
+    with pytest.raises(DataError, match="1 images are on both sides of the given split, among"):
+        train(image_sets.recipe(divided, **QUICK), tmp_path / "run")
+    found = look(divided, tmp_path / "out")
+    assert found["leaks"] == [["00.jpg", "leak.jpg"]]
+    assert found["near_leaks"] == [["01.jpg", "near.jpg"]]
+    assert listed(tmp_path / "out") == {"00.jpg": "leak: the same bytes as leak.jpg, held out"}
+    assert (found["trained"], found["held_out"], found["unlabelled"]) == (7, 4, 2)
+    text = capsys.readouterr().out
+    assert "1 leaks: the same bytes on both sides of the given split:\n    00.jpg, leak" in text
+    assert "  2 images have no label\n" in text
+    quarantine = str(tmp_path / "out" / "quarantine.csv")
+    train(image_sets.recipe(divided, quarantine=quarantine, **QUICK), tmp_path / "run")
+    assert (
+        "1 groups of near-duplicates are on both sides of the given split, among them 01.jpg and"
+        " near.jpg: see inspect"
+    ) in capsys.readouterr().out
+
+
+def test_lines_of_a_csv_that_are_wrong_are_all_named(divided: Path, tmp_path: Path) -> None:
+    with divided.open("a") as text:
+        text.write("gone.jpg,cat,True\n02.jpg,dog,True\n03.jpg\n")
+    refused = look(divided, tmp_path / "out")["refused"]
+    for expected in ("gone.jpg does not exist", "02.jpg is listed twice", "expected 3 values"):
+        assert sum(expected in reason for reason in refused) == 1
+    assert len(refused) == 3
+
+
+@pytest.mark.parametrize("content", [b"no image", b""])
+def test_a_folder_of_nothing_but_bad_files_is_still_inspected(
+    tmp_path: Path, capsys: Output, content: bytes
+) -> None:
+    for label in ("cat", "dog"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        (tmp_path / "data" / label / "a.jpg").write_bytes(content)
+    found = look(tmp_path / "data", tmp_path / "out")
+    assert len(found["quarantine"]) == 2
+    assert (found["widths_px"], found["trained"], found["held_out"]) == ([], 0, 0)
+    assert "no image can be used: there is no contact sheet" in capsys.readouterr().out
+
+
+def test_one_label_and_several_where_one_is_asked_are_findings(
+    divided: Path, planted: Path, tmp_path: Path
+) -> None:
+    refused = look(divided, tmp_path / "first", task="single")["refused"]
+    assert any("01.jpg has 2 labels" in reason for reason in refused)
+    for label in ("dog", "bird", "red fox", "Redfox"):
+        shutil.rmtree(planted / label)
+    refused = look(planted, tmp_path / "second")["refused"]
+    assert any("has 1 labels (cat)" in reason for reason in refused)
+
+
+def test_a_stale_quarantine_list_is_a_finding(planted: Path, tmp_path: Path) -> None:
+    file = write_csv(tmp_path / "q.csv", [["file", "reason"], ["cat/gone.jpg", "old"]])
+    refused = look(planted, tmp_path / "out", quarantine=str(file))["refused"]
+    assert any("lists cat/gone.jpg, not in" in reason for reason in refused)
+
+
+def test_names_that_are_no_unicode_are_listed_and_left_out(planted: Path, tmp_path: Path) -> None:
+    name = b"bad-\xff.jpg".decode(errors="surrogateescape")
+    try:
+        (planted / "cat" / name).write_bytes(b"no image")
+    except OSError:
+        pytest.skip("names of files are Unicode here")
+    found = look(planted, tmp_path / "out")
+    assert f"cat/{name}" in found["quarantine"]
+    quarantine = str(tmp_path / "out" / "quarantine.csv")
+    again = look(planted, tmp_path / "again", quarantine=quarantine)
+    assert again["quarantine"] == {}
+
+
+@pytest.mark.parametrize("place", ["taken", "taken/out"])
+def test_an_output_that_cannot_be_written_is_refused_before_any_image_is_read(
+    planted: Path, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As root, who may write anywhere: a file is where the folder should be."""
+    monkeypatch.setattr(file_scan, "survey", lambda files: pytest.fail("images were read"))
+    (tmp_path / "taken").write_text("mine")
+    with pytest.raises(RunError, match="exists and is not empty|cannot be made: Not a directory"):
+        inspect(image_sets.recipe(planted), tmp_path / place)
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+def test_the_options_change_what_they_are_for(planted: Path, tmp_path: Path) -> None:
+    few = look(planted, tmp_path / "few", valid=0.1)["held_out"]
+    many = look(planted, tmp_path / "many", valid=0.5, image_size=64)["held_out"]
+    assert few < many
+    with (
+        Image.open(tmp_path / "few" / "contact_sheet.jpg") as small,
+        Image.open(tmp_path / "many" / "contact_sheet.jpg") as large,
+    ):
+        assert small.width < large.width
+
+
+def test_what_is_no_data_at_all_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        inspect(image_sets.recipe(tmp_path / "gone"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

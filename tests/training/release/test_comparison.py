@@ -1,0 +1,162 @@
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.stats import binomtest
+from sklearn.metrics import average_precision_score
+
+from training.evaluation import metrics
+from training.release import comparison
+
+
+def pair(both: int, lost: int, won: int, right: int) -> tuple[NDArray[np.bool_], ...]:
+    """Wrong answers of candidate and released to so many images."""
+    kinds = np.repeat([0, 1, 2, 3], [both, lost, won, right])
+    return (kinds == 0) | (kinds == 1), (kinds == 0) | (kinds == 2)
+
+
+def score_of(lost: int, won: int, images: int, difference: float) -> float:
+    """The score statistic, with the nuisance found by a search instead of Tango's formula."""
+
+    def unlikelihood(won_share: float) -> float:
+        lost_share = won_share + difference
+        rest = 1 - won_share - lost_share
+        shares = np.array([lost_share, won_share, rest])
+        counts = np.array([lost, won, images - lost - won])
+        if (shares < 0).any():
+            return 1e9
+        return float(-(counts * np.log(np.maximum(shares, 1e-300))).sum())
+
+    bounds = (max(0.0, -difference), (1 - difference) / 2)
+    found = minimize_scalar(unlikelihood, bounds=bounds, method="bounded", options={"xatol": 1e-12})
+    variance = images * (2 * found.x + difference - difference**2)
+    return (lost - won - images * difference) / float(np.sqrt(variance))
+
+
+@pytest.mark.parametrize(("lost", "won"), [(12, 5), (5, 12), (30, 30), (1, 0), (0, 7)])
+def test_bounds_are_where_the_score_statistic_is_significant(lost: int, won: int) -> None:
+    found = comparison.errors(*pair(40, lost, won, 143))
+    images = 183 + lost + won
+    assert found.value == pytest.approx((lost - won) / images)
+    assert score_of(lost, won, images, found.high) == pytest.approx(-1.6449, abs=1e-3)
+    assert score_of(lost, won, images, found.low) == pytest.approx(1.6449, abs=1e-3)
+
+
+def test_figures_of_both_are_given() -> None:
+    found = comparison.errors(*pair(10, 4, 6, 80))
+    assert [found.candidate, found.released] == pytest.approx([0.14, 0.16])
+
+
+def test_models_that_never_differ_are_as_alike_as_the_images_can_show() -> None:
+    few, many = (comparison.errors(*pair(n // 5, 0, 0, n - n // 5)).high for n in (100, 10_000))
+    assert few == pytest.approx(1.6449**2 / (100 + 1.6449**2), rel=1e-3)
+    assert many < 0.0003 < 0.02 < few
+
+
+@pytest.mark.parametrize("kinds", [(0, 1, 0, 0), (0, 0, 1, 0), (1, 0, 0, 0), (0, 9, 0, 0)])
+def test_bounds_hold_the_value_for_any_few_images(kinds: tuple[int, int, int, int]) -> None:
+    found = comparison.errors(*pair(*kinds))
+    assert -1 <= found.low <= found.value <= found.high <= 1
+
+
+def test_the_upper_bound_of_error_covers_as_often_as_it_says() -> None:
+    random = np.random.default_rng(0)
+    below = 0
+    for _ in range(1_000):
+        lost, won, _ = random.multinomial(300, [0.06, 0.04, 0.9])
+        below += comparison.errors(*pair(30, lost, won, 270 - lost - won)).high < 0.02 * 300 / 300
+    assert 0.02 < below / 1_000 < 0.08
+
+
+def test_the_bounds_of_error_are_no_wider_than_those_of_a_normal_difference() -> None:
+    """Where images are many the score method gives what the variance of the difference does."""
+    lost, won, images = 60, 40, 4_000
+    found = comparison.errors(*pair(200, lost, won, images - 200 - lost - won))
+    value = (lost - won) / images
+    deviation = np.sqrt(((lost + won) / images - value**2) / images)
+    assert found.high - found.value == pytest.approx(1.645 * deviation, rel=0.05)
+    assert found.value - found.low == pytest.approx(1.645 * deviation, rel=0.05)
+
+
+def scores(
+    seed: int, candidate: float, released: float, images: int = 300
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
+    """Two models that see the truth as strongly as told, through mostly the same noise."""
+    random = np.random.default_rng(seed)
+    targets = random.random((images, 4)) < 0.3
+    noise = random.normal(0, 1, targets.shape)
+    ours, theirs = (
+        (strength * targets + noise + random.normal(0, 0.3, targets.shape)).astype(np.float32)
+        for strength in (candidate, released)
+    )
+    return ours, theirs, targets
+
+
+def test_the_difference_of_average_precision_is_scikit_learn_s() -> None:
+    ours, theirs, targets = scores(0, 1, 2)
+    found = comparison.precisions(ours, theirs, targets)
+    expected = [1 - average_precision_score(targets, s, average="macro") for s in (ours, theirs)]
+    assert (found.candidate, found.released) == pytest.approx(expected, abs=1e-6)
+    assert 0 < found.low < found.value < found.high
+
+
+def test_bounds_of_average_precision_cover_and_pairing_narrows_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(metrics, "_RESAMPLES", 250)
+    found = [comparison.precisions(*scores(seed, 1.5, 1.5)) for seed in range(60)]
+    assert sum(one.high < 0 for one in found) <= 8
+    assert sum(one.low > 0 for one in found) <= 8
+    ours, _, targets = scores(0, 1.5, 1.5)
+    alone = comparison.precisions(ours, np.roll(ours, 1, 0), np.roll(targets, 1, 0) & targets)
+    assert found[0].high - found[0].low < (alone.high - alone.low) / 2
+    for one in found[:10]:
+        spread = np.std([other.value for other in found])
+        assert one.high - one.low < 2 * 1.645 * spread * 1.4
+
+
+def test_models_with_the_same_scores_are_not_shown_alike_by_few_images() -> None:
+    ours, _, targets = scores(0, 9, 9, images=60)
+    found = comparison.precisions(ours, ours, targets)
+    assert found.value == 0 and found.high > 0.04
+
+
+def test_a_label_that_lost_many_images_is_blamed_and_chance_is_not() -> None:
+    candidate, released = np.zeros((2, 100, 3), np.bool_)
+    candidate[:15, 0] = True  # 15 lost at the first label
+    released[20:22, 0] = True  # and 2 won
+    candidate[:4, 1] = released[4:8, 1] = True  # 4 and 4 at the second
+    (found,) = comparison.regressions(candidate, released, ["cat", "dog", "eel"])
+    assert (found.label, found.lost, found.won) == ("cat", 15, 2)
+    single = binomtest(15, 17, 0.5, alternative="greater").pvalue
+    assert found.p == pytest.approx(3 * single)
+
+
+def test_getting_better_is_no_regression() -> None:
+    candidate, released = np.zeros((100, 1), np.bool_), np.ones((100, 1), np.bool_)
+    assert comparison.regressions(candidate, released, ["cat"]) == []
+
+
+def test_more_labels_need_more_evidence() -> None:
+    candidate, released = np.zeros((2, 100, 50), np.bool_)
+    candidate[:8, 0] = True
+    names = [str(number) for number in range(50)]
+    assert comparison.regressions(candidate[:, :1], released[:, :1], names[:1])
+    assert not comparison.regressions(candidate, released, names)
+
+
+def test_holm_s_correction_is_that_of_a_worked_example() -> None:
+    assert comparison.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert comparison.holm([0.9, 0.6]) == pytest.approx([1.0, 1.0])
+
+
+def test_so_many_images_as_are_said_to_be_needed_would_do() -> None:
+    small = comparison.errors(*pair(20, 5, 5, 70))
+    assert small.high > 0.01
+    needed = comparison.images_needed(small, 0.01)
+    random = np.random.default_rng(0)
+    passed = []
+    for _ in range(200):
+        lost, won, _ = random.multinomial(needed, [0.05, 0.05, 0.9])
+        passed.append(comparison.errors(*pair(0, lost, won, needed - lost - won)).high <= 0.01)
+    assert 0.7 < np.mean(passed) < 0.9

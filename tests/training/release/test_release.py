@@ -1,0 +1,377 @@
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from models import bundle
+from models.errors import BundleError, GateError, ReleaseError
+from models.store import Store
+from testkit import image_sets
+from training import run_folder
+from training.commands.train import train
+from training.evaluation.scorer import load
+from training.export import export
+from training.release import comparison
+from training.release.release import Comparison, against, judge, release, rollback, supported_margin
+from training.run_folder import Run
+
+CPU = torch.device("cpu")
+
+
+def difference(value: float, low: float, high: float) -> comparison.Difference:
+    return comparison.Difference(0.2 + value, 0.2, low, high, deviation=0.3)
+
+
+def compared(**changes: Any) -> Comparison:
+    whole = Comparison("error", 500, 0, difference(0.0, -0.005, 0.005), (), ())
+    return replace(whole, **changes)
+
+
+@pytest.fixture
+def own_store(store: Store, tmp_path: Path) -> Store:
+    """A copy of the store, to be changed."""
+    return Store(Path(shutil.copytree(store.root, tmp_path / "store")))
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """The exporter takes seconds: hand out what it made of the same network before."""
+    if not {"run", "single_run", "multi_run", "store"} & set(request.fixturenames):
+        return
+    store: Store = request.getfixturevalue("store")
+    made = {
+        task: bundle.read(store.path(name)).model
+        for task, name in (("single", "colours"), ("multi", "stripes"))
+    }
+    original = export.onnx_bytes
+
+    def remembered(network: Any, size_px: int) -> bytes:
+        return made[network.task] if network.task in made else original(network, size_px)
+
+    monkeypatch.setattr(export, "onnx_bytes", remembered)
+
+
+NAMES = {"single": "colours", "multi": "stripes"}
+
+
+def spoilt(good: Run, folder: Path) -> Run:
+    """The run with a network that knows nothing: its head's weights shuffled."""
+    shutil.copytree(good.path, folder)
+    copy = run_folder.read(folder)
+    network = copy.network()
+    head = network.resnet.fc.weight
+    with torch.no_grad():
+        head.copy_(-head)
+    run_folder.write_weights(folder, network)
+    return run_folder.read(folder)
+
+
+def test_a_candidate_within_the_margin_is_let_through() -> None:
+    assert judge(compared(), 0.01, ()) == []
+    assert judge(compared(difference=difference(0.004, 0.001, 0.009)), 0.01, ()) == []
+
+
+def test_a_worse_candidate_is_refused_as_worse() -> None:
+    (reason,) = judge(compared(difference=difference(0.05, 0.03, 0.07)), 0.01, ())
+    assert reason == (
+        "the candidate is worse: +5.00 points of error on 500 images, up to +7.00 with 95 %"
+        " confidence (margin 1.00)"
+    )
+
+
+def test_too_few_images_is_the_reason_where_it_is() -> None:
+    (reason,) = judge(compared(difference=difference(0.0, -0.03, 0.03)), 0.01, ())
+    assert reason.startswith("too few images to tell: +0.00 points of error on 500 images, up to")
+    assert reason.endswith("(margin 1.00); about 5,565 held out would do")
+    (doubtful,) = judge(compared(difference=difference(0.03, -0.01, 0.07)), 0.01, ())
+    assert doubtful.startswith("the candidate may be worse, with too few images to be sure: +3.00")
+
+
+@pytest.mark.parametrize(
+    ("high", "margin"),
+    [(0.019, 0.02), (0.0201, 0.025), (0.005, 0.005), (0.31, 0.31), (0.499, None)],
+)
+def test_the_margin_that_the_images_can_support_is_told(high: float, margin: float | None) -> None:
+    found = compared(difference=difference(0.0, -0.03, high))
+    assert supported_margin(found, ()) == margin
+    if margin is not None:
+        assert judge(found, margin, ()) == []
+        assert margin - high < 0.005
+
+
+def test_no_margin_helps_a_candidate_that_is_worse_or_refused_for_something_else() -> None:
+    few = compared(difference=difference(0.0, -0.03, 0.03))
+    assert supported_margin(replace(few, difference=difference(0.02, 0.001, 0.03)), ()) is None
+    assert supported_margin(replace(few, difference=None), ()) is None
+    lost = replace(few, regressions=[comparison.Regression("dog", 12, 1, 0.01)])
+    assert supported_margin(lost, ()) is None
+    assert supported_margin(lost, ("dog",)) == 0.03
+    gone = replace(few, gone=["cat"])
+    assert (supported_margin(gone, ()), supported_margin(gone, ("cat",))) == (None, 0.03)
+
+
+def test_no_image_to_compare_on_is_a_reason() -> None:
+    (reason,) = judge(compared(images=0, difference=None), 0.01, ())
+    assert reason == "no image is left that neither model was trained on"
+
+
+def test_a_label_that_got_worse_is_a_reason_unless_allowed() -> None:
+    found = compared(regressions=[comparison.Regression("dog", 12, 1, 0.01)], gone=["cat"])
+    assert judge(found, 0.01, ()) == [
+        "worse by more than chance at dog (see --allow-label)",
+        "it does not know cat any more (see --allow-label)",
+    ]
+    assert judge(found, 0.01, ("dog", "cat")) == []
+
+
+def test_the_first_release_has_nothing_to_be_compared_with(
+    run: Run, task: str, tmp_path: Path
+) -> None:
+    store = Store(tmp_path)
+    path = release(run, "new", store, CPU)
+    assert store.released("new") == 1
+    decision = bundle.read(path).manifest.release
+    assert decision is not None and decision.replaced is None and not decision.forced
+
+
+def test_the_same_model_again_is_refused_for_too_few_images(
+    run: Run, task: str, own_store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = NAMES[task]
+    with pytest.raises(ReleaseError, match=rf"^refused: too few .*; {name}:1 stays rel") as caught:
+        release(run, name, own_store, CPU)
+    told = re.search(r"\(--margin (0\.\d+) would accept it, --force releases", str(caught.value))
+    found = against(run, load(f"{name}:1", CPU, own_store), CPU, None)
+    assert told and judge(found, float(told[1]), ()) == []
+    assert own_store.versions(name) == [1]
+    text = capsys.readouterr().out
+    assert text.startswith(f"## {run.path} against {name}:1\n\n**refused: too few images to tell")
+    assert "images that neither was trained on" in text and "| +0.0000 [-0." in text
+
+
+def test_a_wide_margin_lets_the_same_model_through_and_moves_released(
+    run: Run, task: str, own_store: Store
+) -> None:
+    name = NAMES[task]
+    path = release(run, name, own_store, CPU, margin=0.3)
+    assert (path.name, own_store.released(name)) == ("2", 2)
+    decision = bundle.read(path).manifest.release
+    assert decision is not None
+    assert decision.verdict == "released: not worse by more than the margin"
+    assert (decision.replaced, decision.margin, decision.forced) == (1, 0.3, False)
+    assert decision.images == sum(item.is_valid for item in run.items)
+    assert decision.difference is not None and decision.difference.value == 0
+
+
+def test_a_spoilt_model_is_refused_as_worse_and_released_by_force(
+    run: Run, task: str, own_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = NAMES[task]
+    bad = spoilt(run, tmp_path / "bad")
+    with pytest.raises(ReleaseError, match=r"the candidate is worse: \+\d\d\.\d\d points of"):
+        release(bad, name, own_store, CPU, margin=0.05)
+    assert own_store.released(name) == 1
+    monkeypatch.undo()  # this network is another one: export it
+    path = release(bad, name, own_store, CPU, margin=0.05, force=True)
+    assert own_store.released(name) == 2
+    decision = bundle.read(path).manifest.release
+    assert decision is not None and decision.forced
+    assert decision.verdict.startswith("refused: the candidate is worse")
+
+
+def test_a_label_alone_that_got_worse_is_enough_to_be_refused(
+    multi_run: Run, own_store: Store, tmp_path: Path
+) -> None:
+    """Blue is told from its absence the wrong way round: not half a point of 1 - mAP, of three."""
+    shutil.copytree(multi_run.path, tmp_path / "bad")
+    network = multi_run.network()
+    with torch.no_grad():
+        network.resnet.fc.weight[0].neg_()
+        network.resnet.fc.bias[0].neg_()
+    run_folder.write_weights(tmp_path / "bad", network)
+    bad = run_folder.read(tmp_path / "bad")
+    refusal = (
+        r"^refused: worse by more than chance at blue \(see --allow-label\); stripes:1 stays"
+        r" released \(--force releases nevertheless\)$"
+    )
+    with pytest.raises(ReleaseError, match=refusal):
+        release(bad, "stripes", own_store, CPU, margin=0.49)
+    found = against(bad, load("stripes:1", CPU, own_store), CPU, None)
+    assert judge(found, 0.49, ("blue",)) == []
+
+
+def test_a_better_model_is_released_as_better(
+    single_run: Run, own_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    bad = spoilt(single_run, tmp_path / "bad")
+    release(bad, "colours", own_store, CPU, force=True)
+    path = release(single_run, "colours", own_store, CPU)
+    decision = bundle.read(path).manifest.release
+    assert decision is not None and decision.verdict.startswith("released: better by ")
+    assert own_store.released("colours") == 3
+
+
+def test_images_that_the_released_model_was_trained_on_are_left_out(
+    single_run: Run, store: Store
+) -> None:
+    old = load("colours:1", CPU, store)
+    seen = next(item.sha256 for item in single_run.items if item.is_valid)
+    found = against(single_run, replace(old, trained_on=old.trained_on | {seen}), CPU, None)
+    whole = against(single_run, old, CPU, None)
+    assert (found.left_out, found.images) == (1, whole.images - 1)
+    everything = frozenset(item.sha256 for item in single_run.items)
+    assert against(single_run, replace(old, trained_on=everything), CPU, None).difference is None
+
+
+def test_each_model_sees_the_images_as_it_is_served(single_run: Run, store: Store) -> None:
+    """A released model with another crop answers as its own evaluation says."""
+    old = load("colours:1", CPU, store)
+    seen = []
+
+    def spying(images: Any) -> Any:
+        seen.append(images)
+        return old.run(images)
+
+    preprocess = old.preprocess.model_copy(update={"crop_fraction": 0.5})
+    against(single_run, replace(old, run=spying), CPU, None)
+    against(single_run, replace(old, run=spying, preprocess=preprocess), CPU, None)
+    assert seen[0].shape == seen[1].shape and not np.array_equal(seen[0], seen[1])
+
+
+def test_an_image_s_own_truth_does_not_decide_how_it_is_tagged(
+    multi_run: Run, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The candidate's thresholds for an image are fitted on others: were they fitted on those that
+    judge, they would flatter it."""
+    old, compared = load("stripes:1", CPU, store), comparison.regressions
+    seen: list[Any] = []
+
+    def watched(new_wrong: Any, *others: Any) -> Any:
+        seen.append(new_wrong)
+        return compared(new_wrong, *others)
+
+    monkeypatch.setattr(comparison, "regressions", watched)
+    held_out = sorted((i for i in multi_run.items if i.is_valid), key=lambda item: item.sha256)
+    labels = multi_run.outcome.labels
+    against(multi_run, old, CPU, None)
+    before = seen.pop()
+    for row, item in enumerate(held_out):
+        turned = replace(item, labels=tuple(sorted(set(labels) - set(item.labels))))
+        items = [turned if other is item else other for other in multi_run.items]
+        against(replace(multi_run, items=items), old, CPU, None)
+        # each of its labels is now wrong where it was right: the same tags as before
+        assert np.array_equal(seen.pop()[row], ~before[row]), item.file
+
+
+def test_labels_are_compared_by_name_whatever_their_order(
+    run: Run, task: str, store: Store
+) -> None:
+    old = load(f"{NAMES[task]}:1", CPU, store)
+    turned = replace(
+        old,
+        labels=old.labels[::-1],
+        thresholds=old.thresholds and old.thresholds[::-1],
+        run=lambda images: old.run(images)[:, ::-1],
+    )
+    assert against(run, turned, CPU, None) == against(run, old, CPU, None)
+
+
+def test_labels_that_only_one_model_has_are_left_out_and_gone_ones_named(
+    single_run: Run, multi_run: Run, store: Store
+) -> None:
+    old = load("colours:1", CPU, store)
+    renamed = replace(old, labels=("blue", "green", "crimson"))
+    found = against(single_run, renamed, CPU, None)
+    assert found.gone == ["crimson"]
+    red = sum(item.is_valid and item.labels == ("red",) for item in single_run.items)
+    assert found.left_out == red > 0
+    tags = load("stripes:1", CPU, store)
+    found = against(multi_run, replace(tags, labels=("blue", "green", "crimson")), CPU, None)
+    assert (found.gone, found.left_out) == (["crimson"], 0)
+
+
+def test_the_other_task_is_refused(single_run: Run, own_store: Store) -> None:
+    with pytest.raises(ReleaseError, match="stripes:1 is multi-label, .* single-label"):
+        release(single_run, "stripes", own_store, CPU)
+
+
+@pytest.mark.parametrize("margin", [0, -0.01, 1, float("nan")])
+def test_a_margin_that_is_no_share_is_refused(
+    margin: float, single_run: Run, own_store: Store
+) -> None:
+    with pytest.raises(ReleaseError, match="use a share above 0 and below 0.5"):
+        release(single_run, "colours", own_store, CPU, margin=margin)
+
+
+def test_an_unknown_allowed_label_is_refused(single_run: Run, own_store: Store) -> None:
+    with pytest.raises(ReleaseError, match="--allow-label pink: no label of the run or of colo"):
+        release(single_run, "colours", own_store, CPU, allowed=["pink"])
+
+
+def test_a_gate_that_fails_releases_nothing_even_by_force(
+    single_run: Run, own_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    multi = bundle.read(own_store.path("stripes")).model
+    monkeypatch.setattr(export, "onnx_bytes", lambda network, size_px: multi)
+    with pytest.raises(GateError):
+        release(single_run, "colours", own_store, CPU, force=True)
+    assert (own_store.versions("colours"), own_store.released("colours")) == ([1], 1)
+
+
+def test_a_release_meanwhile_is_not_overwritten(
+    single_run: Run, own_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = export.onnx_bytes
+
+    def slowly(network: Any, size_px: int) -> bytes:
+        release_other = export.export(single_run, "colours", own_store)
+        own_store.release("colours", int(release_other.name))
+        return original(network, size_px)
+
+    def once(network: Any, size_px: int) -> bytes:
+        monkeypatch.setattr(export, "onnx_bytes", original)
+        return slowly(network, size_px)
+
+    monkeypatch.setattr(export, "onnx_bytes", once)
+    with pytest.raises(ReleaseError, match="colours:2 was released meanwhile: release again"):
+        release(single_run, "colours", own_store, CPU, margin=0.3)
+    assert own_store.released("colours") == 2
+
+
+def test_rollback_goes_to_the_version_that_was_replaced(single_run: Run, own_store: Store) -> None:
+    export.export(single_run, "colours", own_store)  # version 2, never released
+    release(single_run, "colours", own_store, CPU, margin=0.3)
+    assert rollback("colours", own_store) == (3, 1)
+    assert own_store.released("colours") == 1
+    assert rollback("colours", own_store, 2) == (1, 2)
+
+
+def test_rollback_refuses_what_is_not_there_or_damaged(own_store: Store, single_run: Run) -> None:
+    with pytest.raises(BundleError, match="colours:1 replaced no version: .* there are 1"):
+        rollback("colours", own_store)
+    with pytest.raises(BundleError, match="colours has no version 7; it has 1"):
+        rollback("colours", own_store, 7)
+    release(single_run, "colours", own_store, CPU, margin=0.3)
+    (own_store.path("colours:1") / "model.onnx").write_bytes(b"")
+    with pytest.raises(BundleError, match="model.onnx was changed"):
+        rollback("colours", own_store)
+    assert own_store.released("colours") == 2
+
+
+def test_the_candidate_may_be_of_another_training(
+    single_data: Path, own_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another seed splits differently: what the released one was trained on does not count."""
+    monkeypatch.undo()
+    recipe = image_sets.recipe(single_data, valid=0.5, seed=7, epochs=1)
+    other = run_folder.read(train(recipe, tmp_path / "other"))
+    path = release(other, "colours", own_store, CPU, force=True)
+    decision = bundle.read(path).manifest.release
+    held_out = sum(item.is_valid for item in other.items)
+    assert decision is not None and 0 < decision.images < held_out

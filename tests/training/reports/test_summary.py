@@ -1,0 +1,87 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from training.data.split import Item
+from training.evaluation import evaluate
+from training.evaluation.evaluate import Evaluation
+from training.reports import summary
+
+
+def evaluation(task: str, images: int = 40) -> Evaluation:
+    """Two labels, of which the second has three images; one image in four is wrong."""
+    targets = np.zeros((images, 2), np.bool_)
+    targets[:, 0] = True
+    targets[:3] = [False, True]
+    wrong = np.arange(images) % 4 == 0
+    scores = np.where(targets ^ wrong[:, None], 0.8, 0.2).astype(np.float32)
+    return Evaluation(
+        "single" if task == "single" else "multi",
+        ("cat", "dog"),
+        [Item(f"{n}.jpg", "", ("cat",), True) for n in range(images)],
+        [Path(f"{n}.jpg") for n in range(images)],
+        targets,
+        scores,
+        scores,
+        scores >= 0.5,
+    )
+
+
+def of(task: str, epochs: Any = ()) -> summary.Verdict:
+    found = evaluation(task)
+    return summary.of(found, found.measure(), epochs)
+
+
+def epochs(*losses: float) -> list[dict[str, Any]]:
+    return [
+        {"phase": "head", "valid_loss": 0.1},
+        *({"phase": "whole", "valid_loss": loss} for loss in losses),
+    ]
+
+
+def test_the_headline_is_the_error_with_its_interval_and_the_laziest_answer() -> None:
+    found = of("single")
+    assert found.headline == "Wrong on 25.0% of 40 images"
+    metric = evaluation("single").measure()["error"]
+    assert found.certainty == (
+        f"Between {metric.low:.1%} and {metric.high:.1%} with 95 % confidence. Always saying “cat”"
+        " would be wrong on 7.5%."
+    )
+
+
+def test_the_headline_of_tags_is_average_precision_beside_chance_and_saying_nothing() -> None:
+    found = of("multi")
+    value = evaluation("multi").measure()["map"].value
+    assert found.headline == f"Mean average precision {value:.3f} on 40 images"
+    assert "tags drawn by lot would have about 0.500" in found.certainty
+    assert "75.0% of image-label pairs are right, where saying nothing would have 50.0%" in (
+        found.certainty
+    )
+
+
+def test_calibration_few_images_and_confusion_are_told() -> None:
+    calibration, few, confused = of("single").notes
+    assert calibration.startswith("Its probabilities are off by ")
+    assert few.startswith("1 of 2 labels have fewer than 10 images here, among them dog:")
+    assert confused == "Most often, cat is called dog: 9 times."
+
+
+def test_a_rising_held_out_loss_is_overfitting() -> None:
+    assert any("It overfits: " in note for note in of("single", epochs(0.5, 0.4, 0.6)).notes)
+    assert any("after epoch 2 of 3" in note for note in of("single", epochs(0.5, 0.4, 0.6)).notes)
+
+
+def test_a_loss_that_still_falls_asks_for_more_epochs() -> None:
+    assert any("more epochs may help" in note for note in of("single", epochs(0.6, 0.4)).notes)
+
+
+def test_a_loss_that_has_settled_says_nothing() -> None:
+    before = len(of("single").notes)
+    assert len(of("single", epochs(0.5, 0.4, 0.395)).notes) == before
+    assert len(of("single", epochs(0.5)).notes) == before
+
+
+def test_the_headline_figure_is_one_of_those_measured() -> None:
+    for task in ("single", "multi"):
+        assert evaluate.HEADLINE[evaluation(task).task] in evaluation(task).measure()

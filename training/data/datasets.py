@@ -1,0 +1,130 @@
+"""Images and their labels, from any of the layouts that DATA can have."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from models.errors import DataError
+from models.manifest import Task
+from training.data import downloads, readers
+from training.data.csv_tables import Complain, refuse
+from training.data.quarantine import read as read_list
+from training.data.readers import SUFFIXES, Example
+from training.data.relabel import read_relabel, spellings
+from training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Examples in the order of their file names; `labels` sorted: the order of the scores.
+
+    `empty` are labels without an image; `notes` are what a person should know of: what was left
+    out, and why.
+    """
+
+    root: Path
+    examples: tuple[Example, ...]
+    labels: tuple[str, ...]
+    task: Task
+    empty: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def read_as(recipe: Recipe, complain: Complain = refuse) -> Dataset:
+    """The images that the recipe names, as in `read`."""
+    options = recipe.model_dump(include={"pattern", "images", "task", "relabel", "quarantine"})
+    return read(recipe.data, **options, complain=complain)
+
+
+def read(
+    data: str,
+    pattern: str | None = None,
+    images: str | None = None,
+    task: Task | None = None,
+    relabel: str | None = None,
+    quarantine: str | None = None,
+    complain: Complain = refuse,
+) -> Dataset:
+    """The images that `data` names, without those on the quarantine list.
+
+    The arguments are the recipe's. `complain` is told of each fault that can be passed over; by
+    default that raises DataError, as the other faults do; it says what was expected.
+    """
+    root, examples, empty, notes = _examples(data, pattern, images, complain)
+    if quarantine is not None:
+        listed = read_list(Path(quarantine))
+        if stale := listed.keys() - {example.file for example in examples}:
+            complain(
+                f"{quarantine} lists {_some(sorted(stale))}, not in {data}: the list is of other"
+                " data, or those lines can go"
+            )
+        examples = [example for example in examples if example.file not in listed]
+        notes.append(f"{len(listed) - len(stale)} images left out as {quarantine} says")
+    if not examples:
+        raise DataError(f"{data} holds no images ({', '.join(SUFFIXES)})")
+    if relabel is not None:
+        names = read_relabel(Path(relabel), (label for e in examples for label in e.labels))
+        examples = [
+            replace(e, labels=tuple(sorted({names.get(label, label) for label in e.labels})))
+            for e in examples
+        ]
+    examples.sort(key=lambda example: example.file)
+    labels = tuple(sorted({label for example in examples for label in example.labels}))
+    several = next((example for example in examples if len(example.labels) != 1), None)
+    if task == "single" and several:
+        complain(
+            f"{several.file} has {len(several.labels)} labels; a single-label task needs exactly"
+            " one an image: use --task multi"
+        )
+    found = task or ("multi" if several else "single")
+    return Dataset(root, tuple(examples), labels, found, tuple(empty), tuple(notes))
+
+
+def check_labels(dataset: Dataset, complain: Complain = refuse) -> None:
+    """What training needs of the labels, and evaluation does not. Raises DataError by default."""
+    count = len(dataset.labels)
+    if count < (2 if dataset.task == "single" else 1):
+        complain(
+            f"{dataset.root} has {count} labels ({', '.join(dataset.labels)}); a single-label task"
+            " needs two or more, --task multi one or more"
+        )
+    if dataset.empty:
+        complain(
+            f"no image ({', '.join(SUFFIXES)}) is in the class folders {_some(dataset.empty)} of"
+            f" {dataset.root}: add some or remove the folders"
+        )
+    for several in spellings(dataset.labels):
+        complain(
+            f"the labels {', '.join(map(repr, several))} differ only by case or spaces: merge them"
+            " with --relabel FILE.csv (columns from,to), or give them names that differ"
+        )
+
+
+def _examples(
+    data: str, pattern: str | None, images: str | None, complain: Complain
+) -> tuple[Path, list[Example], list[str], list[str]]:
+    """The root, the examples, labels without an image, and notes."""
+    path = Path(data)
+    if not path.exists():
+        if data not in downloads.NAMES:
+            raise DataError(
+                f"{path} does not exist: give a folder, a CSV file, {' or '.join(downloads.NAMES)}"
+            )
+        path = downloads.folder(data)
+    if pattern is not None:
+        return path, list(readers.pattern(path, pattern, complain)), [], []
+    if path.is_file():
+        return *readers.table(path, images, complain), [], []
+    if (path / "images").is_dir() and (path / "annotations").is_dir():
+        return path / "images", list(readers.oxford_pets(path, complain)), [], []
+    if folder := readers.voc_folder(path):
+        return folder / "JPEGImages", list(readers.voc(folder, complain)), [], []
+    examples, empty = readers.class_folders(path)
+    strays = readers.strays(path)
+    notes = [f"{len(strays)} images beside the class folders have no label: {_some(strays)}"]
+    return path, examples, empty, notes if strays else []
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

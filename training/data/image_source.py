@@ -1,0 +1,124 @@
+"""Training images on their way to the network: cached where they fit, else decoded as needed.
+
+rows of the set -> presized squares (a cache, or worker processes) -> augmented on the device
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import psutil
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from models.errors import DataError, LabradorError
+from training.data.decoding import Squares, presized, squeezed
+from training.recipe import Recipe
+
+_MEMORY_SHARE = 0.5  # of the free memory that a cache may take
+
+
+class Feed(Protocol):
+    """Where presized pictures come from; `place` says so in a word or two."""
+
+    @property
+    def place(self) -> str: ...
+
+    def batches(self, rows_of_steps: Sequence[Tensor]) -> Iterator[Squares]:
+        """The pictures of each step, in order; rows are indices `[N]` into the set."""
+
+
+@dataclass
+class Cached:
+    """All pictures, decoded once; in GPU memory if they are there."""
+
+    pixels: Tensor
+    shapes: Tensor
+
+    @property
+    def place(self) -> str:
+        return "GPU memory" if self.pixels.is_cuda else "memory"
+
+    def batches(self, rows_of_steps: Sequence[Tensor]) -> Iterator[Squares]:
+        for rows in rows_of_steps:
+            yield self.pixels[rows.to(self.pixels.device)], self.shapes[rows]
+
+
+class Streamed:
+    """Pictures decoded again each time, by worker processes."""
+
+    def __init__(self, files: Sequence[Path], side_px: int, workers: int) -> None:
+        self._files, self._side_px, self._workers = files, side_px, workers
+
+    @property
+    def place(self) -> str:
+        return f"files, by {self._workers or 'no other'} processes"
+
+    def batches(self, rows_of_steps: Sequence[Tensor]) -> Iterator[Squares]:
+        loader = DataLoader(
+            _Files(self._files, self._side_px),
+            batch_sampler=[rows.tolist() for rows in rows_of_steps],
+            num_workers=self._workers,
+            collate_fn=_as_it_is,
+            pin_memory=torch.cuda.is_available(),
+        )
+        for squares in loader:
+            if isinstance(squares, LabradorError):
+                raise squares
+            yield squares
+
+
+class _Files(Dataset[Squares]):
+    def __init__(self, files: Sequence[Path], side_px: int) -> None:
+        self._files, self._side_px = files, side_px
+
+    def __getitems__(self, rows: list[int]) -> Squares | LabradorError:
+        """An error comes as a value: raised in a worker it would carry the worker's traceback."""
+        try:
+            return squeezed([self._files[row] for row in rows], self._side_px)
+        except DataError as error:
+            return error
+
+
+def _as_it_is(squares: Any) -> Any:
+    return squares
+
+
+def feed(files: Sequence[Path], recipe: Recipe, device: torch.device) -> Feed:
+    """The pictures of `files`: in GPU memory, in memory, or streamed, as the recipe's `cache` says.
+
+    `auto` takes the first of them that holds the set in half of what is free.
+    """
+    side_px, cache = recipe.presize_px, recipe.cache
+    needed = len(files) * side_px**2 * 3
+    if cache == "auto" and device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+        cache = "gpu" if needed < free * _MEMORY_SHARE else "auto"
+    if cache == "auto":
+        cache = "memory" if needed < _free_memory() * _MEMORY_SHARE else "none"
+    if cache == "none":
+        return Streamed(files, side_px, cores() if recipe.workers is None else recipe.workers)
+    pixels, shapes = presized(files, side_px)
+    return Cached(pixels.to(device) if cache == "gpu" else pixels, shapes)
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _free_memory() -> int:
+    """Bytes, of the machine or of the container, whichever has less."""
+    free = int(psutil.virtual_memory().available)
+    limit, used = (_number(Path("/sys/fs/cgroup") / f"memory.{n}") for n in ("max", "current"))
+    return free if limit is None or used is None else min(free, limit - used)
+
+
+def _number(file: Path) -> int | None:
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):  # no cgroup v2, or no limit: "max"
+        return None

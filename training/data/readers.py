@@ -1,0 +1,182 @@
+"""What DATA can look like: each layout's images and labels, as examples.
+
+A reader calls `complain` for each thing that is wrong and goes on without it: `train` refuses at
+the first, `inspect` collects them all.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+from models.errors import DataError
+from training.data import csv_tables
+from training.data.csv_tables import Complain
+
+SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
+_SPLIT_FOLDERS = {"train", "training", "val", "valid", "validation", "test"}
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image: its file below the data's root, its labels, its side of an official split."""
+
+    file: str
+    labels: tuple[str, ...]
+    is_valid: bool | None = None
+
+
+def class_folders(data: Path) -> tuple[list[Example], list[str]]:
+    """A folder a label, deeper folders belong to it; also the labels without an image."""
+    folders = sorted(p for p in data.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if not folders:
+        raise DataError(
+            f"{data} has no class folders; DATA is a folder of class folders, a folder of images"
+            " with --pattern, a CSV, the Oxford-IIIT Pet folder (images/, annotations/) or a"
+            " PASCAL VOC folder (JPEGImages/, Annotations/, ImageSets/)"
+        )
+    if {folder.name.lower() for folder in folders} <= _SPLIT_FOLDERS:
+        raise DataError(
+            f"{data} holds {', '.join(f.name for f in folders)}, which are splits, not labels:"
+            " list the images in a CSV with the columns fname,labels,is_valid"
+        )
+    files = {folder.name: list(_images_below(folder)) for folder in folders}
+    examples = [
+        Example(file.relative_to(data).as_posix(), (label,))
+        for label, found in files.items()
+        for file in found
+    ]
+    return examples, [label for label, found in files.items() if not found]
+
+
+def strays(data: Path) -> list[str]:
+    """Images that lie beside class folders and so have no label."""
+    return sorted(file.name for file in data.iterdir() if _is_image(file))
+
+
+def pattern(data: Path, expression: str, complain: Complain) -> Iterator[Example]:
+    """Images anywhere below a folder; group 1 of the expression on the file's name is the label."""
+    try:
+        compiled = re.compile(expression)
+    except re.error as error:
+        raise DataError(f"--pattern {expression!r} is no regular expression: {error}") from error
+    if compiled.groups < 1:
+        raise DataError(f"--pattern {expression!r} has no group: group 1 is the label")
+    if not data.is_dir():
+        raise DataError(f"{data} is no folder: --pattern is for a folder of images")
+    for file in _images_below(data):
+        match = compiled.search(file.name)
+        if match and match[1]:
+            yield Example(file.relative_to(data).as_posix(), (match[1],))
+        else:
+            complain(f"{file.name} gives no label with --pattern {expression!r}")
+
+
+def table(file: Path, images: str | None, complain: Complain) -> tuple[Path, list[Example]]:
+    """A CSV with the columns fname,labels[,is_valid]; also the folder its names are relative to.
+
+    That is `images`, or the CSV's own, or its `images/` or `train/`.
+    """
+    forms = ("fname", "labels"), ("fname", "labels", "is_valid")
+    rows = list(csv_tables.read(file, *forms, complain=complain))
+    root = Path(images) if images else _images_of(file, [row["fname"] for _, row in rows])
+    examples: dict[str, Example] = {}
+    for where, row in rows:
+        name, side = row["fname"], row.get("is_valid", "").strip().lower()
+        if name in examples:
+            complain(f"{where}: {name} is listed twice")
+        elif not (root / name).is_file():
+            complain(f"{where}: {root / name} does not exist")
+        elif "is_valid" in row and side not in ("true", "false", "1", "0"):
+            complain(f"{where}: is_valid={row['is_valid']!r:.40}: use True or False")
+        else:
+            is_valid = side in ("true", "1") if "is_valid" in row else None
+            examples[name] = Example(name, tuple(sorted(set(row["labels"].split()))), is_valid)
+    return root, list(examples.values())
+
+
+def _images_of(file: Path, names: list[str]) -> Path:
+    """The folder that has the first file of all that there are."""
+    folders = [file.parent, file.parent / "images", file.parent / "train"]
+    for name in names:
+        for folder in folders:
+            if (folder / name).is_file():
+                return folder
+    if names:
+        raise DataError(
+            f"{file}: {names[0]} is in none of {', '.join(map(str, folders))}; name the folder"
+            " with --images"
+        )
+    return file.parent
+
+
+def oxford_pets(data: Path, complain: Complain) -> Iterator[Example]:
+    """`images/Birman_121.jpg`, `annotations/{trainval,test}.txt`: the breed is in the name."""
+    for side, is_valid in (("trainval", False), ("test", True)):
+        for name in _names(data / "annotations" / f"{side}.txt"):
+            file = f"{name}.jpg"
+            if (data / "images" / file).is_file():
+                yield Example(file, (name.rpartition("_")[0],), is_valid)
+            else:
+                complain(f"{side}.txt lists {file}, which is not in {data / 'images'}")
+
+
+def voc_folder(data: Path) -> Path | None:
+    """The PASCAL VOC folder that `data` is or holds, as the archives unpack; None without one."""
+    found = [
+        folder
+        for folder in (data, *sorted(data.glob("VOC2*")), *sorted(data.glob("VOCdevkit/VOC2*")))
+        if (folder / "JPEGImages").is_dir() and (folder / "Annotations").is_dir()
+    ]
+    if len(found) > 1:
+        raise DataError(f"{data} holds {', '.join(map(str, found))}: give one of them")
+    return found[0] if found else None
+
+
+def voc(data: Path, complain: Complain) -> Iterator[Example]:
+    """PASCAL VOC: the labels are the names of all objects, the difficult ones too.
+
+    trainval against test where there are annotations for test, otherwise train against val.
+    """
+    lists = data / "ImageSets" / "Main"
+    sides = {"train": False, "val": True}
+    if (lists / "test.txt").is_file() and any(
+        (data / "Annotations" / f"{name}.xml").is_file() for name in _names(lists / "test.txt")
+    ):
+        sides = {"trainval": False, "test": True}
+    for side, is_valid in sides.items():
+        for name in _names(lists / f"{side}.txt"):
+            annotation, file = data / "Annotations" / f"{name}.xml", f"{name}.jpg"
+            try:
+                objects = ElementTree.parse(annotation).getroot().findall("object")
+            except (OSError, ElementTree.ParseError) as error:
+                complain(f"{side}.txt lists {name}, but {annotation} cannot be read: {error}")
+                continue
+            labels = {(found.findtext("name") or "").strip() for found in objects}
+            if "" in labels:
+                complain(f"{annotation} has an object without a name")
+            elif (data / "JPEGImages" / file).is_file():
+                yield Example(file, tuple(sorted(labels)), is_valid)
+            else:
+                complain(f"{side}.txt lists {file}, which is not in {data / 'JPEGImages'}")
+
+
+def _names(file: Path) -> list[str]:
+    """The first word of each line; lines that are empty or start with # do not count."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} cannot be read") from error
+    return [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
+
+
+def _images_below(folder: Path) -> Iterator[Path]:
+    for file in sorted(folder.rglob("*")):
+        if _is_image(file):
+            yield file
+
+
+def _is_image(file: Path) -> bool:
+    hidden = file.name.startswith(".")  # as macOS's ._x.jpg, which holds no image
+    return not hidden and file.suffix.lower() in SUFFIXES and file.is_file()

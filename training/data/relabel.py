@@ -1,0 +1,48 @@
+"""Labels as people spell them: renamed, merged, and told apart."""
+
+import difflib
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+from models.errors import DataError
+from training.data import csv_tables
+
+
+def read_relabel(file: Path, labels: Iterable[str]) -> dict[str, str]:
+    """The new name of each label that a CSV with the columns from,to lists.
+
+    All at once: where it has a,b and b,c, an image of a becomes one of b. Raises DataError if a
+    line is no use or its `from` is none of `labels`.
+    """
+    known = sorted(set(labels))
+    names: dict[str, str] = {}
+    for where, row in csv_tables.read(file, ("from", "to")):
+        old, new = row["from"], row["to"]
+        if not new.strip():
+            raise DataError(f"{where}: {old!r} has no new name in the column to")
+        if old in names:
+            raise DataError(f"{where}: {old!r} is listed twice")
+        if old not in known:
+            close = difflib.get_close_matches(old, known, 3)
+            others = [label for label in known if label not in close]
+            raise DataError(
+                f"{where}: no image has the label {old!r}; there are: {_some([*close, *others])}"
+            )
+        names[old] = new
+    return names
+
+
+def spellings(labels: Iterable[str]) -> list[list[str]]:
+    """Labels that differ only by case, spaces or the form of a character in Unicode."""
+    alike = defaultdict(list)
+    for label in sorted(labels):
+        folded = unicodedata.normalize("NFKC", label).casefold()
+        alike["".join(folded.split())].append(label)
+    return [several for several in alike.values() if len(several) > 1]
+
+
+def _some(labels: list[str], most: int = 40) -> str:
+    more = f" and {len(labels) - most} more" if len(labels) > most else ""
+    return ", ".join(labels[:most]) + more

@@ -1,0 +1,185 @@
+"""The gate: from bytes to probability, the exported network must be the trained one.
+
+Scores within a tolerance are no proof: where labels are close, a small change decides otherwise. So
+a variant's figure must be shown to lose no more than its precision may, on the held-out images. It
+is compared as `release` compares models: a variant that is shown to lose more is refused, and one
+that is not shown to lose less has too few images. Counting decisions shows nothing below 268
+images (a loss of one point, no decision changed). A variant that loses no more than is allowed as
+far as they can be counted also passes by its separation, which changes with every score.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+
+from models import golden
+from models.bundle import Bundle
+from models.errors import GateError
+from models.manifest import Gate, Manifest, Metric, Precision, Task, Variant
+from training.evaluation import evaluate, metrics, onnx_session
+from training.network.resnet import Served
+from training.release import comparison
+from training.release.comparison import Difference
+
+_BATCH = 64
+_DOMAINS = {"", "com.microsoft"}
+
+
+class TooFewImagesError(GateError):
+    """A variant that is not shown to be worse than it may be, nor to be no worse."""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far a precision may be off: any score, and by how much the headline may be worse."""
+
+    score: float
+    loss: float
+
+
+TOLERANCES: dict[Precision, Tolerance] = {
+    "fp32": Tolerance(golden.TOLERANCE_CPU, 0.01),
+    "fp16": Tolerance(0.01, 0.01),
+    "int8": Tolerance(0.25, 0.01),
+}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The trained network's answers to the held-out images.
+
+    images: preprocessed uint8 `[N, S, S, 3]`; truth: the labels of each; scores: `[N, C]`, by the
+    network's own `labels` in its order; `thresholds` are the network's, too.
+    """
+
+    images: NDArray[np.uint8]
+    truth: Sequence[Sequence[str]]
+    scores: NDArray[np.float32]
+    labels: Sequence[str]
+    thresholds: Sequence[float] | None
+
+
+def unmeasured(precision: Precision) -> Gate:
+    """What a draft's manifest says before `check`."""
+    none = Metric(value=0, low=0, high=0)
+    return Gate(
+        tolerance=TOLERANCES[precision].score,
+        max_difference=0,
+        flips=0,
+        images=0,
+        loss=none,
+        separation_loss=none,
+        metrics={},
+    )
+
+
+def check(bundle: Bundle, variant: Variant, reference: Reference) -> Gate:
+    """Hold one file of a bundle against the trained network; what was measured.
+
+    Raises GateError unless the graph has the promised form, the golden files and all held-out
+    images give the network's scores within the precision's tolerance, the decisions, by name, are
+    as often right as the network's, and the headline is not shown to lose more than it may;
+    TooFewImagesError if, in fp16 or int8, it is not shown to lose less either.
+    """
+    manifest = bundle.manifest
+    tolerance = TOLERANCES[variant.precision]
+    model = bundle.files[variant.file]
+    _check_graph(model)
+    run = onnx_session.runner(model, manifest.tensors)
+    try:
+        on_golden = golden.check(bundle, run, tolerance.score)
+        got = run(reference.images)
+        on_held_out = golden.compare(reference.scores, got, manifest, tolerance.score)
+    except GateError as error:
+        raise GateError(f"{variant.precision}: {error}") from error
+    flips = on_golden.flips + on_held_out.flips
+    task = manifest.task
+    trained = _figures(reference.scores, reference.labels, reference.thresholds, task, reference)
+    exported = _figures(got, manifest.labels, manifest.thresholds, task, reference)
+    for name, value in exported.items():
+        if not abs(value - trained[name]) <= tolerance.score + flips / len(got):
+            raise GateError(
+                f"{variant.precision}: {name} on {len(got)} validation images is {value:.4f}, the"
+                f" trained network's {trained[name]:.4f}: the labels or thresholds are not the"
+                " network's"
+            )
+    loss, separation = _losses(got, manifest, reference)
+    _check_loss(variant.precision, task, len(got), loss, separation)
+    return Gate(
+        tolerance=tolerance.score,
+        max_difference=max(on_golden.max_difference, on_held_out.max_difference),
+        flips=flips,
+        images=len(got),
+        loss=Metric(value=loss.value, low=loss.low, high=loss.high),
+        separation_loss=Metric(value=separation.value, low=separation.low, high=separation.high),
+        metrics=exported,
+    )
+
+
+@torch.inference_mode()
+def reference_scores(reference: Served, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The trained network's scores in float32 on the CPU. images: uint8 `[N, S, S, 3]`."""
+    batches = torch.split(torch.from_numpy(images), _BATCH)
+    return torch.cat([reference(batch)[0] for batch in batches]).numpy()
+
+
+def _losses(
+    scores: NDArray[np.float32], manifest: Manifest, reference: Reference
+) -> tuple[Difference, Difference]:
+    """What a variant with these scores `[N, C]` loses of the headline, and of separation."""
+    targets = evaluate.truth(reference.truth, manifest.labels)
+    trained = reference.scores
+    separation = comparison.separations(scores, trained, targets)
+    if manifest.task == "multi":
+        return comparison.precisions(scores, trained, targets), separation
+    wrong, trained_wrong = (
+        (evaluate.decide(answers, None) != targets).any(1) for answers in (scores, trained)
+    )
+    return comparison.errors(wrong, trained_wrong), separation
+
+
+def _check_loss(
+    precision: Precision, task: Task, images: int, loss: Difference, separation: Difference
+) -> None:
+    allowed = TOLERANCES[precision].loss
+    seen = (
+        f"{100 * loss.value:+.2f} points of {comparison.FIGURE[task]} on {images:,} validation"
+        f" images, between {100 * loss.low:+.2f} and {100 * loss.high:+.2f} with 95 % confidence to each"
+        f" side ({100 * allowed:g} allowed)"
+    )
+    if loss.low > allowed:
+        raise GateError(f"{precision}: worse than the trained network: {seen}")
+    separates = loss.value <= allowed and separation.high <= allowed
+    if precision == "fp32" or loss.high <= allowed or separates:
+        return
+    needed = comparison.images_needed(loss, allowed)
+    if loss.value <= allowed and separation.value < allowed:
+        needed = min(needed, comparison.images_needed(separation, allowed))
+    raise TooFewImagesError(
+        f"{precision}: too few images to tell whether it is worse than the trained network: {seen};"
+        f" about {needed:,} held out would do"
+    )
+
+
+def _figures(
+    scores: NDArray[np.float32],
+    labels: Sequence[str],
+    thresholds: Sequence[float] | None,
+    task: Task,
+    reference: Reference,
+) -> dict[str, float]:
+    targets = evaluate.truth(reference.truth, labels)
+    said = evaluate.decide(scores, thresholds)
+    return metrics.values(evaluate.figures(task, scores, said, targets), len(scores))
+
+
+def _check_graph(model: bytes) -> None:
+    graph = onnx.load_from_string(model)
+    if strange := {entry.domain for entry in graph.opset_import} - _DOMAINS:
+        raise GateError(f"the graph uses operators of {', '.join(sorted(strange))}")
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in graph.graph.initializer):
+        raise GateError("the graph keeps weights outside of its file")

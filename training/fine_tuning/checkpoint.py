@@ -1,0 +1,125 @@
+"""What a run has come to, in one file: a killed run goes on as if nothing had happened.
+
+checkpoints/<step>-<hash>.safetensors holds the network, the optimizer's moments, the loss of each
+step and the lines of metrics.jsonl. The two newest are kept: a torn file costs its steps only.
+"""
+
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from models.bundle import sha256, write_atomically
+from models.errors import RunError
+from training.network.resnet import Network
+
+FOLDER = "checkpoints"
+_KEPT = 2
+_BEST = "best.weights"
+
+
+@dataclass
+class Progress:
+    """How far a run is: the loss of each step done, over all phases, and a line an epoch.
+
+    threads: that the sums were computed with; with another number their last bits differ.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    threads: int = field(default_factory=torch.get_num_threads)
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return len(self.losses)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint, read back."""
+
+    progress: Progress
+    tensors: dict[str, Tensor]
+
+    def restore(self, network: Network, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Put the weights into the network, and into the optimizer the moments it had."""
+        state = network.resnet.state_dict()
+        network.resnet.load_state_dict({name: self.tensors[f"network.{name}"] for name in state})
+        if optimizer is None:
+            return
+        for name, parameter in network.resnet.named_parameters():
+            if parameter.requires_grad:
+                moments = {
+                    moment: self.tensors[f"{moment}.{name}"] for moment in ("exp_avg", "exp_avg_sq")
+                }
+                optimizer.state[parameter] = {
+                    "step": self.tensors[f"step.{name}"].to(parameter.device),
+                    # the fused kernel walks over memory: laid out as the parameter is
+                    **{m: torch.empty_like(parameter).copy_(v) for m, v in moments.items()},
+                }
+
+
+def write(
+    run: Path,
+    progress: Progress,
+    network: Network,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> None:
+    """Write the newest checkpoint atomically, and drop all but two. RunError if it cannot be."""
+    tensors = {f"network.{name}": value for name, value in network.resnet.state_dict().items()}
+    for name, parameter in network.resnet.named_parameters():
+        moments = optimizer.state.get(parameter, {}) if optimizer else {}
+        tensors |= {f"{moment}.{name}": value for moment, value in moments.items()}
+    about = {"progress": json.dumps(vars(progress))}
+    data = save({name: value.detach().contiguous() for name, value in tensors.items()}, about)
+    folder = run / FOLDER
+    newest = folder / f"{progress.step:010}-{sha256(data)[:16]}.safetensors"
+    try:
+        folder.mkdir(exist_ok=True)
+        write_atomically(newest, data)
+    except OSError as error:
+        raise RunError(
+            f"{newest} cannot be written: {error.strerror}; make room, then go on with:"
+            f" python -m training train --resume {run}"
+        ) from error
+    # a later one is damaged, or it would have been gone on with
+    kept = [file for file in _newest_first(run) if file.name <= newest.name][:_KEPT]
+    for file in folder.iterdir():  # with what a killed process left half-written
+        if file not in kept and file.name != _BEST:
+            file.unlink()
+
+
+def read(run: Path) -> Checkpoint | None:
+    """The newest checkpoint that is whole, or None; a damaged one is named."""
+    for file in _newest_first(run):
+        if sha256(file.read_bytes()).startswith(file.stem.partition("-")[2]):
+            with safe_open(file, "pt") as opened:
+                about = opened.metadata()["progress"]
+            return Checkpoint(Progress(**json.loads(about)), load_file(file))
+        print(f"{file} is damaged: going back to the one before it")
+    return None
+
+
+def write_best(run: Path, network: Network) -> None:
+    """Keep the weights of the best epoch so far."""
+    write_atomically(run / FOLDER / _BEST, network.weights())
+
+
+def restore_best(run: Path, network: Network) -> None:
+    network.resnet.load_state_dict(load_file(run / FOLDER / _BEST))
+
+
+def remove(run: Path) -> None:
+    """A complete run needs none."""
+    shutil.rmtree(run / FOLDER, ignore_errors=True)
+
+
+def _newest_first(run: Path) -> list[Path]:
+    return sorted((run / FOLDER).glob("*.safetensors"), reverse=True)

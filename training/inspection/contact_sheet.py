@@ -1,0 +1,86 @@
+"""A picture of what the network will see: a few images as served, and views to train on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from training.data import decoding
+from training.data.augment import augment, draw
+from training.data.readers import Example
+from training.recipe import Recipe
+
+COLUMNS = 8
+_VIEWS = 4
+_TILE_PX = 176  # at most; larger views are reduced
+_GAP_PX = 4
+_LINE_PX = 20
+
+
+def choose(examples: Sequence[Example]) -> list[Example]:
+    """Up to COLUMNS examples: of as many labels as there are, evenly among them."""
+    seen: dict[tuple[str, ...], int] = {}
+    ranked = []
+    for example in examples:
+        rank = seen[example.labels] = seen.get(example.labels, -1) + 1
+        ranked.append((rank, example.labels, example))
+    ranked.sort(key=lambda entry: entry[:2])
+    among = max(len(seen), min(COLUMNS, len(ranked)))
+    count = min(COLUMNS, among)
+    return [ranked[number * among // count][2] for number in range(count)]
+
+
+def draw_sheet(root: Path, examples: Sequence[Example], recipe: Recipe) -> Image.Image:
+    """A column for each example: its labels, what serving gives the network, views to train on."""
+    files = [root / example.file for example in examples]
+    squares, shapes = decoding.presized(files, recipe.presize_px)
+    generator = torch.Generator().manual_seed(recipe.seed)
+    rows = [
+        (
+            "as served, and as held-out images are measured",
+            decoding.served(files, recipe.preprocess),
+        )
+    ]
+    for number in range(_VIEWS):
+        views = augment(squares, shapes, draw(len(files), generator), recipe)
+        caption = f"as trained on: {_VIEWS} views, another one each epoch" if number == 0 else ""
+        rows.append((caption, views.round().byte().permute(0, 2, 3, 1)))
+    return _laid_out([" ".join(e.labels) or "no label" for e in examples], rows, recipe.image_size)
+
+
+def _laid_out(
+    captions: Sequence[str], rows: Sequence[tuple[str, torch.Tensor]], size_px: int
+) -> Image.Image:
+    """rows: a caption and uint8 `[N, S, S, 3]` each."""
+    tile = min(size_px, _TILE_PX)
+    step = tile + _GAP_PX
+    height = sum(step + (_LINE_PX if caption else 0) for caption, _ in rows) + _LINE_PX
+    sheet = Image.new("RGB", (len(captions) * step + _GAP_PX, height), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    for column, caption in enumerate(captions):
+        pen.text((column * step + _GAP_PX, 2), _cut(caption, font, tile), "black", font)
+    top = _LINE_PX
+    for caption, images in rows:
+        if caption:
+            pen.text((_GAP_PX, top + 2), caption, "dimgray", font)
+            top += _LINE_PX
+        for column, pixels in enumerate(images.numpy()):
+            sheet.paste(_tile(pixels, tile), (column * step + _GAP_PX, top))
+        top += step
+    return sheet
+
+
+def _tile(pixels: NDArray[np.uint8], side_px: int) -> Image.Image:
+    picture = Image.fromarray(pixels)
+    return picture if picture.width == side_px else picture.resize((side_px, side_px))
+
+
+def _cut(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width_px: int) -> str:
+    shown = text
+    while font.getlength(shown) > width_px:
+        text = text[:-1]
+        shown = f"{text}…"
+    return shown

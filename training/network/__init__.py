@@ -1,0 +1,1 @@
+"""The ResNet: torchvision's, with its pretrained weights, and what is exported of it."""

@@ -1,0 +1,265 @@
+"""`release`: the candidate takes the released model's place if it is shown not to be worse.
+
+Both answer the same images, without those that either was trained on. The candidate is refused if
+it may be worse by more than the margin, or is worse at a label by more than chance. `rollback` goes
+back.
+"""
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from models import bundle
+from models.errors import BundleError, ReleaseError
+from models.manifest import Metric, Precision, Release
+from models.store import Store
+from training.data import decoding
+from training.evaluation import calibration, evaluate, scorer
+from training.evaluation.scorer import Model
+from training.export.export import export, held_out
+from training.release import comparison
+from training.release.comparison import Difference, Regression
+from training.run_folder import Run
+
+MARGIN = 0.01
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A candidate and the released model on the same images. Figures: less is better.
+
+    left_out: images that the released model was trained on. gone: its labels that the candidate
+    lacks. difference: None where no image is left.
+    """
+
+    figure: str
+    images: int
+    left_out: int
+    difference: Difference | None
+    regressions: Sequence[Regression]
+    gone: Sequence[str]
+
+
+def release(
+    run: Run,
+    name: str,
+    store: Store,
+    device: torch.device,
+    *,
+    margin: float = MARGIN,
+    allowed: Collection[str] = (),
+    force: bool = False,
+    precisions: Sequence[Precision] = (),
+    data_path: str | None = None,
+) -> Path:
+    """Compare, export through the gates, and serve it by default from now on; the bundle's folder.
+
+    Prints the verdict, to be pasted. `margin`: a share. `allowed`: labels that may get worse or go.
+    Raises ReleaseError if the candidate is refused, which `force` overrides, and what `export`
+    raises; then the released version stays.
+    """
+    released = store.released(name) if name in store.names() else None
+    if not _is_margin(margin):
+        raise ReleaseError(
+            f"--margin {margin}: use a share above 0 and below 0.5; 0.01 is one point"
+        )
+    if released is None:
+        decision = Release(
+            verdict="released: the first version, nothing to compare with",
+            replaced=None,
+            images=0,
+            margin=margin,
+            difference=None,
+            worse_labels=(),
+            allowed_labels=(),
+            forced=False,
+        )
+    else:
+        old = scorer.load(f"{name}:{released}", device, store)
+        found = against(run, old, device, data_path)
+        if unknown := sorted(set(allowed) - {*run.outcome.labels, *old.labels}):
+            raise ReleaseError(f"--allow-label {unknown[0]}: no label of the run or of {old.name}")
+        reasons = judge(found, margin, allowed)
+        decision = _decision(found, released, margin, allowed, reasons)
+        print(text(found, run, old.name, decision))
+        if reasons and not force:
+            supported = supported_margin(found, allowed)
+            ways = f"--margin {supported:g} would accept it, " if supported else ""
+            raise ReleaseError(
+                f"{decision.verdict}; {old.name} stays released ({ways}--force releases"
+                " nevertheless)"
+            )
+    path = export(run, name, store, data_path, precisions=precisions, release=decision)
+    if released is not None and store.released(name) != released:
+        raise ReleaseError(
+            f"{name}:{store.released(name)} was released meanwhile: release again, against it;"
+            f" {path} is there, but not released"
+        )
+    store.release(name, int(path.name))
+    return path
+
+
+def rollback(name: str, store: Store, version: int | None = None) -> tuple[int, int]:
+    """Serve `version`, left out: the one that the released one replaced. Both numbers, from, to.
+
+    Raises BundleError if there is no such version, or it is damaged.
+    """
+    current = store.released(name)
+    if version is None:
+        decision = bundle.read_manifest(store.path(f"{name}:{current}")).release
+        if decision is None or decision.replaced is None:
+            versions = ", ".join(map(str, store.versions(name)))
+            raise BundleError(
+                f"{name}:{current} replaced no version: choose one with --to; there are {versions}"
+            )
+        version = decision.replaced
+    bundle.read(store.path(f"{name}:{version}"))
+    store.release(name, version)
+    return current, version
+
+
+def against(run: Run, old: Model, device: torch.device, data_path: str | None) -> Comparison:
+    """The run's network and the model `old` on the run's held-out images.
+
+    Labels that only one of them has are left out, with single-label images of them. The run's
+    thresholds are cross-fitted, as these images chose those that it ships with.
+    """
+    outcome = run.outcome
+    if outcome.task != old.task:
+        raise ReleaseError(
+            f"{old.name} is {old.task}-label, {run.path} {outcome.task}-label: use another --name"
+        )
+    common = [label for label in outcome.labels if label in old.labels]
+    items, files = held_out(run, data_path)
+    rows = [
+        row
+        for row, item in enumerate(items)
+        if item.sha256 not in old.trained_on
+        and (outcome.task == "multi" or item.labels[0] in common)
+    ]
+    gone = [label for label in old.labels if label not in common]
+    figure = comparison.FIGURE[outcome.task]
+    left_out = len(items) - len(rows)
+    if not rows or not common:
+        return Comparison(figure, 0, left_out, None, (), gone)
+    files = [files[row] for row in rows]
+    targets = evaluate.truth([items[row].labels for row in rows], outcome.labels)
+    images = decoding.served(files, outcome.preprocess)
+    logits = scorer.logits_of(run.network().to(device), images, device)
+    if old.preprocess != outcome.preprocess:
+        images = decoding.served(files, old.preprocess)
+    scores = old.run(images.numpy())
+    said = evaluate.decide(logits, None)
+    if outcome.task == "multi":
+        _, said = calibration.cross_fitted(logits, targets, outcome.task)
+    new_columns = [outcome.labels.index(label) for label in common]
+    old_columns = [old.labels.index(label) for label in common]
+    targets = targets[:, new_columns]
+    new_wrong = said[:, new_columns] != targets
+    old_wrong = evaluate.decide(scores, old.thresholds)[:, old_columns] != targets
+    if outcome.task == "single":
+        difference = comparison.errors(new_wrong.any(1), old_wrong.any(1))
+    else:
+        difference = comparison.precisions(logits[:, new_columns], scores[:, old_columns], targets)
+    regressions = comparison.regressions(new_wrong, old_wrong, common)
+    return Comparison(figure, len(rows), left_out, difference, regressions, gone)
+
+
+def judge(found: Comparison, margin: float, allowed: Collection[str]) -> list[str]:
+    """Why the candidate must not be released; empty if it may be."""
+    reasons = []
+    if found.difference is None:
+        reasons.append("no image is left that neither model was trained on")
+    elif found.difference.high > margin:
+        reasons.append(_too_bad(found.difference, margin, found.figure, found.images))
+    worse = [one for one in found.regressions if one.label not in allowed]
+    if worse:
+        names = ", ".join(one.label for one in worse)
+        reasons.append(f"worse by more than chance at {names} (see --allow-label)")
+    if gone := [label for label in found.gone if label not in allowed]:
+        reasons.append(f"it does not know {', '.join(gone)} any more (see --allow-label)")
+    return reasons
+
+
+def text(found: Comparison, run: Run, old: str, decision: Release) -> str:
+    """The verdict for a person, in Markdown."""
+    lines = [f"## {run.path} against {old}", "", f"**{decision.verdict}**", ""]
+    if found.difference is not None:
+        bounds = f"[{found.difference.low:+.4f}, {found.difference.high:+.4f}]"
+        lines += [
+            f"| {found.images} images that neither was trained on | {found.figure} |",
+            "|---|---|",
+            f"| candidate | {found.difference.candidate:.4f} |",
+            f"| {old} | {found.difference.released:.4f} |",
+            f"| difference, 95 % bounds | {found.difference.value:+.4f} {bounds} |",
+            f"| largest upper bound allowed (margin) | {decision.margin:+.4f} |",
+            "",
+        ]
+    if found.left_out:
+        lines.append(
+            f"{found.left_out} held-out images were left out: {old} was trained on them, or does"
+            " not have their label."
+        )
+    for one in found.regressions:
+        mark = ", allowed" if one.label in decision.allowed_labels else ""
+        lines.append(
+            f"{one.label}: {one.lost} images lost, {one.won} won (McNemar with Holm's correction,"
+            f" p = {one.p:.2g}{mark})"
+        )
+    return "\n".join(lines)
+
+
+def _too_bad(difference: Difference, margin: float, figure: str, images: int) -> str:
+    seen = (
+        f"{100 * difference.value:+.2f} points of {figure} on {images:,} images, up to"
+        f" {100 * difference.high:+.2f} with 95 % confidence (margin {100 * margin:.2f})"
+    )
+    if difference.low > 0:
+        return f"the candidate is worse: {seen}"
+    if difference.value > margin:
+        return f"the candidate may be worse, with too few images to be sure: {seen}"
+    needed = comparison.images_needed(difference, margin)
+    return f"too few images to tell: {seen}; about {needed:,} held out would do"
+
+
+def supported_margin(found: Comparison, allowed: Collection[str]) -> float | None:
+    """The smallest margin, in half points, at which the same comparison lets the candidate through.
+
+    None if no margin would, or if the candidate is shown to be worse.
+    """
+    difference = found.difference
+    if difference is None or difference.low > 0:
+        return None
+    margin = math.ceil(difference.high * 200) / 200
+    return margin if _is_margin(margin) and not judge(found, margin, allowed) else None
+
+
+def _is_margin(margin: float) -> bool:
+    return 0 < margin < 0.5
+
+
+def _decision(
+    found: Comparison, released: int, margin: float, allowed: Collection[str], reasons: list[str]
+) -> Release:
+    difference = found.difference
+    return Release(
+        verdict=f"refused: {'; '.join(reasons)}" if reasons else _why_released(found),
+        replaced=released,
+        images=found.images,
+        margin=margin,
+        difference=difference
+        and Metric(value=difference.value, low=difference.low, high=difference.high),
+        worse_labels=(*(one.label for one in found.regressions), *found.gone),
+        allowed_labels=tuple(sorted(allowed)),
+        forced=bool(reasons),
+    )
+
+
+def _why_released(found: Comparison) -> str:
+    difference = found.difference
+    if difference is not None and difference.high < 0:
+        return f"released: better by {-100 * difference.value:.2f} points of {found.figure}"
+    return "released: not worse by more than the margin"

@@ -1,0 +1,202 @@
+"""`report.html`: one page, pictures inside, that says how good a model is and where it errs."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from models.bundle import write_atomically
+from models.manifest import Metric, Provenance, Task
+from training.data import decoding
+from training.evaluation import error_analysis
+from training.evaluation.error_analysis import Mistake
+from training.evaluation.evaluate import Evaluation, claims
+from training.evaluation.scorer import Model
+from training.reports import activation_maps, plots, summary
+
+_TEMPLATE = "report.html"
+_MISTAKES = 24
+_CONFUSED = 15
+_LABEL_CURVES = 40
+_MEANINGS = {
+    "error": ("error", "share of images whose likeliest label is wrong"),
+    "top5_error": ("top-5 error", "share of images whose label is not among the five likeliest"),
+    "map": (
+        "mean average precision",
+        "how well each label's images are ranked first; no threshold",
+    ),
+    "micro_f1": ("micro F1", "precision and recall of all tags together, at the thresholds"),
+    "macro_f1": ("macro F1", "mean of each label's F1: rare labels count as much as frequent ones"),
+    "accuracy_multi": ("accuracy of pairs", "share of image-label pairs decided rightly"),
+    "accuracy_all_negative": ("… of saying nothing", "the same if no image ever got a tag"),
+    "nll": ("negative log-likelihood", "nats; punishes confident mistakes"),
+    "rms_calibration_error": (
+        "calibration error",
+        "how far probabilities are from how often they come true: root mean square, less what"
+        " chance adds",
+    ),
+    "rms_calibration_error_uncalibrated": (
+        "… before calibration",
+        "the same without the fitted temperature",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class History:
+    """How a run was trained: lines of `metrics.jsonl`, and each step's rate and loss."""
+
+    epochs: Sequence[dict[str, Any]]
+    steps: Sequence[tuple[float, float]]
+
+
+def write(
+    path: Path,
+    model: Model,
+    evaluation: Evaluation,
+    measured: dict[str, Metric],
+    history: History | None = None,
+) -> None:
+    """Write the page to the file `path`; nothing it shows lies outside of it."""
+    environment = Environment(
+        loader=PackageLoader("training.reports"), autoescape=True, undefined=StrictUndefined
+    )
+    environment.filters["share"] = lambda share: "–" if share is None else f"{share:.3f}"
+    page = environment.get_template(_TEMPLATE).render(
+        name=model.name,
+        images=f"{len(evaluation.items):,}",
+        verdict=summary.of(evaluation, measured, history.epochs if history else ()),
+        figures=[
+            {"words": _MEANINGS[name][0], "meaning": _MEANINGS[name][1], "metric": metric}
+            for name, metric in measured.items()
+        ],
+        **_curves(history),
+        **_labels(evaluation, measured),
+        **_calibration(evaluation),
+        mistakes=_mistakes(evaluation, model),
+        origin=_origin(model.provenance),
+        sections=_sections(evaluation.task, history),
+    )
+    write_atomically(path, page.encode())
+
+
+def _sections(task: Task, history: History | None) -> list[tuple[str, str]]:
+    return [
+        ("figures", "Figures"),
+        *([("curves", "How it learned")] if history else []),
+        ("labels", "Confusion" if task == "single" else "Labels and thresholds"),
+        ("calibration", "Calibration"),
+        ("mistakes", "Worst mistakes"),
+        ("origin", "Where it comes from"),
+    ]
+
+
+def _curves(history: History | None) -> dict[str, Any]:
+    if history is None:
+        return {"curves": None, "epochs": ()}
+    rates, losses = zip(*history.steps, strict=True)
+    return {
+        "curves": Markup(plots.curves(rates, losses, history.epochs)),
+        "epochs": history.epochs,
+    }
+
+
+def _labels(evaluation: Evaluation, measured: dict[str, Metric]) -> dict[str, Any]:
+    labels = evaluation.labels
+    table = evaluation.by_label
+    found: dict[str, Any] = dict.fromkeys(("confusion", "confused", "label_curves", "sweep"))
+    if evaluation.task == "single":
+        matrix = error_analysis.confusion(evaluation.said, evaluation.targets)
+        found["confusion"] = Markup(plots.confusion(matrix, labels))
+        found["confused"] = error_analysis.most_confused(matrix, labels, min_count=2)[:_CONFUSED]
+        shown = sorted(table, key=lambda row: 1 if row.recall is None else row.recall)
+    else:
+        precisions = [1 if r.average_precision is None else r.average_precision for r in table]
+        order = sorted(range(len(table)), key=precisions.__getitem__)
+        shown = [table[column] for column in order]
+        worst = [column for column in order if table[column].images][:_LABEL_CURVES]
+        found["label_curves"] = Markup(
+            plots.precision_recall(evaluation.scores, evaluation.targets, table, worst)
+        )
+        sweep = error_analysis.sweep(evaluation.scores, evaluation.targets)
+        nothing = measured["accuracy_all_negative"].value
+        found["sweep"] = Markup(plots.sweep(sweep, nothing))
+    return {**found, "labels": shown}
+
+
+def _calibration(evaluation: Evaluation) -> dict[str, Any]:
+    task, targets = evaluation.task, evaluation.targets
+    before = claims(task, evaluation.uncalibrated, targets)
+    shipped = claims(task, evaluation.scores, targets)
+    whose = "the likeliest label" if task == "single" else "every label"
+    return {
+        "calibration": Markup(plots.calibration(before, shipped)),
+        "calibration_words": f"The probability said of {whose}, in 15 bins, and how often it came"
+        " true. On the diagonal, 80 % means 80 %.",
+    }
+
+
+def _mistakes(evaluation: Evaluation, model: Model) -> list[dict[str, Any]]:
+    worst = error_analysis.top_losses(
+        evaluation.scores, evaluation.said, evaluation.targets, evaluation.task, _MISTAKES
+    )
+    if not worst:
+        return []
+    files = [evaluation.files[mistake.row] for mistake in worst]
+    images = decoding.served(files, model.preprocess).numpy()
+    maps = model.look(images) if model.look else None
+    return [
+        {
+            "file": evaluation.items[mistake.row].file,
+            "picture": _base64(image),
+            "overlay": maps is not None
+            and _base64(
+                activation_maps.overlay(image, activation_maps.evidence(maps[number], mistake))
+            ),
+            "lines": _lines(mistake, evaluation),
+        }
+        for number, (mistake, image) in enumerate(zip(worst, images, strict=True))
+    ]
+
+
+def _lines(mistake: Mistake, evaluation: Evaluation) -> list[dict[str, Any]]:
+    row, labels = mistake.row, evaluation.labels
+    single = evaluation.task == "single"
+    explained = [
+        ("called" if single else "wrongly tagged", mistake.said),
+        ("is" if single else "not tagged", mistake.true),
+    ]
+    lines: list[dict[str, Any]] = [
+        {"words": words, "label": labels[label], "score": float(evaluation.scores[row, label])}
+        for words, label in explained
+        if label is not None
+    ]
+    if not single:
+        for words, which in (("has", evaluation.targets), ("tagged", evaluation.said)):
+            names = ", ".join(labels[label] for label in np.flatnonzero(which[row]).tolist())
+            lines.append({"words": words, "label": names or "nothing", "score": None})
+    return lines
+
+
+def _origin(provenance: Provenance) -> list[tuple[str, str]]:
+    recipe = provenance.recipe
+    options = "  ".join(f"{name}={value}" for name, value in recipe.items() if value is not None)
+    return [
+        ("trained", provenance.created),
+        ("data", f"{recipe['data']}, fingerprint {provenance.data_fingerprint[:16]}"),
+        ("weights to start from", f"{provenance.weights} ({provenance.weights_licence})"),
+        ("code", provenance.git_commit or "not under version control"),
+        ("recipe", options),
+        ("processor", provenance.processor),
+        ("libraries", "  ".join(f"{k} {v}" for k, v in provenance.libraries.items())),
+    ]
+
+
+def _base64(picture: NDArray[np.uint8]) -> str:
+    return base64.b64encode(activation_maps.jpeg(picture)).decode()

@@ -1,0 +1,88 @@
+"""The first lines of a report: how good the model is, how sure that is, and what to do next."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from models.manifest import Metric
+from training.evaluation import error_analysis
+from training.evaluation.evaluate import HEADLINE, Evaluation
+
+_FEW_IMAGES = 10
+_RISEN = 1.05  # a held-out loss so many times its best means more than noise
+
+
+@dataclass(frozen=True)
+class Verdict:
+    headline: str
+    certainty: str
+    notes: list[str]
+
+
+def of(
+    evaluation: Evaluation, measured: dict[str, Metric], epochs: Sequence[dict[str, Any]]
+) -> Verdict:
+    """epochs: the lines of the run's `metrics.jsonl`, none if it wasn't just trained."""
+    images = f"{len(evaluation.items):,} images"
+    metric = measured[HEADLINE[evaluation.task]]
+    share = evaluation.targets.mean(0)
+    if evaluation.task == "single":
+        headline = f"Wrong on {metric.value:.1%} of {images}"
+        certainty = (
+            f"Between {metric.low:.1%} and {metric.high:.1%} with 95 % confidence. Always saying"
+            f" “{evaluation.labels[int(share.argmax())]}” would be wrong on {1 - share.max():.1%}."
+        )
+    else:
+        chance = float(share[share > 0].mean())
+        headline = f"Mean average precision {metric.value:.3f} on {images}"
+        certainty = (
+            f"Between {metric.low:.3f} and {metric.high:.3f} with 95 % confidence; tags drawn by"
+            f" lot would have about {chance:.3f}. {measured['accuracy_multi'].value:.1%} of"
+            " image-label pairs are right, where saying nothing would have"
+            f" {measured['accuracy_all_negative'].value:.1%}."
+        )
+    notes = [*_calibration(measured), *_labels(evaluation), *_training(epochs)]
+    return Verdict(headline, certainty, notes)
+
+
+def _calibration(measured: dict[str, Metric]) -> list[str]:
+    before = measured["rms_calibration_error_uncalibrated"]
+    after = measured["rms_calibration_error"]
+    return [
+        f"Its probabilities are off by {after.value:.1%}, root mean square, between"
+        f" {after.low:.1%} and {after.high:.1%} with 95 % confidence ({before.value:.1%} before"
+        " calibration)."
+    ]
+
+
+def _labels(evaluation: Evaluation) -> list[str]:
+    notes = []
+    counts = evaluation.targets.sum(0)
+    few = [label for label, n in zip(evaluation.labels, counts, strict=True) if n < _FEW_IMAGES]
+    if few:
+        notes.append(
+            f"{len(few)} of {len(counts)} labels have fewer than {_FEW_IMAGES} images here, among"
+            f" them {', '.join(few[:3])}: single figures of theirs say little."
+        )
+    if evaluation.task == "single":
+        matrix = error_analysis.confusion(evaluation.said, evaluation.targets)
+        for pair in error_analysis.most_confused(matrix, evaluation.labels, min_count=2)[:1]:
+            notes.append(f"Most often, {pair.true} is called {pair.said}: {pair.count} times.")
+    return notes
+
+
+def _training(epochs: Sequence[dict[str, Any]]) -> list[str]:
+    losses = [epoch["valid_loss"] for epoch in epochs if epoch["phase"] == epochs[-1]["phase"]]
+    if len(losses) < 2:
+        return []
+    best = int(np.argmin(losses))
+    if losses[-1] > _RISEN * losses[best]:
+        return [
+            f"It overfits: the held-out loss was lowest after epoch {best + 1} of {len(losses)} and"
+            " rose since. Fewer epochs, more images or stronger augmentation help."
+        ]
+    if best == len(losses) - 1 and losses[-1] < losses[-2] / _RISEN:
+        return ["The held-out loss was still falling in the last epoch: more epochs may help."]
+    return []

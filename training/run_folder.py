@@ -1,0 +1,257 @@
+"""A run folder: what was trained, on what, and what came out.
+
+recipe.json          the recipe as resolved, written first
+split.jsonl          every image's hash, labels and side
+quarantine.csv       the images left out, if there was a list
+provenance.json      code, libraries, images and weights that it started with
+checkpoints/         while it trains: what `--resume` goes on with
+metrics.jsonl        a line an epoch
+curves.csv           rate of the head and loss of each step
+diverged.txt         where the loss was not finite: the images of that step
+network.safetensors  the weights, with torchvision's keys
+metrics.json         figures on the held-out images, with intervals
+predictions.csv      path, target, every score of the held-out images
+report.html          all of this for a person, with the worst mistakes
+run.json             written last: where it exists, the run is complete
+"""
+
+import datetime
+import json
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Self
+
+from filelock import FileLock, Timeout
+from pydantic import Field, ValidationError, model_validator
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from models.bundle import write_atomically
+from models.errors import RunError
+from models.hardware import processor
+from models.manifest import Baseline, Frozen, Metric, Preprocess, Probability, Provenance, Task
+from training.data import split
+from training.data.split import Item
+from training.network.resnet import Network
+from training.recipe import Arch, Recipe
+
+RECIPE_FILE = "recipe.json"
+SPLIT_FILE = "split.jsonl"
+QUARANTINE_FILE = "quarantine.csv"
+PROVENANCE_FILE = "provenance.json"
+EPOCHS_FILE = "metrics.jsonl"
+CURVES_FILE = "curves.csv"
+DIVERGED_FILE = "diverged.txt"
+REPORT_FILE = "report.html"
+WEIGHTS_FILE = "network.safetensors"
+RUN_FILE = "run.json"
+_LOCK_FILE = ".lock"
+_LIBRARIES = ("torch", "torchvision", "onnx", "onnxscript", "numpy", "pillow")
+
+
+class Outcome(Frozen):
+    """`run.json`: what a finished run hands to evaluation and export."""
+
+    task: Task
+    arch: Arch
+    labels: tuple[str, ...]
+    temperature: float = Field(gt=0)
+    thresholds: tuple[Probability, ...] | None
+    preprocess: Preprocess
+    metrics: dict[str, Metric]
+    baseline: Baseline
+    provenance: Provenance
+
+    @model_validator(mode="after")
+    def _one_threshold_a_label(self) -> Self:
+        if self.task == "multi" and len(self.thresholds or ()) != len(self.labels):
+            raise ValueError("a multi-label run needs one threshold a label")
+        return self
+
+
+@dataclass(frozen=True)
+class Run:
+    """A complete run, read back."""
+
+    path: Path
+    outcome: Outcome
+    items: list[Item]
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe.model_validate(self.outcome.provenance.recipe)
+
+    def report(self) -> bytes:
+        """`report.html`. RunError if it is missing."""
+        try:
+            return (self.path / REPORT_FILE).read_bytes()
+        except OSError as error:
+            raise RunError(f"{self.path / REPORT_FILE} cannot be read: {error.strerror}") from error
+
+    def network(self) -> Network:
+        """The trained network, in evaluation mode, on the CPU. RunError if it is damaged."""
+        network = Network(self.outcome.arch, len(self.outcome.labels))
+        file = self.path / WEIGHTS_FILE
+        try:
+            network.resnet.load_state_dict(load_file(file))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise RunError(f"{file} is missing or damaged") from error
+        return network.eval()
+
+
+def create(out: Path | None) -> Path:
+    """A new, empty run folder: `out`, or `runs/<time>`. RunError if it is in use."""
+    path = out or Path("runs") / f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
+    if path.exists() and (not path.is_dir() or {f.name for f in path.iterdir()} - {_LOCK_FILE}):
+        raise RunError(
+            f"{path} exists and is not empty; give another folder with --out, or go on with a"
+            " stopped run: --resume RUN"
+        )
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{path} cannot be made: {error.strerror}") from error
+    return path
+
+
+@contextmanager
+def held(path: Path, first: bool) -> Iterator[None]:
+    """Keep other processes from training into the folder; RunError if one does already.
+
+    Of a run's own processes only the first one asks.
+    """
+    if not first:
+        yield
+        return
+    lock = FileLock(path / _LOCK_FILE)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise RunError(f"another process is training into {path}") from error
+    except OSError as error:
+        raise RunError(f"{path} cannot be written to: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def write_start(path: Path, recipe: Recipe, items: list[Item], provenance: Provenance) -> None:
+    """What a run begins with. RunError if another one began here meanwhile."""
+    if (path / RECIPE_FILE).exists():
+        raise RunError(f"{path} is in use; give another folder with --out")
+    write_atomically(path / RECIPE_FILE, recipe.model_dump_json(indent=2).encode())
+    split.write(path / SPLIT_FILE, items)
+    write_atomically(path / PROVENANCE_FILE, provenance.model_dump_json(indent=2).encode())
+    if recipe.quarantine is not None:
+        write_atomically(path / QUARANTINE_FILE, Path(recipe.quarantine).read_bytes())
+
+
+def read_start(path: Path) -> tuple[Recipe, list[Item]]:
+    """The recipe and the split of a run that was stopped.
+
+    RunError if it is none, or complete.
+    """
+    if (path / RUN_FILE).exists():
+        raise RunError(f"{path} is complete: there is nothing to go on with")
+    try:
+        recipe = Recipe.model_validate_json((path / RECIPE_FILE).read_bytes())
+    except OSError as error:
+        raise RunError(f"{path} is no run: {path / RECIPE_FILE} is missing") from error
+    except ValidationError as error:
+        raise RunError(f"{path / RECIPE_FILE} is damaged: {error.errors()[0]['msg']}") from error
+    return recipe, split.read(path / SPLIT_FILE)
+
+
+def read_provenance(path: Path) -> Provenance:
+    try:
+        return Provenance.model_validate_json((path / PROVENANCE_FILE).read_bytes())
+    except (OSError, ValidationError) as error:
+        raise RunError(f"{path / PROVENANCE_FILE} is missing or damaged") from error
+
+
+def own_quarantine(path: Path, recipe: Recipe) -> Recipe:
+    """The recipe with the run's own copy of the quarantine list, if there was one."""
+    if recipe.quarantine is None:
+        return recipe
+    return recipe.model_copy(update={"quarantine": str(path / QUARANTINE_FILE)})
+
+
+def write_epochs(path: Path, lines: Sequence[dict[str, object]]) -> None:
+    """`metrics.jsonl`, as a whole."""
+    text = "".join(f"{json.dumps(line)}\n" for line in lines)
+    write_atomically(path / EPOCHS_FILE, text.encode())
+
+
+def write_curves(path: Path, rows: Sequence[tuple[float, float]]) -> None:
+    """`curves.csv`: the head's rate and the mean loss of each step, from the first."""
+    lines = (f"{step},{rate:.6g},{loss:.6g}\n" for step, (rate, loss) in enumerate(rows, 1))
+    write_atomically(path / CURVES_FILE, ("step,rate,loss\n" + "".join(lines)).encode())
+
+
+def read_epochs(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (path / EPOCHS_FILE).read_text().splitlines()]
+
+
+def read_curves(path: Path) -> list[tuple[float, float]]:
+    """Each step's rate of the head and mean loss."""
+    rows = (line.split(",") for line in (path / CURVES_FILE).read_text().splitlines()[1:])
+    return [(float(rate), float(loss)) for _, rate, loss in rows]
+
+
+def write_weights(path: Path, network: Network) -> None:
+    write_atomically(path / WEIGHTS_FILE, network.weights())
+
+
+def write_end(path: Path, outcome: Outcome) -> None:
+    write_atomically(path / RUN_FILE, outcome.model_dump_json(indent=2).encode())
+
+
+def read(path: Path) -> Run:
+    """A complete run. RunError if it is none."""
+    try:
+        outcome = Outcome.model_validate_json((path / RUN_FILE).read_bytes())
+    except OSError as error:
+        raise RunError(
+            f"{path} is no complete run: {path / RUN_FILE} is missing; make one with"
+            " `python -m training train DATA --out RUN`"
+        ) from error
+    except ValidationError as error:
+        raise RunError(f"{path / RUN_FILE} is damaged: {error.errors()[0]['msg']}") from error
+    items = split.read(path / SPLIT_FILE)
+    if split.fingerprint(items) != outcome.provenance.data_fingerprint:
+        raise RunError(f"{path / SPLIT_FILE} was changed: it is not what {RUN_FILE} came from")
+    return Run(path, outcome, items)
+
+
+def provenance(
+    recipe: Recipe, items: list[Item], weights: tuple[str, str | None, str]
+) -> Provenance:
+    """Where a network comes from; `weights` as `network.pretrain` describes them."""
+    return Provenance(
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        git_commit=_git_commit(),
+        recipe=recipe.model_dump(),
+        data_fingerprint=split.fingerprint(items),
+        weights=weights[0],
+        weights_sha256=weights[1],
+        weights_licence=weights[2],
+        libraries={name: metadata.version(name) for name in _LIBRARIES},
+        processor=processor(),
+    )
+
+
+def _git_commit() -> str | None:
+    """The commit of the code, marked where files differ from it; None outside of git."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    try:
+        done = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
