@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.evaluation import metrics
-from training.release import comparison
-from training.release.release import MARGIN
+from training.release import MARGIN, comparison
 
 IMAGES = (300, 1_000, 3_000, 10_000)
 DIFFERING = (0.03, 0.10)

@@ -3,6 +3,7 @@
 `<root>/<name>/RELEASED` holds the number of the version that is served by default.
 """
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,9 +14,15 @@ from models.errors import BundleError
 from models.manifest import MANIFEST_FILE, Manifest
 
 DEFAULT_ROOT = Path(__file__).parent / "bundles"
+ROOT_VARIABLE = "LABRADOR_MODEL_STORE"  # of the environment, for training and for serving
 RELEASED_FILE = "RELEASED"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
+
+
+def default_root() -> Path:
+    """The folder that $LABRADOR_MODEL_STORE names, else `models/bundles`."""
+    return Path(os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import torch
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from models.errors import RecipeError
@@ -167,25 +166,6 @@ def resolve(options: dict[str, Any], file: Path | None = None) -> Recipe:
         return Recipe.model_validate({**from_file, **options})
     except ValidationError as error:
         raise RecipeError("; ".join(map(_explain, error.errors()))) from error
-
-
-def pick_device(device: Device) -> torch.device:
-    """The device that `auto`, `cuda` or `cpu` stands for; RecipeError if there is no CUDA."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise RecipeError("--device cuda: torch finds no usable NVIDIA GPU; use auto or cpu")
-    name = "cuda" if device == "auto" and torch.cuda.is_available() else device
-    return torch.device("cpu" if name == "auto" else name)
-
-
-def pick_dtype(dtype: Dtype, device: torch.device) -> Dtype:
-    """The one that `auto` stands for: bfloat16 where the device has units for it."""
-    if dtype != "auto":
-        return dtype
-    if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        fast = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
-    return "bfloat16" if fast else "float32"
 
 
 def _explain(problem: Any) -> str:

@@ -17,27 +17,24 @@ run.json             written last: where it exists, the run is complete
 
 import datetime
 import json
-import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from filelock import FileLock, Timeout
 from pydantic import Field, ValidationError, model_validator
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from models.bundle import write_atomically
 from models.errors import RunError
-from models.hardware import processor
 from models.manifest import Baseline, Frozen, Metric, Preprocess, Probability, Provenance, Task
 from training.data import split
 from training.data.split import Item
-from training.network.resnet import Network
 from training.recipe import Arch, Recipe
+
+if TYPE_CHECKING:
+    from training.network.resnet import Network
 
 RECIPE_FILE = "recipe.json"
 SPLIT_FILE = "split.jsonl"
@@ -50,7 +47,6 @@ REPORT_FILE = "report.html"
 WEIGHTS_FILE = "network.safetensors"
 RUN_FILE = "run.json"
 _LOCK_FILE = ".lock"
-_LIBRARIES = ("torch", "torchvision", "onnx", "onnxscript", "numpy", "pillow")
 
 
 class Outcome(Frozen):
@@ -92,30 +88,33 @@ class Run:
         except OSError as error:
             raise RunError(f"{self.path / REPORT_FILE} cannot be read: {error.strerror}") from error
 
-    def network(self) -> Network:
+    def network(self) -> "Network":
         """The trained network, in evaluation mode, on the CPU. RunError if it is damaged."""
-        network = Network(self.outcome.arch, len(self.outcome.labels))
-        file = self.path / WEIGHTS_FILE
-        try:
-            network.resnet.load_state_dict(load_file(file))
-        except (OSError, SafetensorError, RuntimeError) as error:
-            raise RunError(f"{file} is missing or damaged") from error
-        return network.eval()
+        from training.network.resnet import read  # torch: seconds, and a run is looked at without
+
+        return read(self.path / WEIGHTS_FILE, self.outcome.arch, len(self.outcome.labels))
 
 
 def create(out: Path | None) -> Path:
     """A new, empty run folder: `out`, or `runs/<time>`. RunError if it is in use."""
     path = out or Path("runs") / f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
-    if path.exists() and (not path.is_dir() or {f.name for f in path.iterdir()} - {_LOCK_FILE}):
-        raise RunError(
-            f"{path} exists and is not empty; give another folder with --out, or go on with a"
-            " stopped run: --resume RUN"
-        )
+    check_free(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{path} cannot be made: {error.strerror}") from error
     return path
+
+
+def check_free(path: Path | None) -> None:
+    """RunError if the folder `path` is in use; None is the default, which never is."""
+    if path is None or not path.exists():
+        return
+    if not path.is_dir() or {file.name for file in path.iterdir()} - {_LOCK_FILE}:
+        raise RunError(
+            f"{path} exists and is not empty; give another folder with --out, or resume a stopped"
+            " run: --resume RUN"
+        )
 
 
 @contextmanager
@@ -203,8 +202,9 @@ def read_curves(path: Path) -> list[tuple[float, float]]:
     return [(float(rate), float(loss)) for _, rate, loss in rows]
 
 
-def write_weights(path: Path, network: Network) -> None:
-    write_atomically(path / WEIGHTS_FILE, network.weights())
+def write_weights(path: Path, weights: bytes) -> None:
+    """`network.safetensors`, as `Network.weights` makes it."""
+    write_atomically(path / WEIGHTS_FILE, weights)
 
 
 def write_end(path: Path, outcome: Outcome) -> None:
@@ -226,32 +226,3 @@ def read(path: Path) -> Run:
     if split.fingerprint(items) != outcome.provenance.data_fingerprint:
         raise RunError(f"{path / SPLIT_FILE} was changed: it is not what {RUN_FILE} came from")
     return Run(path, outcome, items)
-
-
-def provenance(
-    recipe: Recipe, items: list[Item], weights: tuple[str, str | None, str]
-) -> Provenance:
-    """Where a network comes from; `weights` as `network.pretrain` describes them."""
-    return Provenance(
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        git_commit=_git_commit(),
-        recipe=recipe.model_dump(),
-        data_fingerprint=split.fingerprint(items),
-        weights=weights[0],
-        weights_sha256=weights[1],
-        weights_licence=weights[2],
-        libraries={name: metadata.version(name) for name in _LIBRARIES},
-        processor=processor(),
-    )
-
-
-def _git_commit() -> str | None:
-    """The commit of the code, marked where files differ from it; None outside of git."""
-    command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
-    try:
-        done = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()

@@ -94,7 +94,10 @@ def test_every_option_of_a_recipe_is_a_flag(capsys: Output) -> None:
     assert caught.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     for name in Recipe.model_fields.keys() - {"data"}:
-        assert f"--{name.replace('_', '-')} {name.upper()}" in text
+        assert f" --{name.replace('_', '-')} " in text
+    for told in ("--epochs INT ", "--lr TEXT ", "--flip FLOAT ", "--task {single,multi} "):
+        assert told in text
+    assert "None" not in text
 
 
 def help_of(command: list[str], output: Output) -> str:

@@ -2,10 +2,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from models.errors import RecipeError
-from training.recipe import Recipe, data_words, pick_device, resolve
+from training.recipe import Recipe, data_words, resolve
 
 
 def refused(options: dict[str, Any], file: Path | None = None) -> str:
@@ -118,16 +117,6 @@ def test_a_file_that_is_missing_or_no_text_is_named(tmp_path: Path) -> None:
     assert refused({}, missing).startswith(f"{missing} is no readable TOML: ")
     missing.write_bytes(b"\xff\xfe\x00")
     assert refused({}, missing).startswith(f"{missing} is no readable TOML: ")
-
-
-def test_auto_takes_cuda_only_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert pick_device("auto") == pick_device("cpu") == torch.device("cpu")
-    with pytest.raises(RecipeError, match="--device cuda: .* no usable NVIDIA GPU; use auto or"):
-        pick_device("cuda")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert pick_device("auto") == pick_device("cuda") == torch.device("cuda")
-    assert pick_device("cpu") == torch.device("cpu")
 
 
 def test_the_words_for_the_data_can_be_pasted_into_a_shell() -> None:

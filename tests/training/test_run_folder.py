@@ -53,7 +53,7 @@ def test_a_run_is_read_back_as_it_was_written(multi_run: Run, tmp_path: Path) ->
     run_folder.write_start(
         tmp_path, image_sets.recipe(), multi_run.items, multi_run.outcome.provenance
     )
-    run_folder.write_weights(tmp_path, network)
+    run_folder.write_weights(tmp_path, network.weights())
     run_folder.write_end(tmp_path, multi_run.outcome)
     again = run_folder.read(tmp_path)
     assert (again.outcome, again.items) == (multi_run.outcome, multi_run.items)

@@ -21,8 +21,10 @@ from training.fine_tuning.batches import Training
 from training.fine_tuning.checkpoint import Checkpoint, Progress
 from training.fine_tuning.trainer import DivergedError, FineTuning, check_processes
 from training.fine_tuning.validation import HeldOut, Watch
+from training.hardware import pick_device, pick_dtype
 from training.network.resnet import Network
-from training.recipe import Recipe, pick_device, pick_dtype
+from training.provenance import provenance
+from training.recipe import Recipe
 from training.reports import html_report
 from training.run_folder import Run
 
@@ -49,9 +51,7 @@ def train(recipe: Recipe, out: Path | None) -> Path:
                 )
                 recipe = lr_finder.with_found_rate(trial)
             if all_ranks.first:
-                run_folder.write_start(
-                    path, recipe, items, run_folder.provenance(recipe, items, weights)
-                )
+                run_folder.write_start(path, recipe, items, provenance(recipe, items, weights))
                 checkpoint.write(path, Progress(), network)
             return _fit(path, recipe, dataset, items, training, network, None, all_ranks)
 
@@ -165,7 +165,7 @@ def _conclude(
         baseline=evaluate.baseline(shipped, evaluate.decide(shipped, thresholds)),
         provenance=run_folder.read_provenance(path),
     )
-    run_folder.write_weights(path, network)
+    run_folder.write_weights(path, network.weights())
     subject = scorer.of_run(Run(path, outcome, items), device)
     history = html_report.History(run_folder.read_epochs(path), run_folder.read_curves(path))
     html_report.write(path / run_folder.REPORT_FILE, subject, evaluation, measured, history)

@@ -80,6 +80,14 @@ def read(
     return Dataset(root, tuple(examples), labels, found, tuple(empty), tuple(notes))
 
 
+def check_there(data: str) -> None:
+    """Raises DataError unless `data` is a path that exists or a set that can be downloaded."""
+    if not Path(data).exists() and data not in downloads.NAMES:
+        raise DataError(
+            f"{data} does not exist: give a folder, a CSV file, {' or '.join(downloads.NAMES)}"
+        )
+
+
 def check_labels(dataset: Dataset, complain: Complain = refuse) -> None:
     """What training needs of the labels, and evaluation does not. Raises DataError by default."""
     count = len(dataset.labels)
@@ -104,12 +112,9 @@ def _examples(
     data: str, pattern: str | None, images: str | None, complain: Complain
 ) -> tuple[Path, list[Example], list[str], list[str]]:
     """The root, the examples, labels without an image, and notes."""
+    check_there(data)
     path = Path(data)
     if not path.exists():
-        if data not in downloads.NAMES:
-            raise DataError(
-                f"{path} does not exist: give a folder, a CSV file, {' or '.join(downloads.NAMES)}"
-            )
         path = downloads.folder(data)
     if pattern is not None:
         return path, list(readers.pattern(path, pattern, complain)), [], []

@@ -5,16 +5,18 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from torchvision.datasets import OxfordIIITPet, VOCDetection
-
 from models.errors import DataError
 
 
 def _oxford_pets(folder: Path) -> None:
+    from torchvision.datasets import OxfordIIITPet  # seconds, and rarely needed
+
     OxfordIIITPet(folder, download=True)
 
 
 def _voc2007(folder: Path) -> None:
+    from torchvision.datasets import VOCDetection
+
     for side in ("trainval", "test"):
         VOCDetection(folder, year="2007", image_set=side, download=True)
 

@@ -1,7 +1,4 @@
-"""`lr-find`: the loss while the rate rises step by step, and what `--lr` to take (Smith, 2015).
-
-python -m training lr-find DATA, or --from RUN for the whole network of a run
-"""
+"""The loss while the learning rate rises step by step, and what `--lr` to take (Smith, 2015)."""
 
 import csv
 import io
@@ -19,14 +16,11 @@ from tqdm import tqdm
 
 from models.bundle import write_atomically
 from models.errors import RunError
-from training import run_folder
-from training.data import datasets, prepare
-from training.distributed import Ranks
 from training.fine_tuning import batches
 from training.fine_tuning.batches import Training
 from training.fine_tuning.step_timer import Stages
 from training.fine_tuning.trainer import FineTuning, phases
-from training.recipe import Recipe, pick_device
+from training.recipe import Recipe
 
 STEPS = 100
 _FIRST, _LAST = 1e-7, 10.0
@@ -41,30 +35,6 @@ class Curve:
 
     rates: NDArray[np.float64]
     losses: NDArray[np.float64]
-
-
-def find(source: Recipe | Path, out: Path | None) -> str:
-    """Sweep the rate for a new head by a recipe, or for the whole network of a run.
-
-    Writes the curve and its picture to `out`; what a person should read is returned.
-    """
-    if isinstance(source, Path):
-        finished = run_folder.read(source)
-        phase, recipe, network = "whole", finished.recipe, finished.network()
-        dataset, items = datasets.read_as(run_folder.own_quarantine(source, recipe)), finished.items
-    else:
-        phase = "head"
-        dataset, items, recipe = prepare.read(source)
-        network, _ = prepare.start(recipe, len(dataset.labels))
-    device = pick_device(recipe.device)
-    path = run_folder.create(out)
-    network.to(memory_format=torch.channels_last).to(device)
-    training = prepare.training_of(dataset, items, recipe, device)
-    curve = sweep(FineTuning(network, training, dataset.task, recipe, Ranks(0, 1, device)), phase)
-    suggestions = suggest(curve)
-    picture = write(path, curve, suggestions)
-    lines = [f"  {name:12}{rate:.1e}" for name, rate in suggestions.items()]
-    return "\n".join([f"--lr as the {phase} network sees it:", *lines, f"wrote {picture}"])
 
 
 def with_found_rate(trial: FineTuning) -> Recipe:

@@ -20,8 +20,9 @@ from training.fine_tuning import batches, schedule
 from training.fine_tuning.batches import Batch, Training
 from training.fine_tuning.checkpoint import Checkpoint, Progress
 from training.fine_tuning.step_timer import Stages
+from training.hardware import pick_dtype
 from training.network.resnet import Network
-from training.recipe import Dtype, Recipe, pick_dtype
+from training.recipe import Dtype, Recipe
 
 _NORM_MAX = 1.0  # of the gradient
 _LOOK = 10  # steps between looks at the loss: on a GPU each look waits for it

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import torch
 import torchvision
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from models.bundle import sha256
-from models.errors import RecipeError
+from models.errors import RecipeError, RunError
 from models.manifest import Task
 from training.recipe import Arch
 
@@ -61,6 +62,16 @@ class Network(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """images `[N, 3, S, S]`, RGB in [0, 255] -> logits `[N, C]`."""
         return self.logits(self.features(images))
+
+
+def read(file: Path, arch: Arch, labels: int) -> Network:
+    """The network whose weights are in `file`, in evaluation mode. RunError if it is damaged."""
+    network = Network(arch, labels)
+    try:
+        network.resnet.load_state_dict(load_file(file))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise RunError(f"{file} is missing or damaged") from error
+    return network.eval()
 
 
 class Served(nn.Module):

@@ -12,19 +12,16 @@ from pathlib import Path
 
 import torch
 
-from models import bundle
-from models.errors import BundleError, ReleaseError
+from models.errors import ReleaseError
 from models.manifest import Metric, Precision, Release
 from models.store import Store
 from training.data import decoding
 from training.evaluation import calibration, evaluate, scorer
 from training.evaluation.scorer import Model
 from training.export.export import export, held_out
-from training.release import comparison
+from training.release import MARGIN, comparison, is_margin
 from training.release.comparison import Difference, Regression
 from training.run_folder import Run
-
-MARGIN = 0.01
 
 
 @dataclass(frozen=True)
@@ -62,10 +59,6 @@ def release(
     raises; then the released version stays.
     """
     released = store.released(name) if name in store.names() else None
-    if not _is_margin(margin):
-        raise ReleaseError(
-            f"--margin {margin}: use a share above 0 and below 0.5; 0.01 is one point"
-        )
     if released is None:
         decision = Release(
             verdict="released: the first version, nothing to compare with",
@@ -100,25 +93,6 @@ def release(
         )
     store.release(name, int(path.name))
     return path
-
-
-def rollback(name: str, store: Store, version: int | None = None) -> tuple[int, int]:
-    """Serve `version`, left out: the one that the released one replaced. Both numbers, from, to.
-
-    Raises BundleError if there is no such version, or it is damaged.
-    """
-    current = store.released(name)
-    if version is None:
-        decision = bundle.read_manifest(store.path(f"{name}:{current}")).release
-        if decision is None or decision.replaced is None:
-            versions = ", ".join(map(str, store.versions(name)))
-            raise BundleError(
-                f"{name}:{current} replaced no version: choose one with --to; there are {versions}"
-            )
-        version = decision.replaced
-    bundle.read(store.path(f"{name}:{version}"))
-    store.release(name, version)
-    return current, version
 
 
 def against(run: Run, old: Model, device: torch.device, data_path: str | None) -> Comparison:
@@ -234,11 +208,7 @@ def supported_margin(found: Comparison, allowed: Collection[str]) -> float | Non
     if difference is None or difference.low > 0:
         return None
     margin = math.ceil(difference.high * 200) / 200
-    return margin if _is_margin(margin) and not judge(found, margin, allowed) else None
-
-
-def _is_margin(margin: float) -> bool:
-    return 0 < margin < 0.5
+    return margin if is_margin(margin) and not judge(found, margin, allowed) else None
 
 
 def _decision(

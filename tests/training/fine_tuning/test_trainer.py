@@ -18,8 +18,8 @@ from training.fine_tuning import trainer as module
 from training.fine_tuning.batches import Training
 from training.fine_tuning.checkpoint import Progress
 from training.fine_tuning.trainer import DivergedError, Epoch, FineTuning, loss_of, phases
+from training.hardware import pick_dtype
 from training.network.resnet import Network
-from training.recipe import pick_dtype
 
 CPU = torch.device("cpu")
 ALONE = Ranks(0, 1, CPU)

@@ -13,11 +13,12 @@ from models.errors import BundleError, GateError, ReleaseError
 from models.store import Store
 from testkit import image_sets
 from training import run_folder
+from training.commands.rollback import go_back
 from training.commands.train import train
 from training.evaluation.scorer import load
 from training.export import export
 from training.release import comparison
-from training.release.release import Comparison, against, judge, release, rollback, supported_margin
+from training.release.release import Comparison, against, judge, release, supported_margin
 from training.run_folder import Run
 
 CPU = torch.device("cpu")
@@ -67,7 +68,7 @@ def spoilt(good: Run, folder: Path) -> Run:
     head = network.resnet.fc.weight
     with torch.no_grad():
         head.copy_(-head)
-    run_folder.write_weights(folder, network)
+    run_folder.write_weights(folder, network.weights())
     return run_folder.read(folder)
 
 
@@ -347,20 +348,20 @@ def test_a_release_meanwhile_is_not_overwritten(
 def test_rollback_goes_to_the_version_that_was_replaced(single_run: Run, own_store: Store) -> None:
     export.export(single_run, "colours", own_store)  # version 2, never released
     release(single_run, "colours", own_store, CPU, margin=0.3)
-    assert rollback("colours", own_store) == (3, 1)
+    assert go_back("colours", own_store) == (3, 1)
     assert own_store.released("colours") == 1
-    assert rollback("colours", own_store, 2) == (1, 2)
+    assert go_back("colours", own_store, 2) == (1, 2)
 
 
 def test_rollback_refuses_what_is_not_there_or_damaged(own_store: Store, single_run: Run) -> None:
     with pytest.raises(BundleError, match="colours:1 replaced no version: .* there are 1"):
-        rollback("colours", own_store)
+        go_back("colours", own_store)
     with pytest.raises(BundleError, match="colours has no version 7; it has 1"):
-        rollback("colours", own_store, 7)
+        go_back("colours", own_store, 7)
     release(single_run, "colours", own_store, CPU, margin=0.3)
     (own_store.path("colours:1") / "model.onnx").write_bytes(b"")
     with pytest.raises(BundleError, match="model.onnx was changed"):
-        rollback("colours", own_store)
+        go_back("colours", own_store)
     assert own_store.released("colours") == 2
 
 

@@ -12,9 +12,9 @@ from testkit import image_sets
 from testkit.image_sets import photo, write_csv
 from testkit.odd_images import encoded
 from training import run_folder
+from training.commands.inspect import inspect
 from training.commands.train import train
 from training.data import file_scan
-from training.inspection.inspect import inspect
 
 Output = pytest.CaptureFixture[str]
 QUICK = {"freeze_epochs": 1, "epochs": 0}

@@ -1,0 +1,281 @@
+"""Words of the command line to a checked call of a verb; everything here is done without torch.
+
+What can be refused without looking at an image is refused here: unknown options, values, paths
+that do not exist, folders in use, names that are none.
+"""
+
+import argparse
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
+
+from models.errors import RecipeError, ReleaseError
+from models.store import Store, default_root
+from training import run_folder
+from training.data import datasets
+from training.recipe import Recipe, resolve
+from training.release import MARGIN, is_margin
+
+INSPECTED = (  # what of a recipe matters to inspect
+    *("pattern", "images", "relabel", "quarantine", "task", "valid", "seed"),
+    *("arch", "image_size", "crop_fraction", "flip", "rotation", "scale", "warp", "light"),
+)
+_DATA_OPTIONS = ("pattern", "images", "relabel", "quarantine")  # of evaluate
+_FILES = ("images", "relabel", "quarantine")  # options that name what must be there
+
+
+@dataclass(frozen=True)
+class Call:
+    """`function(**arguments)` of the module `training.commands.<module>`."""
+
+    module: str
+    function: str
+    arguments: dict[str, Any]
+
+
+def parse(words: list[str] | None) -> Call:
+    """The call that the words mean. Exits with 2 on wrong usage, with 0 after help.
+
+    Raises RecipeError, DataError, RunError, BundleError or ReleaseError for what cannot be used.
+    """
+    options = parser().parse_args(words)
+    call: Call = options.check(options)
+    return call
+
+
+def _inspect(options: argparse.Namespace) -> Call:
+    recipe = _recipe(options, ("data", *INSPECTED))
+    run_folder.check_free(options.out)
+    return Call("inspect", "inspect", {"recipe": recipe, "out": options.out})
+
+
+def _train(options: argparse.Namespace) -> Call:
+    if options.resume:
+        _refuse_others(options, "--resume", {"out"})
+        run_folder.read_start(options.resume)
+        return Call("train", "resume", {"path": options.resume})
+    recipe = _recipe(options, Recipe.model_fields)
+    run_folder.check_free(options.out)
+    return Call("train", "train", {"recipe": recipe, "out": options.out})
+
+
+def _lr_find(options: argparse.Namespace) -> Call:
+    if options.from_run:
+        _refuse_others(options, "--from", set())
+        run_folder.read(options.from_run)
+    source = options.from_run or _recipe(options, Recipe.model_fields)
+    run_folder.check_free(options.out)
+    return Call("lr_find", "lr_find", {"source": source, "out": options.out})
+
+
+def _evaluate(options: argparse.Namespace) -> Call:
+    path = Path(options.model)
+    if (path / run_folder.RUN_FILE).exists():
+        run_folder.read(path)
+    elif not path.is_dir():
+        Store(default_root()).path(options.model)
+    given = {name: getattr(options, name) for name in _DATA_OPTIONS}
+    _check_data(options.data, given)
+    run_folder.check_free(options.out)
+    arguments = {"model": options.model, "data": options.data, "data_options": given}
+    return Call("evaluate", "evaluate", {**arguments, **_of(options, "device", "out")})
+
+
+def _export(options: argparse.Namespace) -> Call:
+    return Call("export", "export", _exported(options))
+
+
+def _release(options: argparse.Namespace) -> Call:
+    if not is_margin(options.margin):
+        raise ReleaseError(
+            f"--margin {options.margin}: use a share above 0 and below 0.5; 0.01 is one point"
+        )
+    more = _of(options, "margin", "force", "device")
+    return Call(
+        "release", "release", {**_exported(options), "allowed": options.allow_label, **more}
+    )
+
+
+def _rollback(options: argparse.Namespace) -> Call:
+    store = Store(options.store)
+    store.released(options.name)
+    return Call("rollback", "rollback", {"name": options.name, "store": store, "to": options.to})
+
+
+def _exported(options: argparse.Namespace) -> dict[str, Any]:
+    """What export and release share, checked."""
+    finished, store = run_folder.read(options.run), Store(options.store)
+    store.versions(options.name)
+    _check_data(options.data or finished.recipe.data, {})
+    more = {"data_path": options.data, "precisions": options.precision}
+    return {"run": finished, "name": options.name, "store": store, **more}
+
+
+def _recipe(options: argparse.Namespace, names: Iterable[str]) -> Recipe:
+    given = {name: getattr(options, name) for name in names}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    recipe = resolve(chosen, options.recipe)
+    _check_data(recipe.data, {name: getattr(recipe, name) for name in _DATA_OPTIONS})
+    if recipe.weights not in ("imagenet", "none") and not Path(recipe.weights).is_file():
+        raise RecipeError(
+            f"--weights {recipe.weights} is neither imagenet, none nor a file that is there"
+        )
+    return recipe
+
+
+def _check_data(data: str, options: dict[str, str | None]) -> None:
+    datasets.check_there(data)
+    for name in _FILES:
+        file = options.get(name)
+        if file is not None and not Path(file).exists():
+            raise RecipeError(f"{_flag(name)} {file} does not exist")
+
+
+def _refuse_others(options: argparse.Namespace, flag: str, more: set[str]) -> None:
+    """A run has its own recipe: options beside it would be ignored."""
+    others = {*Recipe.model_fields, "recipe", *more}
+    if given := [name for name in sorted(others) if getattr(options, name) is not None]:
+        raise RecipeError(f"{flag} RUN takes the run's own recipe: leave out {', '.join(given)}")
+
+
+def _of(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in names}
+
+
+def parser() -> argparse.ArgumentParser:
+    whole = argparse.ArgumentParser(
+        prog="python -m training",
+        description="From a folder of images to a fine-tuned ResNet, exported and released.",
+        epilog="Exit codes: 0 done; 1 refused or failed, in a line that says why; 2 wrong usage.",
+    )
+    commands = whole.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(
+        name: str, check: Callable[[argparse.Namespace], Call], help: str
+    ) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=help, description=help)
+        added.set_defaults(check=check)
+        return added
+
+    inspecting = command("inspect", _inspect, "look at DATA before training: an audit")
+    _add_data(inspecting)
+    _add_fields(inspecting, INSPECTED)
+
+    training = command("train", _train, "fine-tune a ResNet on DATA")
+    _add_data(training, optional=True)
+    training.add_argument(
+        "--resume", type=Path, metavar="RUN", help="resume a run that was stopped"
+    )
+    _add_fields(training, [name for name in Recipe.model_fields if name != "data"])
+
+    finding = command("lr-find", _lr_find, "find a learning rate: a plot, and suggestions")
+    _add_data(finding, optional=True)
+    finding.add_argument(
+        "--from",
+        dest="from_run",
+        type=Path,
+        metavar="RUN",
+        help="sweep the whole network of a run, instead of a new head on DATA",
+    )
+    _add_fields(finding, [name for name in Recipe.model_fields if name != "data"])
+
+    evaluating = command("evaluate", _evaluate, "measure a run or a bundle on DATA")
+    evaluating.add_argument(
+        "model", metavar="RUN|BUNDLE", help="a run's or bundle's folder, or NAME[:VERSION]"
+    )
+    evaluating.add_argument("--data", required=True, help="images and labels, as for train")
+    _add_fields(evaluating, (*_DATA_OPTIONS, "device"))
+    evaluating.set_defaults(device="auto")
+    evaluating.add_argument("--out", type=Path, help="default: runs/<time>")
+
+    exporting = command("export", _export, "turn a run into a bundle, through the gate")
+    _add_export(exporting)
+
+    releasing = command(
+        "release",
+        _release,
+        "export a run and serve it by default, if it is not worse than what is released",
+    )
+    _add_export(releasing)
+    releasing.add_argument(
+        "--margin",
+        type=float,
+        default=MARGIN,
+        help="share by which error or 1 - mAP may be worse, with 95 %% confidence; default:"
+        " %(default)s",
+    )
+    releasing.add_argument(
+        "--allow-label",
+        action="append",
+        default=[],
+        metavar="LABEL",
+        help="that may get worse, or go; may be repeated; kept in the manifest",
+    )
+    releasing.add_argument(
+        "--force", action="store_true", help="release whatever the verdict; kept in the manifest"
+    )
+    _add_fields(releasing, ["device"])
+    releasing.set_defaults(device="auto")
+
+    returning = command("rollback", _rollback, "serve an earlier version by default again")
+    returning.add_argument("name", metavar="NAME")
+    returning.add_argument(
+        "--to", type=int, metavar="VERSION", help="default: the one that the released one replaced"
+    )
+    _add_store(returning)
+    return whole
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", type=Path)
+    parser.add_argument("--name", required=True, help="of the model; its next version is made")
+    parser.add_argument("--data", help="where the run's images are now, if not where they were")
+    parser.add_argument(
+        "--precision",
+        action="append",
+        default=[],
+        choices=["fp16", "int8"],
+        help="a variant beside fp32, behind a gate of its own; may be repeated",
+    )
+    _add_store(parser)
+
+
+def _add_store(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--store",
+        type=Path,
+        default=default_root(),
+        help="folder with the bundles; default: LABRADOR_MODEL_STORE, else models/bundles",
+    )
+
+
+def _add_data(parser: argparse.ArgumentParser, optional: bool = False) -> None:
+    text = Recipe.model_fields["data"].description
+    parser.add_argument("data", metavar="DATA", nargs="?" if optional else None, help=text)
+    parser.add_argument("--recipe", type=Path, help="TOML file with any of train's options")
+    parser.add_argument("--out", type=Path, metavar="RUN", help="default: runs/<time>")
+
+
+def _add_fields(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
+    for name in names:
+        field = Recipe.model_fields[name]
+        default = "" if field.default is None else f"; default: {field.default}"
+        text = f"{field.description}{default}"
+        parser.add_argument(
+            _flag(name), metavar=_kind(field.annotation), help=text.replace("%", "%%")
+        )
+
+
+def _kind(annotation: Any) -> str:
+    """How help names the values of a field: its choices, or their type."""
+    if get_origin(annotation) is Literal:
+        return f"{{{','.join(get_args(annotation))}}}"
+    if types := [part for part in get_args(annotation) if part is not NoneType]:
+        return _kind(types[0])
+    return {int: "INT", float: "FLOAT"}.get(annotation, "TEXT")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

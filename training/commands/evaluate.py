@@ -1,0 +1,36 @@
+"""`evaluate`: measure a run or a bundle on DATA."""
+
+from pathlib import Path
+
+from training import run_folder
+from training.data import datasets
+from training.evaluation import evaluate as evaluation
+from training.evaluation import scorer
+from training.hardware import pick_device
+from training.recipe import Device
+from training.reports import html_report
+
+
+def evaluate(
+    model: str, data: str, data_options: dict[str, str | None], device: Device, out: Path | None
+) -> None:
+    """Write metrics.json, predictions.csv and report.html to `out`, and print the metrics.
+
+    model: a run's or a bundle's folder, or NAME[:VERSION]. data_options: the recipe's, of DATA.
+    """
+    subject = scorer.load(model, pick_device(device))
+    dataset = datasets.read(data, **data_options, task=subject.task)  # type: ignore[arg-type]
+    for note in dataset.notes:
+        print(note)
+    path = run_folder.create(out)
+    found = evaluation.evaluate(subject, dataset)
+    measured = found.measure()
+    left_out = len(dataset.examples) - len(found.items)
+    print(
+        f"{len(found.items)} images, {left_out} left out that it was trained on;"
+        f" value and 95 % interval:\n{evaluation.table(measured)}"
+    )
+    evaluation.write(path, found, measured)
+    html_report.write(path / run_folder.REPORT_FILE, subject, found, measured)
+    files = (evaluation.METRICS_FILE, evaluation.PREDICTIONS_FILE, run_folder.REPORT_FILE)
+    print(f"wrote {', '.join(str(path / file) for file in files)}")

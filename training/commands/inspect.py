@@ -1,0 +1,79 @@
+"""`inspect`: look at DATA before anything is trained on it.
+
+inspection.json    everything that was found, every file by name
+quarantine.csv     files to leave out (file, reason): `train --quarantine` reads it
+contact_sheet.jpg  a few images as served and as trained on
+"""
+
+import json
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+
+from models.bundle import write_atomically
+from training import run_folder
+from training.data import datasets, file_scan, near_duplicates, quarantine
+from training.data.datasets import Dataset
+from training.inspection import contact_sheet, findings, summary, transform_trace
+from training.inspection.findings import Findings
+from training.inspection.summary import INSPECTION_FILE
+from training.recipe import Recipe, data_words
+
+QUARANTINE_FILE = run_folder.QUARANTINE_FILE
+SHEET_FILE = "contact_sheet.jpg"
+
+
+def inspect(recipe: Recipe, out: Path | None) -> Path:
+    """Look, print what is found, and write it to `out`; that folder.
+
+    What `train` refuses is a finding here. Raises DataError only if there are no images to look
+    at, RunError if `out` is in use.
+    """
+    refused: list[str] = []
+    dataset = datasets.read_as(recipe, refused.append)
+    datasets.check_labels(dataset, refused.append)
+    path = run_folder.create(out)
+    files = [dataset.root / example.file for example in dataset.examples]
+    records = file_scan.survey(files)
+    groups = near_duplicates.groups(records)
+    found = findings.find(dataset, records, groups, refused, recipe.valid, recipe.seed)
+    earlier = quarantine.read(Path(recipe.quarantine)) if recipe.quarantine else {}
+    left_out = earlier | found.quarantine
+    write_atomically(path / INSPECTION_FILE, json.dumps(asdict(found), indent=2).encode())
+    quarantine.write(path / QUARANTINE_FILE, left_out)
+    _show("\n".join(summary.lines(recipe.data, found)))
+    _show_pictures(path, dataset, found, recipe)
+    print(f"\nwrote {path}: {INSPECTION_FILE}, {QUARANTINE_FILE}, {SHEET_FILE}")
+    _show(_next(recipe, found, path / QUARANTINE_FILE if left_out else None))
+    return path
+
+
+def _show_pictures(path: Path, dataset: Dataset, found: Findings, recipe: Recipe) -> None:
+    """The contact sheet, and the chain of transforms of its first image."""
+    usable = [example for example in dataset.examples if example.file not in found.bad]
+    if not usable:
+        print("\nno image can be used: there is no contact sheet")
+        return
+    chosen = contact_sheet.choose(usable)
+    sheet = contact_sheet.draw_sheet(dataset.root, chosen, recipe)
+    sheet.save(path / SHEET_FILE, quality=90)
+    first = dataset.root / chosen[0].file
+    _show(f"\nFrom file to scores: {chosen[0].file}, {recipe.arch} at {recipe.image_size} px")
+    for name, outcome in transform_trace.steps(
+        first, recipe, dataset.task, max(1, len(dataset.labels))
+    ):
+        print(f"  {name:11} {outcome}")
+
+
+def _next(recipe: Recipe, found: Findings, listed: Path | None) -> str:
+    if found.refused:
+        return "next: mend what train would refuse, and inspect again"
+    words = data_words(recipe)
+    if listed is not None:
+        words += f" --quarantine {shlex.quote(str(listed))}"
+    return f"next: python -m training train {words}"
+
+
+def _show(text: str) -> None:
+    """Print names that are no Unicode, too."""
+    print(text.encode(errors="backslashreplace").decode())

@@ -1,0 +1,39 @@
+"""`lr-find`: find a learning rate for a new head on DATA, or for the whole network of a run."""
+
+from pathlib import Path
+
+import torch
+
+from training import run_folder
+from training.data import datasets, prepare
+from training.distributed import Ranks
+from training.fine_tuning.lr_finder import suggest, sweep, write
+from training.fine_tuning.trainer import FineTuning
+from training.hardware import pick_device
+from training.recipe import Recipe
+
+
+def lr_find(source: Recipe | Path, out: Path | None) -> None:
+    """Sweep the learning rate for a new head by a recipe, or for the whole network of a run.
+
+    Writes the curve and its picture to `out`, and prints the suggestions.
+    """
+    if isinstance(source, Path):
+        finished = run_folder.read(source)
+        phase, recipe, network = "whole", finished.recipe, finished.network()
+        dataset, items = datasets.read_as(run_folder.own_quarantine(source, recipe)), finished.items
+    else:
+        phase = "head"
+        dataset, items, recipe = prepare.read(source)
+        network, _ = prepare.start(recipe, len(dataset.labels))
+    device = pick_device(recipe.device)
+    path = run_folder.create(out)
+    network.to(memory_format=torch.channels_last).to(device)
+    training = prepare.training_of(dataset, items, recipe, device)
+    curve = sweep(FineTuning(network, training, dataset.task, recipe, Ranks(0, 1, device)), phase)
+    suggestions = suggest(curve)
+    picture = write(path, curve, suggestions)
+    print(f"--lr as the {phase} network sees it:")
+    for name, rate in suggestions.items():
+        print(f"  {name:12}{rate:.1e}")
+    print(f"wrote {picture}")

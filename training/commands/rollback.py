@@ -1,0 +1,29 @@
+"""`rollback`: serve an earlier version by default again. Needs no torch."""
+
+from models import bundle
+from models.errors import BundleError
+from models.store import Store
+
+
+def rollback(name: str, store: Store, to: int | None) -> None:
+    before, now = go_back(name, store, to)
+    print(f"version {now} of {name} is released; before, {before} was")
+
+
+def go_back(name: str, store: Store, version: int | None = None) -> tuple[int, int]:
+    """Serve `version`, left out: the one that the released one replaced. Both numbers, from, to.
+
+    Raises BundleError if there is no such version, or it is damaged.
+    """
+    current = store.released(name)
+    if version is None:
+        decision = bundle.read_manifest(store.path(f"{name}:{current}")).release
+        if decision is None or decision.replaced is None:
+            versions = ", ".join(map(str, store.versions(name)))
+            raise BundleError(
+                f"{name}:{current} replaced no version: choose one with --to; there are {versions}"
+            )
+        version = decision.replaced
+    bundle.read(store.path(f"{name}:{version}"))
+    store.release(name, version)
+    return current, version

@@ -1,0 +1,25 @@
+"""What a training computes on, and in: the recipe's `auto` resolved for this machine."""
+
+import torch
+
+from models.errors import RecipeError
+from training.recipe import Device, Dtype
+
+
+def pick_device(device: Device) -> torch.device:
+    """The device that `auto`, `cuda` or `cpu` stands for; RecipeError if there is no CUDA."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise RecipeError("--device cuda: torch finds no usable NVIDIA GPU; use auto or cpu")
+    name = "cuda" if device == "auto" and torch.cuda.is_available() else device
+    return torch.device("cpu" if name == "auto" else name)
+
+
+def pick_dtype(dtype: Dtype, device: torch.device) -> Dtype:
+    """The one that `auto` stands for: bfloat16 where the device has units for it."""
+    if dtype != "auto":
+        return dtype
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+    return "bfloat16" if fast else "float32"

@@ -1,0 +1,43 @@
+"""Where a network comes from: code, libraries, processor, images, weights to start from."""
+
+import datetime
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+from models.hardware import processor
+from models.manifest import Provenance
+from training.data import split
+from training.data.split import Item
+from training.recipe import Recipe
+
+_LIBRARIES = ("torch", "torchvision", "onnx", "onnxscript", "numpy", "pillow")
+
+
+def provenance(
+    recipe: Recipe, items: list[Item], weights: tuple[str, str | None, str]
+) -> Provenance:
+    """Where a network comes from; `weights` as `network.pretrain` describes them."""
+    return Provenance(
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        git_commit=_git_commit(),
+        recipe=recipe.model_dump(),
+        data_fingerprint=split.fingerprint(items),
+        weights=weights[0],
+        weights_sha256=weights[1],
+        weights_licence=weights[2],
+        libraries={name: metadata.version(name) for name in _LIBRARIES},
+        processor=processor(),
+    )
+
+
+def _git_commit() -> str | None:
+    """The commit of the code, marked where files differ from it; None outside of git."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    try:
+        done = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
