@@ -174,3 +174,5 @@ def _conclude(
     print(
         f"{len(valid_items)} held-out images, value and 95 % interval:\n{evaluate.table(measured)}"
     )
+    print(f"wrote {path}; to read: {path / run_folder.REPORT_FILE}")
+    print(f"next: python -m training export {path} --name NAME")
