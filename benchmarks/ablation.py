@@ -24,14 +24,20 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from models.manifest import Preprocess, Task
-from training.data import decoding, prepare
+from training.data import decoding
 from training.data.image_source import Cached
+from training.data.prepare import prepare
+from training.data.targets import encode, loss_targets
 from training.distributed import Ranks
-from training.evaluation import evaluate, metrics
-from training.evaluation.scorer import logits_of
+from training.evaluation import metrics
 from training.fine_tuning.batches import Batch, Training
-from training.fine_tuning.trainer import FineTuning, Phase, precision
-from training.network.resnet import Network, pretrain
+from training.fine_tuning.checkpoint import Progress
+from training.fine_tuning.loss import precision
+from training.fine_tuning.schedule import Phase
+from training.fine_tuning.trainer import FineTuning
+from training.network.inference import logits_of
+from training.network.pretrained import pretrain
+from training.network.resnet import Network
 from training.recipe import Recipe
 
 SETS: dict[str, tuple[str, int, dict[str, int]]] = {  # folder, every n-th image, epochs
@@ -149,25 +155,25 @@ def real_set(folder: Path, name: str) -> RealSet:
     weights = str(folder / "weights" / "resnet18-distilled.pth")
     given = {"data": str(folder / path), "weights": weights, "image_size": 128, "device": "cpu"}
     given["norms"] = "batch"
-    dataset, items, recipe = prepare.read(Recipe.model_validate(given | epochs))
-    chosen = sorted((i for i in items if not i.is_valid), key=lambda item: item.sha256)[::every]
-    targets = evaluate.truth([item.labels for item in chosen], dataset.labels)
-    squares = decoding.presized([dataset.root / i.file for i in chosen], recipe.presize_px)
-    held_out = [item for item in items if item.is_valid]
-    files = [dataset.root / item.file for item in held_out]
+    recipe = Recipe.model_validate(given | epochs)
+    images = prepare(recipe)
+    root, labels, task = images.dataset.root, images.dataset.labels, images.dataset.task
+    chosen = sorted(images.split.train, key=lambda record: record.sha256)[::every]
+    squares = decoding.presized([root / record.file for record in chosen], recipe.presize_px)
+    files = [root / record.file for record in images.split.valid]
     return RealSet(
-        recipe,
-        dataset.labels,
+        recipe.model_copy(update={"task": task}),
+        labels,
         Training(
             Cached(*squares),
-            [item.file for item in chosen],
-            prepare.loss_targets(targets, dataset.task),
+            [record.file for record in chosen],
+            loss_targets(encode(chosen, labels), task),
         ),
         {
             crop: decoding.served(files, Preprocess(image_size_px=128, crop_fraction=crop))
             for crop in CROPS
         },
-        evaluate.truth([item.labels for item in held_out], dataset.labels),
+        encode(images.split.valid, labels),
     )
 
 
@@ -183,7 +189,7 @@ def run(folder: Path, name: str, variant: str, seed: int) -> dict[str, Any]:
     pretrain(network, recipe.arch, recipe.weights)
     network.to(memory_format=torch.channels_last)
     tuning = tuned(network, images.training, task, recipe, Ranks(0, 1, CPU))
-    tuning.run(None, lambda *_: None, lambda *_: None)
+    tuning.run(Progress())
     if isinstance(tuning, Averaged) and tuning.average is not None:
         network.load_state_dict(tuning.average.module.state_dict())
     figures = {}

@@ -14,8 +14,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from training.evaluation import metrics
-from training.release import MARGIN, comparison
+from training.evaluation import comparison, metrics
+from training.release import MARGIN
 
 IMAGES = (300, 1_000, 3_000, 10_000)
 DIFFERING = (0.03, 0.10)

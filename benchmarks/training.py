@@ -26,9 +26,9 @@ from benchmarks.environment import PEERS, installed
 from models.hardware import processor
 from models.manifest import Task
 from training import run_folder
-from training.data import datasets
-from training.data.prepare import divide
+from training.data.prepare import prepare
 from training.evaluation import evaluate, metrics
+from training.evaluation.decisions import decide
 from training.recipe import Recipe
 
 SETS: dict[str, tuple[str, Task]] = {
@@ -59,16 +59,15 @@ class Result:
 def table_of(folder: Path, name: str, work: Path) -> tuple[Path, Path]:
     """A CSV with the split that both train with, and the folder of its images."""
     path, task = SETS[name]
-    dataset = datasets.read(str(folder / path), task=task)
-    recipe = Recipe(data=str(folder / path))
+    images = prepare(Recipe(data=str(folder / path), task=task))
     file = work / f"{Path(path).parts[0]}.csv"
     with file.open("w", newline="") as text:
         writer = csv.writer(text)
         writer.writerow(["fname", "labels", "is_valid"])
-        for item in divide(dataset, recipe):
-            labels = " ".join(label.replace(" ", "_") for label in item.labels)
-            writer.writerow([item.file, labels, item.is_valid])
-    return file, dataset.root
+        for record in images.split.records:
+            labels = " ".join(label.replace(" ", "_") for label in record.labels)
+            writer.writerow([record.file, labels, record.side == "valid"])
+    return file, images.dataset.root
 
 
 def fastai(folder: Path, name: str, work: Path, seed: int) -> Result:
@@ -139,7 +138,7 @@ def _timed(command: Sequence[object], start: str = "{") -> tuple[list[float], li
 
 def _wrong(task: Task, scores: Any, targets: Any) -> tuple[float, float, float]:
     """Error, or 1 - mAP, and its 95 % interval."""
-    said = evaluate.decide(scores, None)
+    said = decide(scores, None)
     figures = metrics.with_intervals(evaluate.figures(task, scores, said, targets), len(scores))
     found = figures[evaluate.HEADLINE[task]]
     if task == "single":

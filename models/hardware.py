@@ -1,9 +1,15 @@
-"""What the machine computes with, in a line: a figure says little without it."""
+"""What this process may compute with: CPU cores, and which processor they are.
 
+Python, torch and ONNX Runtime count the host's cores; a container's quota is in its cgroup.
+"""
+
+import math
+import os
 import platform
 from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
+CGROUP = Path("/sys/fs/cgroup")
 _EXTENSIONS = {  # of x86: the kernel's flags, any of which shows it
     "AVX2": {"avx2"},
     "AVX-512": {"avx512f"},
@@ -34,3 +40,22 @@ def processor(cpuinfo: Path = CPUINFO) -> str:
     missing = [extension for extension in _EXTENSIONS if extension not in found]
     listed = [("with", found), ("without", missing)]
     return ", ".join([name, *(f"{word} {', '.join(those)}" for word, those in listed if those)])
+
+
+def cpu_cores(cgroup: Path = CGROUP) -> int:
+    """Cores of the cgroup's quota, rounded up, at most those the process may run on; at least 1."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, math.ceil(min(allowed or 1, _quota(cgroup))))
+
+
+def _quota(cgroup: Path) -> float:
+    """Cores of the quota, cgroup v2 or v1; infinite without one."""
+    try:
+        quota, period = (cgroup / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota = (cgroup / "cpu/cpu.cfs_quota_us").read_text().strip()
+            period = (cgroup / "cpu/cpu.cfs_period_us").read_text()
+        except OSError:
+            return math.inf
+    return math.inf if quota in ("max", "-1") else int(quota) / int(period)

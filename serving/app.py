@@ -19,9 +19,9 @@ from starlette.routing import Mount, Router
 from starlette.staticfiles import StaticFiles
 from starlette.types import Message, Receive, Scope, Send
 
+from models.hardware import cpu_cores
 from serving.auth import Keys
 from serving.endpoints import Endpoints
-from serving.hardware import cpu_cores
 from serving.metrics import Metrics
 from serving.prediction import Predictor
 from serving.problems import as_problem, respond

@@ -20,10 +20,10 @@ from tqdm import tqdm
 
 from models import bundle, decision
 from models.errors import DataError, LabradorError
+from models.hardware import cpu_cores
 from models.manifest import Manifest
 from models.preprocess import decode
 from models.store import Store
-from serving.hardware import cpu_cores
 from serving.session import Place, Session, open_proved
 from serving.settings import Settings
 

@@ -18,7 +18,7 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from starlette.types import ASGIApp
 
 from models.errors import LabradorError
-from serving.hardware import cpu_cores
+from models.hardware import cpu_cores
 from serving.metrics import FOLDER_VARIABLE
 from serving.settings import read_api_keys, read_settings
 

@@ -12,7 +12,7 @@ from models.store import Store
 from serving.settings import PARTS_MAX
 from testkit import tiny_models
 from testkit.servers import Server
-from training.evaluation.evaluate import baseline, decide
+from training.evaluation.decisions import baseline, decide
 
 Colour = tuple[int, int, int]
 HELD_OUT = 600

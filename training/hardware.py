@@ -1,5 +1,8 @@
 """What a training computes on, and in: the recipe's `auto` resolved for this machine."""
 
+from pathlib import Path
+
+import psutil
 import torch
 
 from models.errors import RecipeError
@@ -23,3 +26,17 @@ def pick_dtype(dtype: Dtype, device: torch.device) -> Dtype:
     else:
         fast = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
     return "bfloat16" if fast else "float32"
+
+
+def free_memory() -> int:
+    """Bytes, of the machine or of the container, whichever has less."""
+    free = int(psutil.virtual_memory().available)
+    limit, used = (_number(Path("/sys/fs/cgroup") / f"memory.{n}") for n in ("max", "current"))
+    return free if limit is None or used is None else min(free, limit - used)
+
+
+def _number(file: Path) -> int | None:
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):  # no cgroup v2, or no limit: "max"
+        return None

@@ -7,22 +7,19 @@ from pathlib import Path
 
 from models.hardware import processor
 from models.manifest import Provenance
-from training.data import split
-from training.data.split import Item
+from training.data.split import Split
 from training.recipe import Recipe
 
 _LIBRARIES = ("torch", "torchvision", "onnx", "onnxscript", "numpy", "pillow")
 
 
-def provenance(
-    recipe: Recipe, items: list[Item], weights: tuple[str, str | None, str]
-) -> Provenance:
+def provenance(recipe: Recipe, sides: Split, weights: tuple[str, str | None, str]) -> Provenance:
     """Where a network comes from; `weights` as `network.pretrain` describes them."""
     return Provenance(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         git_commit=_git_commit(),
         recipe=recipe.model_dump(),
-        data_fingerprint=split.fingerprint(items),
+        data_fingerprint=sides.fingerprint(),
         weights=weights[0],
         weights_sha256=weights[1],
         weights_licence=weights[2],

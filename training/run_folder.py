@@ -4,7 +4,7 @@ recipe.json          the recipe as resolved, written first
 split.jsonl          every image's hash, labels and side
 quarantine.csv       the images left out, if there was a list
 provenance.json      code, libraries, images and weights that it started with
-checkpoints/         while it trains: what `--resume` goes on with
+checkpoints/         while it trains: what `--resume` starts from
 metrics.jsonl        a line an epoch
 curves.csv           rate of the head and loss of each step
 diverged.txt         where the loss was not finite: the images of that step
@@ -19,7 +19,7 @@ import datetime
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -30,7 +30,7 @@ from models.bundle import write_atomically
 from models.errors import RunError
 from models.manifest import Baseline, Frozen, Metric, Preprocess, Probability, Provenance, Task
 from training.data import split
-from training.data.split import Item
+from training.data.split import Split
 from training.recipe import Arch, Recipe
 
 if TYPE_CHECKING:
@@ -49,9 +49,33 @@ RUN_FILE = "run.json"
 _LOCK_FILE = ".lock"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """A line of `metrics.jsonl`: what an epoch did.
+
+    phase: head or whole, what was trained. train_loss: mean over its images, under augmentation.
+    valid_loss, and error or map by the task: on the validation images, None until it is measured.
+    seconds: since the training began.
+    """
+
+    phase: str
+    epoch: int
+    train_loss: float
+    valid_loss: float | None = None
+    error: float | None = None
+    map: float | None = None
+    images_per_s: float
+    seconds: float
+
+    def line(self) -> dict[str, Any]:
+        """What is known, by name."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
 class Outcome(Frozen):
     """`run.json`: what a finished run hands to evaluation and export."""
 
+    root: str = Field(description="the folder that the images' files are named below")
     task: Task
     arch: Arch
     labels: tuple[str, ...]
@@ -75,7 +99,7 @@ class Run:
 
     path: Path
     outcome: Outcome
-    items: list[Item]
+    split: Split
 
     @property
     def recipe(self) -> Recipe:
@@ -139,24 +163,24 @@ def held(path: Path, first: bool) -> Iterator[None]:
         lock.release()
 
 
-def write_start(path: Path, recipe: Recipe, items: list[Item], provenance: Provenance) -> None:
+def write_start(path: Path, recipe: Recipe, sides: Split, provenance: Provenance) -> None:
     """What a run begins with. RunError if another one began here meanwhile."""
     if (path / RECIPE_FILE).exists():
         raise RunError(f"{path} is in use; give another folder with --out")
     write_atomically(path / RECIPE_FILE, recipe.model_dump_json(indent=2).encode())
-    split.write(path / SPLIT_FILE, items)
+    split.write(path / SPLIT_FILE, sides)
     write_atomically(path / PROVENANCE_FILE, provenance.model_dump_json(indent=2).encode())
     if recipe.quarantine is not None:
         write_atomically(path / QUARANTINE_FILE, Path(recipe.quarantine).read_bytes())
 
 
-def read_start(path: Path) -> tuple[Recipe, list[Item]]:
+def read_start(path: Path) -> tuple[Recipe, Split]:
     """The recipe and the split of a run that was stopped.
 
     RunError if it is none, or complete.
     """
     if (path / RUN_FILE).exists():
-        raise RunError(f"{path} is complete: there is nothing to go on with")
+        raise RunError(f"{path} is complete: there is nothing to resume")
     try:
         recipe = Recipe.model_validate_json((path / RECIPE_FILE).read_bytes())
     except OSError as error:
@@ -180,9 +204,9 @@ def own_quarantine(path: Path, recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"quarantine": str(path / QUARANTINE_FILE)})
 
 
-def write_epochs(path: Path, lines: Sequence[dict[str, object]]) -> None:
+def write_epochs(path: Path, epochs: Sequence[Epoch]) -> None:
     """`metrics.jsonl`, as a whole."""
-    text = "".join(f"{json.dumps(line)}\n" for line in lines)
+    text = "".join(f"{json.dumps(epoch.line())}\n" for epoch in epochs)
     write_atomically(path / EPOCHS_FILE, text.encode())
 
 
@@ -190,16 +214,6 @@ def write_curves(path: Path, rows: Sequence[tuple[float, float]]) -> None:
     """`curves.csv`: the head's rate and the mean loss of each step, from the first."""
     lines = (f"{step},{rate:.6g},{loss:.6g}\n" for step, (rate, loss) in enumerate(rows, 1))
     write_atomically(path / CURVES_FILE, ("step,rate,loss\n" + "".join(lines)).encode())
-
-
-def read_epochs(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (path / EPOCHS_FILE).read_text().splitlines()]
-
-
-def read_curves(path: Path) -> list[tuple[float, float]]:
-    """Each step's rate of the head and mean loss."""
-    rows = (line.split(",") for line in (path / CURVES_FILE).read_text().splitlines()[1:])
-    return [(float(rate), float(loss)) for _, rate, loss in rows]
 
 
 def write_weights(path: Path, weights: bytes) -> None:
@@ -222,7 +236,7 @@ def read(path: Path) -> Run:
         ) from error
     except ValidationError as error:
         raise RunError(f"{path / RUN_FILE} is damaged: {error.errors()[0]['msg']}") from error
-    items = split.read(path / SPLIT_FILE)
-    if split.fingerprint(items) != outcome.provenance.data_fingerprint:
+    sides = split.read(path / SPLIT_FILE)
+    if sides.fingerprint() != outcome.provenance.data_fingerprint:
         raise RunError(f"{path / SPLIT_FILE} was changed: it is not what {RUN_FILE} came from")
-    return Run(path, outcome, items)
+    return Run(path, outcome, sides)

@@ -25,9 +25,9 @@ def evaluate(
     path = run_folder.create(out)
     found = evaluation.evaluate(subject, dataset)
     measured = found.measure()
-    left_out = len(dataset.examples) - len(found.items)
+    left_out = len(dataset.records) - len(found.records)
     print(
-        f"{len(found.items)} images, {left_out} left out that it was trained on;"
+        f"{len(found.records)} images, {left_out} left out that it was trained on;"
         f" value and 95 % interval:\n{evaluation.table(measured)}"
     )
     evaluation.write(path, found, measured)

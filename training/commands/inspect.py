@@ -7,12 +7,13 @@ contact_sheet.jpg  a few images as served and as trained on
 
 import json
 import shlex
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from models.bundle import write_atomically
 from training import run_folder
 from training.data import datasets, file_scan, near_duplicates, quarantine
+from training.data.contents import Contents
 from training.data.datasets import Dataset
 from training.inspection import contact_sheet, findings, summary, transform_trace
 from training.inspection.findings import Findings
@@ -33,10 +34,9 @@ def inspect(recipe: Recipe, out: Path | None) -> Path:
     dataset = datasets.read_as(recipe, refused.append)
     datasets.check_labels(dataset, refused.append)
     path = run_folder.create(out)
-    files = [dataset.root / example.file for example in dataset.examples]
-    records = file_scan.survey(files)
-    groups = near_duplicates.groups(records)
-    found = findings.find(dataset, records, groups, refused, recipe.valid, recipe.seed)
+    scanned = file_scan.scan(dataset.root, dataset.records, Contents(room_bytes=0))
+    dataset = replace(dataset, records=tuple(near_duplicates.group(scanned)))
+    found = findings.find(dataset, refused, recipe.valid, recipe.seed)
     earlier = quarantine.read(Path(recipe.quarantine)) if recipe.quarantine else {}
     left_out = earlier | found.quarantine
     write_atomically(path / INSPECTION_FILE, json.dumps(asdict(found), indent=2).encode())
@@ -50,7 +50,7 @@ def inspect(recipe: Recipe, out: Path | None) -> Path:
 
 def _show_pictures(path: Path, dataset: Dataset, found: Findings, recipe: Recipe) -> None:
     """The contact sheet, and the chain of transforms of its first image."""
-    usable = [example for example in dataset.examples if example.file not in found.bad]
+    usable = [record for record in dataset.records if record.scan.error is None]
     if not usable:
         print("\nno image can be used: there is no contact sheet")
         return

@@ -5,11 +5,15 @@ from pathlib import Path
 import torch
 
 from training import run_folder
-from training.data import datasets, prepare
+from training.data import datasets
+from training.data.contents import Contents
+from training.data.prepare import Prepared, prepare
 from training.distributed import Ranks
+from training.fine_tuning.batches import training_set
 from training.fine_tuning.lr_finder import suggest, sweep, write
 from training.fine_tuning.trainer import FineTuning
 from training.hardware import pick_device
+from training.network.pretrained import start
 from training.recipe import Recipe
 
 
@@ -21,16 +25,17 @@ def lr_find(source: Recipe | Path, out: Path | None) -> None:
     if isinstance(source, Path):
         finished = run_folder.read(source)
         phase, recipe, network = "whole", finished.recipe, finished.network()
-        dataset, items = datasets.read_as(run_folder.own_quarantine(source, recipe)), finished.items
+        dataset = datasets.read_as(run_folder.own_quarantine(source, recipe))
+        images = Prepared(dataset, finished.split, Contents(room_bytes=0))
     else:
-        phase = "head"
-        dataset, items, recipe = prepare.read(source)
-        network, _ = prepare.start(recipe, len(dataset.labels))
-    device = pick_device(recipe.device)
+        images = prepare(source)
+        phase, recipe = "head", source
+        network, _ = start(recipe, len(images.dataset.labels))
+    device, task = pick_device(recipe.device), images.dataset.task
     path = run_folder.create(out)
     network.to(memory_format=torch.channels_last).to(device)
-    training = prepare.training_of(dataset, items, recipe, device)
-    curve = sweep(FineTuning(network, training, dataset.task, recipe, Ranks(0, 1, device)), phase)
+    training = training_set(images, recipe, device)
+    curve = sweep(FineTuning(network, training, task, recipe, Ranks(0, 1, device)), phase)
     suggestions = suggest(curve)
     picture = write(path, curve, suggestions)
     print(f"--lr as the {phase} network sees it:")

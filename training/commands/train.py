@@ -2,6 +2,8 @@
 
 import copy
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,24 +11,29 @@ import torch
 from numpy.typing import NDArray
 
 from models.errors import RunError
+from models.manifest import Provenance
 from training import distributed, run_folder
-from training.data import datasets, decoding, prepare
-from training.data.datasets import Dataset
-from training.data.split import Item
+from training.data import datasets, decoding, file_scan
+from training.data.contents import Contents
+from training.data.prepare import Prepared, prepare
+from training.data.record import Record
+from training.data.targets import encode
 from training.distributed import Ranks
 from training.evaluation import calibration, evaluate, scorer
+from training.evaluation.decisions import baseline, decide
 from training.evaluation.evaluate import Evaluation
-from training.fine_tuning import checkpoint, lr_finder
-from training.fine_tuning.batches import Training
+from training.fine_tuning import checkpoint, lr_finder, schedule
+from training.fine_tuning.batches import training_set
 from training.fine_tuning.checkpoint import Checkpoint, Progress
 from training.fine_tuning.trainer import DivergedError, FineTuning, check_processes
-from training.fine_tuning.validation import HeldOut, Watch
+from training.fine_tuning.validation import Validation
 from training.hardware import pick_device, pick_dtype
+from training.network.pretrained import start as start_from
 from training.network.resnet import Network
 from training.provenance import provenance
 from training.recipe import Recipe
 from training.reports import html_report
-from training.run_folder import Run
+from training.run_folder import Outcome
 
 
 def train(recipe: Recipe, out: Path | None) -> Path:
@@ -34,43 +41,41 @@ def train(recipe: Recipe, out: Path | None) -> Path:
 
     Errors: RecipeError, DataError, RunError.
     """
-    with distributed.joined(pick_device(recipe.device)) as all_ranks:
-        dataset, items, recipe = prepare.read(recipe)
-        dtype = pick_dtype(recipe.dtype, all_ranks.device)  # so that a resumed run keeps it
-        recipe = recipe.model_copy(update={"dtype": dtype})
-        check_processes(recipe, all_ranks, sum(not item.is_valid for item in items))
-        network, weights = prepare.start(recipe, len(dataset.labels))
-        path = Path(all_ranks.agree(str(run_folder.create(out)) if all_ranks.first else ""))
-        with run_folder.held(path, all_ranks.first):
-            print(f"{recipe.arch} from weights {weights[0]}, on {all_ranks.device} -> {path}")
-            network.to(memory_format=torch.channels_last).to(all_ranks.device)
-            training = prepare.training_of(dataset, items, recipe, all_ranks.device)
+    with distributed.joined(pick_device(recipe.device)) as ranks:
+        images = prepare(recipe)
+        dtype = pick_dtype(recipe.dtype, ranks.device)  # so that a resumed run keeps it
+        recipe = recipe.model_copy(update={"task": images.dataset.task, "dtype": dtype})
+        check_processes(recipe, ranks, len(images.split.train))
+        network, weights = start_from(recipe, len(images.dataset.labels))
+        path = Path(ranks.agree(str(run_folder.create(out)) if ranks.first else ""))
+        with run_folder.held(path, ranks.first):
+            print(f"{recipe.arch} from weights {weights[0]}, on {ranks.device} -> {path}")
+            tuning = _tuning(network, images, recipe, ranks)
             if recipe.lr == "auto":
-                trial = FineTuning(
-                    copy.deepcopy(network), training, dataset.task, recipe, all_ranks
-                )
+                trial = replace(tuning, network=copy.deepcopy(network))
                 recipe = lr_finder.with_found_rate(trial)
-            if all_ranks.first:
-                run_folder.write_start(path, recipe, items, provenance(recipe, items, weights))
+                tuning = replace(tuning, recipe=recipe)
+            origin = provenance(recipe, images.split, weights)
+            if ranks.first:
+                run_folder.write_start(path, recipe, images.split, origin)
                 checkpoint.write(path, Progress(), network)
-            return _fit(path, recipe, dataset, items, training, network, None, all_ranks)
+            return _fit(path, images, tuning, None, origin)
 
 
 def resume(path: Path) -> Path:
-    """Go on with a run that was stopped, as if it had not been: on a CPU bit for bit.
+    """Resume a run that was stopped, as if it had not been: on a CPU bit for bit.
 
-    Raises RunError if there is nothing to go on with, or the images are not what they were.
+    Raises RunError if there is nothing to resume, or the images are not what they were.
     """
-    recipe, items = run_folder.read_start(path)
+    recipe, sides = run_folder.read_start(path)
     with (
-        distributed.joined(pick_device(recipe.device)) as all_ranks,
-        run_folder.held(path, all_ranks.first),
+        distributed.joined(pick_device(recipe.device)) as ranks,
+        run_folder.held(path, ranks.first),
     ):
         dataset = datasets.read_as(run_folder.own_quarantine(path, recipe))
-        files = [dataset.root / example.file for example in dataset.examples]
-        hashes = decoding.hashes(files)
-        found = {(e.file, h, e.labels) for e, h in zip(dataset.examples, hashes, strict=True)}
-        known = {(item.file, item.sha256, item.labels) for item in items}
+        contents = Contents()
+        found = {(r.file, r.sha256, r.labels) for r in file_scan.hashed(dataset, contents)}
+        known = {(r.file, r.sha256, r.labels) for r in sides.records}
         if changed := sorted({file for file, *_ in found ^ known}):
             raise RunError(
                 f"{len(changed)} images of {recipe.data} are not what they were when {path} began,"
@@ -80,81 +85,94 @@ def resume(path: Path) -> Path:
         if start is None:
             raise RunError(f"{path} has no whole checkpoint: start a new run")
         torch.set_num_threads(start.progress.threads)
-        print(f"going on with {path} after step {start.progress.step}")
+        print(f"resuming {path} after step {start.progress.step}")
         network = Network(recipe.arch, len(dataset.labels))
-        network.to(memory_format=torch.channels_last).to(all_ranks.device)
-        training = prepare.training_of(dataset, items, recipe, all_ranks.device)
-        return _fit(path, recipe, dataset, items, training, network, start, all_ranks)
+        images = Prepared(dataset, sides, contents)
+        tuning = _tuning(network, images, recipe, ranks)
+        return _fit(path, images, tuning, start, run_folder.read_provenance(path))
+
+
+def _tuning(network: Network, images: Prepared, recipe: Recipe, ranks: Ranks) -> FineTuning:
+    network.to(memory_format=torch.channels_last).to(ranks.device)
+    training = training_set(images, recipe, ranks.device)
+    return FineTuning(network, training, images.dataset.task, recipe, ranks)
 
 
 def _fit(
     path: Path,
-    recipe: Recipe,
-    dataset: Dataset,
-    items: list[Item],
-    training: Training,
-    network: Network,
+    images: Prepared,
+    tuning: FineTuning,
     start: Checkpoint | None,
-    all_ranks: Ranks,
+    origin: Provenance,
 ) -> Path:
-    tuning = FineTuning(network, training, dataset.task, recipe, all_ranks)
-    valid_items = [item for item in items if item.is_valid]
-    mine = all_ranks.share(torch.arange(len(valid_items))).tolist()
-    held_out = HeldOut(
-        decoding.served([dataset.root / valid_items[row].file for row in mine], recipe.preprocess),
-        evaluate.truth([item.labels for item in valid_items], dataset.labels),
+    """Train, validate after each epoch, and conclude."""
+    recipe, ranks, network = tuning.recipe, tuning.ranks, tuning.network
+    progress = start.progress if start else Progress()
+    held_out = _files(images, images.split.valid)
+    own = [held_out[row] for row in ranks.share(torch.arange(len(held_out))).tolist()]
+    validation = Validation(
+        path,
+        network,
+        tuning.task,
+        recipe,
+        ranks,
+        decoding.served(own, recipe.preprocess, images.contents.take),
+        encode(images.split.valid, images.dataset.labels),
+        recipe.steps(len(images.split.train)),
     )
-    watch = Watch(path, tuning, held_out)
     try:
-        tuning.run(start, watch.after_epoch, watch.save, watch.enough)
+        tuning.run(progress, start, validation, path)
     except DivergedError as error:
-        (path / run_folder.DIVERGED_FILE).write_text(
-            "\n".join(error.files) + "\n", encoding="utf-8"
-        )
+        text = "".join(f"{file}\n" for file in error.files)
+        (path / run_folder.DIVERGED_FILE).write_text(text, encoding="utf-8")
         raise
     except KeyboardInterrupt:
-        print(f"stopped; go on with: python -m training train --resume {path}", file=sys.stderr)
+        print(f"stopped; resume with: python -m training train --resume {path}", file=sys.stderr)
         raise
     if recipe.early_stop:
-        all_ranks.agree("")  # the first process may still be writing it
+        ranks.agree("")  # the first process may still be writing it
         checkpoint.restore_best(path, network)
-    logits = watch.logits()
-    if all_ranks.first:
-        device = all_ranks.device
-        _conclude(path, dataset, items, held_out.truth, logits, network, recipe, device)
+    logits = validation.logits()
+    if ranks.first:
+        _conclude(images, validation, logits, progress, origin)
     return path
 
 
 def _conclude(
-    path: Path,
-    dataset: Dataset,
-    items: list[Item],
-    targets: NDArray[np.bool_],
+    images: Prepared,
+    validation: Validation,
     logits: NDArray[np.float32],
-    network: Network,
-    recipe: Recipe,
-    device: torch.device,
+    progress: Progress,
+    origin: Provenance,
 ) -> None:
     """Measure, calibrate, and write what makes the run complete."""
-    task, labels = dataset.task, dataset.labels
-    valid_items = [item for item in items if item.is_valid]
+    path, network, recipe = validation.path, validation.network, validation.recipe
+    task, labels, targets = validation.task, images.dataset.labels, validation.targets
     scores, tags = calibration.cross_fitted(logits, targets, task)
+
+    def pictures(rows: Sequence[int]) -> NDArray[np.uint8]:
+        if validation.ranks.count == 1:
+            return validation.images[list(rows)].numpy()
+        files = _files(images, [images.split.valid[row] for row in rows])
+        return decoding.served(files, recipe.preprocess).numpy()
+
     evaluation = Evaluation(
         task,
         labels,
-        valid_items,
-        [dataset.root / item.file for item in valid_items],
+        images.split.valid,
+        pictures,
         targets,
         scores,
         calibration.probabilities(logits, task, 1.0),
-        tags if task == "multi" else evaluate.decide(scores, None),
+        tags if task == "multi" else decide(scores, None),
     )
     measured = evaluation.measure()
     evaluate.write(path, evaluation, measured)
     temperature = calibration.fit_temperature(logits, targets, task)
     shipped = calibration.probabilities(logits, task, temperature)
     thresholds = calibration.fit_thresholds(shipped, targets) if task == "multi" else None
-    outcome = run_folder.Outcome(
+    outcome = Outcome(
+        root=str(images.dataset.root.absolute()),
         task=task,
         arch=recipe.arch,
         labels=labels,
@@ -162,17 +180,21 @@ def _conclude(
         thresholds=thresholds,
         preprocess=recipe.preprocess,
         metrics=measured,
-        baseline=evaluate.baseline(shipped, evaluate.decide(shipped, thresholds)),
-        provenance=run_folder.read_provenance(path),
+        baseline=baseline(shipped, decide(shipped, thresholds)),
+        provenance=origin,
     )
     run_folder.write_weights(path, network.weights())
-    subject = scorer.of_run(Run(path, outcome, items), device)
-    history = html_report.History(run_folder.read_epochs(path), run_folder.read_curves(path))
+    trained_on = [record.sha256 for record in images.split.train]
+    subject = scorer.of_network(network, str(path), outcome, trained_on, validation.ranks.device)
+    steps = schedule.curve(recipe, validation.steps, len(network.blocks), progress.losses)
+    history = html_report.History(progress.epochs, steps)
     html_report.write(path / run_folder.REPORT_FILE, subject, evaluation, measured, history)
     run_folder.write_end(path, outcome)
     checkpoint.remove(path)
-    print(
-        f"{len(valid_items)} held-out images, value and 95 % interval:\n{evaluate.table(measured)}"
-    )
+    print(f"{len(logits)} held-out images, value and 95 % interval:\n{evaluate.table(measured)}")
     print(f"wrote {path}; to read: {path / run_folder.REPORT_FILE}")
     print(f"next: python -m training export {path} --name NAME")
+
+
+def _files(images: Prepared, records: Sequence[Record]) -> list[Path]:
+    return [images.dataset.root / record.file for record in records]

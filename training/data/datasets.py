@@ -9,21 +9,22 @@ from models.manifest import Task
 from training.data import downloads, readers
 from training.data.csv_tables import Complain, refuse
 from training.data.quarantine import read as read_list
-from training.data.readers import SUFFIXES, Example
+from training.data.readers import SUFFIXES
+from training.data.record import Record
 from training.data.relabel import read_relabel, spellings
 from training.recipe import Recipe
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Examples in the order of their file names; `labels` sorted: the order of the scores.
+    """Records in the order of their file names; `labels` sorted: the order of the scores.
 
     `empty` are labels without an image; `notes` are what a person should know of: what was left
     out, and why.
     """
 
     root: Path
-    examples: tuple[Example, ...]
+    records: tuple[Record, ...]
     labels: tuple[str, ...]
     task: Task
     empty: tuple[str, ...] = ()
@@ -50,34 +51,34 @@ def read(
     The arguments are the recipe's. `complain` is told of each fault that can be passed over; by
     default that raises DataError, as the other faults do; it says what was expected.
     """
-    root, examples, empty, notes = _examples(data, pattern, images, complain)
+    root, records, empty, notes = _records(data, pattern, images, complain)
     if quarantine is not None:
         listed = read_list(Path(quarantine))
-        if stale := listed.keys() - {example.file for example in examples}:
+        if stale := listed.keys() - {record.file for record in records}:
             complain(
                 f"{quarantine} lists {_some(sorted(stale))}, not in {data}: the list is of other"
                 " data, or those lines can go"
             )
-        examples = [example for example in examples if example.file not in listed]
+        records = [record for record in records if record.file not in listed]
         notes.append(f"{len(listed) - len(stale)} images left out as {quarantine} says")
-    if not examples:
+    if not records:
         raise DataError(f"{data} holds no images ({', '.join(SUFFIXES)})")
     if relabel is not None:
-        names = read_relabel(Path(relabel), (label for e in examples for label in e.labels))
-        examples = [
-            replace(e, labels=tuple(sorted({names.get(label, label) for label in e.labels})))
-            for e in examples
+        names = read_relabel(Path(relabel), (label for r in records for label in r.labels))
+        records = [
+            replace(r, labels=tuple(sorted({names.get(label, label) for label in r.labels})))
+            for r in records
         ]
-    examples.sort(key=lambda example: example.file)
-    labels = tuple(sorted({label for example in examples for label in example.labels}))
-    several = next((example for example in examples if len(example.labels) != 1), None)
+    records.sort(key=lambda record: record.file)
+    labels = tuple(sorted({label for record in records for label in record.labels}))
+    several = next((record for record in records if len(record.labels) != 1), None)
     if task == "single" and several:
         complain(
             f"{several.file} has {len(several.labels)} labels; a single-label task needs exactly"
             " one an image: use --task multi"
         )
     found = task or ("multi" if several else "single")
-    return Dataset(root, tuple(examples), labels, found, tuple(empty), tuple(notes))
+    return Dataset(root, tuple(records), labels, found, tuple(empty), tuple(notes))
 
 
 def check_there(data: str) -> None:
@@ -108,26 +109,46 @@ def check_labels(dataset: Dataset, complain: Complain = refuse) -> None:
         )
 
 
-def _examples(
+def root_of(data: str, pattern: str | None = None, images: str | None = None) -> Path:
+    """The folder that the files of DATA are named below, without reading labels."""
+    path = _path(data)
+    if pattern is None and path.is_file():
+        return readers.table_root(path, images)
+    if pattern is None and _is_oxford_pets(path):
+        return path / "images"
+    if pattern is None and (folder := readers.voc_folder(path)):
+        return folder / "JPEGImages"
+    return path
+
+
+def _records(
     data: str, pattern: str | None, images: str | None, complain: Complain
-) -> tuple[Path, list[Example], list[str], list[str]]:
-    """The root, the examples, labels without an image, and notes."""
-    check_there(data)
-    path = Path(data)
-    if not path.exists():
-        path = downloads.folder(data)
+) -> tuple[Path, list[Record], list[str], list[str]]:
+    """The root, the records, labels without an image, and notes."""
+    path, root = _path(data), root_of(data, pattern, images)
     if pattern is not None:
-        return path, list(readers.pattern(path, pattern, complain)), [], []
+        return root, list(readers.pattern(path, pattern, complain)), [], []
     if path.is_file():
-        return *readers.table(path, images, complain), [], []
-    if (path / "images").is_dir() and (path / "annotations").is_dir():
-        return path / "images", list(readers.oxford_pets(path, complain)), [], []
+        return root, readers.table(path, root, complain), [], []
+    if _is_oxford_pets(path):
+        return root, list(readers.oxford_pets(path, complain)), [], []
     if folder := readers.voc_folder(path):
-        return folder / "JPEGImages", list(readers.voc(folder, complain)), [], []
-    examples, empty = readers.class_folders(path)
+        return root, list(readers.voc(folder, complain)), [], []
+    records, empty = readers.class_folders(path)
     strays = readers.strays(path)
     notes = [f"{len(strays)} images beside the class folders have no label: {_some(strays)}"]
-    return path, examples, empty, notes if strays else []
+    return root, records, empty, notes if strays else []
+
+
+def _path(data: str) -> Path:
+    """Where DATA lies; downloaded if it is the name of a public set."""
+    check_there(data)
+    path = Path(data)
+    return path if path.exists() else downloads.folder(data)
+
+
+def _is_oxford_pets(path: Path) -> bool:
+    return (path / "images").is_dir() and (path / "annotations").is_dir()
 
 
 def _some(names: Sequence[str], most: int = 5) -> str:

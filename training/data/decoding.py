@@ -1,6 +1,5 @@
-"""Image files to arrays: hashed, presized for training, or exactly as they will be served."""
+"""Image files to arrays: presized for training, or exactly as they will be served."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -13,45 +12,51 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from models.bundle import sha256
 from models.errors import DataError, LabradorError
+from models.hardware import cpu_cores
 from models.manifest import Preprocess
 from models.preprocess import decode, load
 
+Value = TypeVar("Value")
 Result = TypeVar("Result")
+Read = Callable[[Path], bytes]
 Squares = tuple[torch.Tensor, torch.Tensor]
 """Pictures uint8 `[N, P, P, 3]` and their shapes float32 `[N, 2]`, as `presized` makes them."""
 
 
-def hashes(files: Sequence[Path]) -> list[str]:
-    """sha256 of each file's bytes."""
-    return list(_read(files, sha256, "hashing"))
-
-
-def presized(files: Sequence[Path], side_px: int) -> Squares:
+def presized(files: Sequence[Path], side_px: int, read: Read = Path.read_bytes) -> Squares:
     """Whole pictures squeezed into squares, on all cores: decoded once for all epochs.
 
     Returns pictures uint8 `[N, side, side, 3]` and their true shapes float32 `[N, 2]`: width and
     height over the shorter of them. Augmentation stretches them back.
     """
     squeeze = partial(_squeeze, side_px=side_px)
-    return _stacked(_read(files, squeeze, "decoding"), len(files), side_px)
+    return _stacked(decoded(files, squeeze, read), len(files), side_px)
 
 
 def squeezed(files: Sequence[Path], side_px: int) -> Squares:
     """What `presized` returns, in this thread: a worker process's part of the decoding."""
-    squares = (_do(file, partial(_squeeze, side_px=side_px)) for file in files)
+    squeeze = partial(_squeeze, side_px=side_px)
+    squares = (_do(file, squeeze, Path.read_bytes) for file in files)
     return _stacked(_good(squares), len(files), side_px)
 
 
-def served(files: Sequence[Path], preprocess: Preprocess) -> torch.Tensor:
+def served(
+    files: Sequence[Path], preprocess: Preprocess, read: Read = Path.read_bytes
+) -> torch.Tensor:
     """The pictures as serving will see them: uint8 `[N, S, S, 3]`."""
     side_px = preprocess.image_size_px
     images = torch.empty((len(files), side_px, side_px, 3), dtype=torch.uint8)
-    decoded = _read(files, lambda data: decode(data, preprocess), "decoding")
-    for row, image in enumerate(decoded):
+    for row, image in enumerate(decoded(files, lambda data: decode(data, preprocess), read)):
         images[row] = torch.from_numpy(image.copy())
     return images
+
+
+def decoded(
+    files: Sequence[Path], task: Callable[[bytes], Result], read: Read = Path.read_bytes
+) -> Iterator[Result]:
+    """`task` on the bytes of each file, on all cores; DataError, at the end, names the bad ones."""
+    return _good(on_all_cores(files, lambda file: _do(file, task, read), "decoding"))
 
 
 def _squeeze(data: bytes, side_px: int) -> tuple[NDArray[np.uint8], tuple[float, float]]:
@@ -73,22 +78,17 @@ def _stacked(
 
 
 def on_all_cores(
-    files: Sequence[Path], task: Callable[[Path], Result], verb: str
+    values: Sequence[Value], task: Callable[[Value], Result], verb: str
 ) -> Iterator[Result]:
-    """`task` on each file, in order, with a progress bar."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = pool.map(task, files)
-        yield from tqdm(results, verb, len(files), unit=" images", leave=False, disable=None)
+    """`task` on each value, in order, with a progress bar."""
+    with ThreadPoolExecutor(cpu_cores()) as pool:
+        results = pool.map(task, values)
+        yield from tqdm(results, verb, len(values), unit=" images", leave=False, disable=None)
 
 
-def _read(files: Sequence[Path], task: Callable[[bytes], Result], verb: str) -> Iterator[Result]:
-    """`task` on the bytes of each file, on all cores; DataError, at the end, names the bad ones."""
-    return _good(on_all_cores(files, lambda file: _do(file, task), verb))
-
-
-def _do(file: Path, task: Callable[[bytes], Result]) -> Result | DataError:
+def _do(file: Path, task: Callable[[bytes], Result], read: Read) -> Result | DataError:
     try:
-        return task(file.read_bytes())
+        return task(read(file))
     except LabradorError as error:
         return DataError(f"{file}: {error}")
     except OSError as error:

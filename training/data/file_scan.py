@@ -2,56 +2,49 @@
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 from PIL import ExifTags, Image
-from scipy.fft import dct
 
 from models.bundle import sha256
 from models.errors import DataError, LabradorError
 from models.preprocess import image_format, load
-from training.data.decoding import on_all_cores
+from training.data import perceptual_hash
+from training.data.contents import Contents
+from training.data.datasets import Dataset
+from training.data.decoding import decoded, on_all_cores
+from training.data.record import Record, Scan
 
-_SIDE_PX = 32
-_BASIS = np.rint(dct(np.eye(_SIDE_PX), axis=0, norm="ortho")[:8] * 2**12).astype(np.int64)
-_PLAIN = 5 * 2**24  # a coefficient of 5 grey levels; below it the noise of JPEG decides the sign
-_FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
 _EXIF_MARKS = (b"Exif", b"eXIf", b"EXIF", b"exif", b"Orientation")
 
 
-@dataclass(frozen=True)
-class Record:
-    """One file. What could not be found is None; `error` says why it cannot be used, if so."""
+def scan(root: Path, records: Sequence[Record], contents: Contents) -> list[Record]:
+    """The records with the hash and the scan of their files, which are below `root`; in order.
 
-    file: Path
-    sha256: str | None = None
-    size_bytes: int | None = None
-    format: str | None = None  # JPEG, PNG or WEBP, by content
-    width_px: int | None = None  # as stored, before the turn
-    height_px: int | None = None
-    mode: str | None = None
-    turn: int = 1  # EXIF orientation, 1 to 8; 1 is upright
-    perceptual: int | None = None
-    error: str | None = None
+    On all cores; 0.2 to 0.4 ms an image beyond decoding. `contents` keeps the bytes.
+    """
 
-    @property
-    def extension_lies(self) -> bool:
-        """The name says another format than the content."""
-        return self.format is not None and self.format != _FORMATS.get(
-            self.file.suffix.lower(), self.format
-        )
+    def scanned(record: Record) -> Record:
+        try:
+            data = contents.look(root / record.file)
+        except OSError as error:
+            return replace(record, scan=Scan(error=error.strerror or "cannot be read"))
+        return replace(record, sha256=sha256(data), scan=_scan(data))
+
+    return list(on_all_cores(records, scanned, "scanning"))
 
 
-def survey(files: Sequence[Path]) -> list[Record]:
-    """A record of each file, in order, on all cores; 0.2 to 0.4 ms an image beyond decoding."""
-    return list(on_all_cores(files, _record, "looking"))
+def hashed(dataset: Dataset, contents: Contents) -> list[Record]:
+    """The records with the hashes of their files alone. Raises DataError."""
+    files = [dataset.root / record.file for record in dataset.records]
+    digests = decoded(files, sha256, contents.look)
+    return [replace(r, sha256=h) for r, h in zip(dataset.records, digests, strict=True)]
 
 
-def refuse_bad(records: Sequence[Record], data: str) -> None:
+def refuse_bad(root: Path, records: Sequence[Record], data: str) -> None:
     """DataError if a file cannot be used; `data`: DATA and its options, as on a command line."""
-    bad = [f"{record.file}: {record.error}" for record in records if record.error is not None]
+    bad = [f"{root / r.file}: {r.scan.error}" for r in records if r.scan.error is not None]
     if bad:
         raise DataError(
             f"{len(bad)} images cannot be used: {'; '.join(bad[:5])}; list them with"
@@ -60,43 +53,21 @@ def refuse_bad(records: Sequence[Record], data: str) -> None:
         )
 
 
-def perceptual_hash(picture: Image.Image) -> int | None:
-    """A number that changes in few bits when a picture is resized, recompressed or relit.
-
-    The signs of the 63 lowest frequencies of a 32 x 32 grey version about their median: pHash in
-    Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010, with the
-    zeroth row and column kept. None where the picture is too plain for most signs to mean
-    anything. In integers, so that it is the same on every machine.
-    """
-    small = picture.convert("L").resize((_SIDE_PX, _SIDE_PX), Image.Resampling.BILINEAR)
-    waves = (_BASIS @ np.asarray(small, np.int64) @ _BASIS.T).ravel()[1:]
-    if np.median(np.abs(waves)) < _PLAIN:
-        return None
-    bits = np.packbits(waves > np.median(waves))
-    return int.from_bytes(bits.tobytes(), "big")
-
-
-def _record(file: Path) -> Record:
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        return Record(file, error=error.strerror or "cannot be read")
+def _scan(data: bytes) -> Scan:
     try:
         form = image_format(data)
-        picture = load(data, _SIDE_PX)
+        picture = load(data, perceptual_hash.SIDE_PX)
         with Image.open(io.BytesIO(data), formats=[form]) as header:
-            return Record(
-                file,
-                sha256(data),
+            return Scan(
                 len(data),
                 form,
                 *header.size,
                 header.mode,
                 _turn(header, data),
-                perceptual_hash(picture),
+                perceptual_hash.perceptual_hash(picture),
             )
     except LabradorError as error:
-        return Record(file, sha256(data), len(data), error=str(error))
+        return Scan(len(data), error=str(error))
 
 
 def _turn(header: Image.Image, data: bytes) -> int:

@@ -3,25 +3,25 @@
 rows of the set -> presized squares (a cache, or worker processes) -> augmented on the device
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import psutil
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from models.errors import DataError, LabradorError
-from training.data.decoding import Squares, presized, squeezed
+from models.hardware import cpu_cores
+from training.data.decoding import Read, Squares, presized, squeezed
+from training.hardware import free_memory
 from training.recipe import Recipe
 
 _MEMORY_SHARE = 0.5  # of the free memory that a cache may take
 
 
-class Feed(Protocol):
+class ImageSource(Protocol):
     """Where presized pictures come from; `place` says so in a word or two."""
 
     @property
@@ -87,7 +87,9 @@ def _as_it_is(squares: Any) -> Any:
     return squares
 
 
-def feed(files: Sequence[Path], recipe: Recipe, device: torch.device) -> Feed:
+def image_source(
+    files: Sequence[Path], recipe: Recipe, device: torch.device, read: Read = Path.read_bytes
+) -> ImageSource:
     """The pictures of `files`: in GPU memory, in memory, or streamed, as the recipe's `cache` says.
 
     `auto` takes the first of them that holds the set in half of what is free.
@@ -98,27 +100,8 @@ def feed(files: Sequence[Path], recipe: Recipe, device: torch.device) -> Feed:
         free = torch.cuda.mem_get_info(device)[0]
         cache = "gpu" if needed < free * _MEMORY_SHARE else "auto"
     if cache == "auto":
-        cache = "memory" if needed < _free_memory() * _MEMORY_SHARE else "none"
+        cache = "memory" if needed < free_memory() * _MEMORY_SHARE else "none"
     if cache == "none":
-        return Streamed(files, side_px, cores() if recipe.workers is None else recipe.workers)
-    pixels, shapes = presized(files, side_px)
+        return Streamed(files, side_px, cpu_cores() if recipe.workers is None else recipe.workers)
+    pixels, shapes = presized(files, side_px, read)
     return Cached(pixels.to(device) if cache == "gpu" else pixels, shapes)
-
-
-def cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _free_memory() -> int:
-    """Bytes, of the machine or of the container, whichever has less."""
-    free = int(psutil.virtual_memory().available)
-    limit, used = (_number(Path("/sys/fs/cgroup") / f"memory.{n}") for n in ("max", "current"))
-    return free if limit is None or used is None else min(free, limit - used)
-
-
-def _number(file: Path) -> int | None:
-    try:
-        return int(file.read_text())
-    except (OSError, ValueError):  # no cgroup v2, or no limit: "max"
-        return None

@@ -1,13 +1,14 @@
 """Which images are the same, or nearly: groups that a split must not tear apart."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from training.data.file_scan import Record
+from training.data.record import Record
 
 # Bits of 63 in which two perceptual hashes of near-duplicates may differ; they differ in an even
 # number, since each has 31 bits set. Measured on 360 images of pets, Caltech-101 and VOC 2007:
@@ -23,15 +24,15 @@ DISTANCE = 6
 _CELLS = 2**19  # pairs compared at a time: 4 MiB of hashes
 
 
-def groups(records: Sequence[Record]) -> list[int]:
-    """A number for each image; the same number means the same bytes or a chain of near-duplicates.
+def group(records: Sequence[Record]) -> list[Record]:
+    """The records with their groups: the same bytes, or a chain of near-duplicates.
 
     A file that could not be read is alone. 100,000 images take 25 seconds on one core.
     """
     keys = [record.sha256 or f"unread {row}" for row, record in enumerate(records)]
     content = np.unique(keys, return_inverse=True)[1]
-    rows = [row for row, record in enumerate(records) if record.perceptual is not None]
-    near = near_groups(np.array([records[row].perceptual for row in rows], np.uint64))
+    rows = [row for row, record in enumerate(records) if record.scan.perceptual is not None]
+    near = near_groups(np.array([records[row].scan.perceptual for row in rows], np.uint64))
     images = len(records)  # a node each, then one a content, then one a group of near-duplicates
     links = np.stack(
         [
@@ -39,7 +40,8 @@ def groups(records: Sequence[Record]) -> list[int]:
             np.concatenate([content, near + images]) + images,
         ]
     )
-    return _components(links, 3 * images)[:images].tolist()  # type: ignore[no-any-return]
+    groups = _components(links, 3 * images)[:images].tolist()
+    return [replace(record, group=number) for record, number in zip(records, groups, strict=True)]
 
 
 def near_groups(hashes: NDArray[np.uint64], distance: int = DISTANCE) -> NDArray[np.int64]:

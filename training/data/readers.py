@@ -1,4 +1,4 @@
-"""What DATA can look like: each layout's images and labels, as examples.
+"""What DATA can look like: each layout's images and labels, as records.
 
 A reader calls `complain` for each thing that is wrong and goes on without it: `train` refuses at
 the first, `inspect` collects them all.
@@ -6,28 +6,21 @@ the first, `inspect` collects them all.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
 from models.errors import DataError
 from training.data import csv_tables
 from training.data.csv_tables import Complain
+from training.data.record import Record, Side
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
+_COLUMNS = ("fname", "labels"), ("fname", "labels", "is_valid")
+_SIDES: dict[str, Side] = {"true": "valid", "1": "valid", "false": "train", "0": "train"}
 _SPLIT_FOLDERS = {"train", "training", "val", "valid", "validation", "test"}
 
 
-@dataclass(frozen=True)
-class Example:
-    """One image: its file below the data's root, its labels, its side of an official split."""
-
-    file: str
-    labels: tuple[str, ...]
-    is_valid: bool | None = None
-
-
-def class_folders(data: Path) -> tuple[list[Example], list[str]]:
+def class_folders(data: Path) -> tuple[list[Record], list[str]]:
     """A folder a label, deeper folders belong to it; also the labels without an image."""
     folders = sorted(p for p in data.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not folders:
@@ -42,12 +35,12 @@ def class_folders(data: Path) -> tuple[list[Example], list[str]]:
             " list the images in a CSV with the columns fname,labels,is_valid"
         )
     files = {folder.name: list(_images_below(folder)) for folder in folders}
-    examples = [
-        Example(file.relative_to(data).as_posix(), (label,))
+    records = [
+        Record(file.relative_to(data).as_posix(), (label,))
         for label, found in files.items()
         for file in found
     ]
-    return examples, [label for label, found in files.items() if not found]
+    return records, [label for label, found in files.items() if not found]
 
 
 def strays(data: Path) -> list[str]:
@@ -55,7 +48,7 @@ def strays(data: Path) -> list[str]:
     return sorted(file.name for file in data.iterdir() if _is_image(file))
 
 
-def pattern(data: Path, expression: str, complain: Complain) -> Iterator[Example]:
+def pattern(data: Path, expression: str, complain: Complain) -> Iterator[Record]:
     """Images anywhere below a folder; group 1 of the expression on the file's name is the label."""
     try:
         compiled = re.compile(expression)
@@ -68,36 +61,36 @@ def pattern(data: Path, expression: str, complain: Complain) -> Iterator[Example
     for file in _images_below(data):
         match = compiled.search(file.name)
         if match and match[1]:
-            yield Example(file.relative_to(data).as_posix(), (match[1],))
+            yield Record(file.relative_to(data).as_posix(), (match[1],))
         else:
             complain(f"{file.name} gives no label with --pattern {expression!r}")
 
 
-def table(file: Path, images: str | None, complain: Complain) -> tuple[Path, list[Example]]:
-    """A CSV with the columns fname,labels[,is_valid]; also the folder its names are relative to.
-
-    That is `images`, or the CSV's own, or its `images/` or `train/`.
-    """
-    forms = ("fname", "labels"), ("fname", "labels", "is_valid")
-    rows = list(csv_tables.read(file, *forms, complain=complain))
-    root = Path(images) if images else _images_of(file, [row["fname"] for _, row in rows])
-    examples: dict[str, Example] = {}
-    for where, row in rows:
-        name, side = row["fname"], row.get("is_valid", "").strip().lower()
-        if name in examples:
+def table(file: Path, root: Path, complain: Complain) -> list[Record]:
+    """A CSV with the columns fname,labels[,is_valid]; the names are relative to `root`."""
+    records: dict[str, Record] = {}
+    for where, row in csv_tables.read(file, *_COLUMNS, complain=complain):
+        name, held_out = row["fname"], row.get("is_valid", "").strip().lower()
+        if name in records:
             complain(f"{where}: {name} is listed twice")
         elif not (root / name).is_file():
             complain(f"{where}: {root / name} does not exist")
-        elif "is_valid" in row and side not in ("true", "false", "1", "0"):
+        elif "is_valid" in row and held_out not in _SIDES:
             complain(f"{where}: is_valid={row['is_valid']!r:.40}: use True or False")
         else:
-            is_valid = side in ("true", "1") if "is_valid" in row else None
-            examples[name] = Example(name, tuple(sorted(set(row["labels"].split()))), is_valid)
-    return root, list(examples.values())
+            labels = tuple(sorted(set(row["labels"].split())))
+            records[name] = Record(name, labels, _SIDES.get(held_out))
+    return list(records.values())
 
 
-def _images_of(file: Path, names: list[str]) -> Path:
-    """The folder that has the first file of all that there are."""
+def table_root(file: Path, images: str | None) -> Path:
+    """The folder that a CSV's names are relative to: `images`, or the CSV's own, or its `images/`
+    or `train/`, whichever has the first file of all that there are.
+    """
+    if images:
+        return Path(images)
+    rows = csv_tables.read(file, *_COLUMNS, complain=lambda _: None)
+    names = [row["fname"] for _, row in rows]
     folders = [file.parent, file.parent / "images", file.parent / "train"]
     for name in names:
         for folder in folders:
@@ -111,15 +104,16 @@ def _images_of(file: Path, names: list[str]) -> Path:
     return file.parent
 
 
-def oxford_pets(data: Path, complain: Complain) -> Iterator[Example]:
+def oxford_pets(data: Path, complain: Complain) -> Iterator[Record]:
     """`images/Birman_121.jpg`, `annotations/{trainval,test}.txt`: the breed is in the name."""
-    for side, is_valid in (("trainval", False), ("test", True)):
-        for name in _names(data / "annotations" / f"{side}.txt"):
+    sides: dict[str, Side] = {"trainval": "train", "test": "valid"}
+    for listed, side in sides.items():
+        for name in _names(data / "annotations" / f"{listed}.txt"):
             file = f"{name}.jpg"
             if (data / "images" / file).is_file():
-                yield Example(file, (name.rpartition("_")[0],), is_valid)
+                yield Record(file, (name.rpartition("_")[0],), side)
             else:
-                complain(f"{side}.txt lists {file}, which is not in {data / 'images'}")
+                complain(f"{listed}.txt lists {file}, which is not in {data / 'images'}")
 
 
 def voc_folder(data: Path) -> Path | None:
@@ -134,32 +128,32 @@ def voc_folder(data: Path) -> Path | None:
     return found[0] if found else None
 
 
-def voc(data: Path, complain: Complain) -> Iterator[Example]:
+def voc(data: Path, complain: Complain) -> Iterator[Record]:
     """PASCAL VOC: the labels are the names of all objects, the difficult ones too.
 
     trainval against test where there are annotations for test, otherwise train against val.
     """
     lists = data / "ImageSets" / "Main"
-    sides = {"train": False, "val": True}
+    sides: dict[str, Side] = {"train": "train", "val": "valid"}
     if (lists / "test.txt").is_file() and any(
         (data / "Annotations" / f"{name}.xml").is_file() for name in _names(lists / "test.txt")
     ):
-        sides = {"trainval": False, "test": True}
-    for side, is_valid in sides.items():
-        for name in _names(lists / f"{side}.txt"):
+        sides = {"trainval": "train", "test": "valid"}
+    for listed, side in sides.items():
+        for name in _names(lists / f"{listed}.txt"):
             annotation, file = data / "Annotations" / f"{name}.xml", f"{name}.jpg"
             try:
                 objects = ElementTree.parse(annotation).getroot().findall("object")
             except (OSError, ElementTree.ParseError) as error:
-                complain(f"{side}.txt lists {name}, but {annotation} cannot be read: {error}")
+                complain(f"{listed}.txt lists {name}, but {annotation} cannot be read: {error}")
                 continue
             labels = {(found.findtext("name") or "").strip() for found in objects}
             if "" in labels:
                 complain(f"{annotation} has an object without a name")
             elif (data / "JPEGImages" / file).is_file():
-                yield Example(file, tuple(sorted(labels)), is_valid)
+                yield Record(file, tuple(sorted(labels)), side)
             else:
-                complain(f"{side}.txt lists {file}, which is not in {data / 'JPEGImages'}")
+                complain(f"{listed}.txt lists {file}, which is not in {data / 'JPEGImages'}")
 
 
 def _names(file: Path) -> list[str]:

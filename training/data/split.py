@@ -1,92 +1,100 @@
-"""Which images are held out: the same ones on every machine, whatever their names and order."""
+"""Which images validate: the same ones on every machine, whatever their names and order."""
 
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from models.bundle import sha256, write_atomically
 from models.errors import DataError, RunError
 from training.data.datasets import Dataset
+from training.data.record import Record
 
 
 @dataclass(frozen=True)
-class Item:
-    """One line of `split.jsonl`: an image, its content's hash, its labels and its side."""
+class Split:
+    """The two sides; each keeps the order of the data set. Every record knows its side."""
 
-    file: str
-    sha256: str
-    labels: tuple[str, ...]
-    is_valid: bool
+    train: tuple[Record, ...]
+    valid: tuple[Record, ...]
+
+    @property
+    def records(self) -> list[Record]:
+        """Both sides, in the order of their files."""
+        return sorted((*self.train, *self.valid), key=lambda record: record.file)
+
+    def fingerprint(self) -> str:
+        """sha256 over every image's hash, labels and side, whatever the files' names and order."""
+        lines = [json.dumps([r.sha256, r.labels, r.side == "valid"]) for r in self.records]
+        return sha256("\n".join(sorted(lines)).encode())
 
 
-def split(
-    dataset: Dataset, hashes: Sequence[str], groups: Sequence[int], valid: float, seed: int
-) -> list[Item]:
-    """Hold out the share `valid` of the images, or what an official split says.
+def split(dataset: Dataset, valid: float, seed: int) -> Split:
+    """Hold out the share `valid` of the images for validation, or what an official split says.
 
-    hashes, groups: each image's sha256, and its group as `duplicates.groups` numbers them. A group
-    stays together. Within each label (all images together for multi-label data) the groups are
-    ordered by sha256(seed + smallest hash) and taken from the front, as long as every label keeps
-    an image to train on.
+    The records have their hashes and groups. A group stays together. Within each label (all
+    images together for multi-label data) the groups are ordered by sha256(seed + smallest hash)
+    and taken from the front, as long as every label keeps an image to train on.
 
     Raises DataError if a side is left empty or an official split has the same bytes on both.
     """
-    sides = [example.is_valid for example in dataset.examples]
-    if None in sides:
-        held_out = _held_out(dataset, hashes, groups, valid, seed)
-        sides = [group in held_out for group in groups]
-    items = [
-        Item(example.file, h, example.labels, bool(is_valid))
-        for example, h, is_valid in zip(dataset.examples, hashes, sides, strict=True)
-    ]
-    if leaks := straddling(items, hashes):
-        names = [item.file for trained, validated in leaks for item in (*trained, *validated)]
+    records: Sequence[Record] = dataset.records
+    if any(record.side is None for record in records):
+        held_out = _held_out(dataset, valid, seed)
+        records = [replace(r, side="valid" if r.group in held_out else "train") for r in records]
+    if leaks := straddling(records, lambda record: record.sha256):
+        names = [record.file for leak in leaks for record in (*leak.train, *leak.valid)]
         raise DataError(
             f"{len(leaks)} images are on both sides of the given split, among them"
             f" {', '.join(names[:4])}: `python -m training inspect DATA --out AUDIT` lists the"
             " copies to train on; leave them out with --quarantine AUDIT/quarantine.csv"
         )
-    for side, name in ((True, "validation"), (False, "training")):
-        if not any(item.is_valid is side for item in items):
+    sides = _by_side(records)
+    for side, name in ((sides.valid, "validation"), (sides.train, "training")):
+        if not side:
             raise DataError(
-                f"the split leaves no image for {name}: {len(items)} images in all, of which each"
+                f"the split leaves no image for {name}: {len(records)} images in all, of which each"
                 " label keeps one to train on, with its near-duplicates"
             )
-    return items
+    return sides
 
 
-def straddling(
-    items: Sequence[Item], keys: Sequence[Hashable]
-) -> list[tuple[list[Item], list[Item]]]:
-    """What is on both sides of the split: the trained and the held-out items that share a key."""
-    sides: dict[Hashable, tuple[list[Item], list[Item]]] = defaultdict(lambda: ([], []))
-    for item, key in zip(items, keys, strict=True):
-        sides[key][item.is_valid].append(item)
-    return [(trained, held_out) for trained, held_out in sides.values() if trained and held_out]
+def straddling(records: Iterable[Record], key: Callable[[Record], Hashable]) -> list[Split]:
+    """What is on both sides of the split: the records that share a key, as far as they do."""
+    sharing: dict[Hashable, list[Record]] = defaultdict(list)
+    for record in records:
+        sharing[key(record)].append(record)
+    both = map(_by_side, sharing.values())
+    return [sides for sides in both if sides.train and sides.valid]
 
 
-def _held_out(
-    dataset: Dataset, hashes: Sequence[str], groups: Sequence[int], valid: float, seed: int
-) -> set[int]:
-    members: dict[int, list[tuple[tuple[str, ...], str]]] = defaultdict(list)
-    for example, h, group in zip(dataset.examples, hashes, groups, strict=True):
-        members[group].append((example.labels, h))
+def _by_side(records: Sequence[Record]) -> Split:
+    return Split(
+        tuple(record for record in records if record.side == "train"),
+        tuple(record for record in records if record.side == "valid"),
+    )
+
+
+def _held_out(dataset: Dataset, valid: float, seed: int) -> set[int]:
+    members: dict[int, list[Record]] = defaultdict(list)
+    for record in dataset.records:
+        members[record.group].append(record)
     strata: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    for group, images in members.items():
-        strata[min(images)[0] if dataset.task == "single" else ()].append(group)
+    for group, records in members.items():
+        labels = min((r.labels, r.sha256) for r in records)[0]
+        strata[labels if dataset.task == "single" else ()].append(group)
 
     def order(group: int) -> bytes:
-        return hashlib.sha256(f"{seed} {min(h for _, h in members[group])}".encode()).digest()
+        return hashlib.sha256(f"{seed} {min(r.sha256 for r in members[group])}".encode()).digest()
 
-    trained = Counter(label for example in dataset.examples for label in example.labels)
+    trained = Counter(label for record in dataset.records for label in record.labels)
     held_out = set()
     for _, stratum in sorted(strata.items()):
         missing = max(1, round(sum(len(members[group]) for group in stratum) * valid))
         for group in sorted(stratum, key=order):
-            lost = Counter(label for labels, _ in members[group] for label in labels)
+            lost = Counter(label for record in members[group] for label in record.labels)
             if len(members[group]) <= missing and all(trained[name] > lost[name] for name in lost):
                 held_out.add(group)
                 missing -= len(members[group])
@@ -94,22 +102,31 @@ def _held_out(
     return held_out
 
 
-def write(path: Path, items: Sequence[Item]) -> None:
-    """One JSON object a line."""
-    lines = (json.dumps(asdict(item)) for item in items)
+def write(path: Path, sides: Split) -> None:
+    """One JSON object a line: file, sha256, labels and is_valid."""
+    lines = [
+        json.dumps(
+            {
+                "file": record.file,
+                "sha256": record.sha256,
+                "labels": record.labels,
+                "is_valid": record.side == "valid",
+            }
+        )
+        for record in sides.records
+    ]
     write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
 
 
-def read(path: Path) -> list[Item]:
+def read(path: Path) -> Split:
+    """What `write` wrote. Raises RunError."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        items = [json.loads(line) for line in lines]
-        return [Item(**{**item, "labels": tuple(item["labels"])}) for item in items]
+        return _by_side([_record(line) for line in path.read_text(encoding="utf-8").splitlines()])
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise RunError(f"{path} is missing or damaged: {error}") from error
 
 
-def fingerprint(items: Sequence[Item]) -> str:
-    """sha256 over every image's hash, labels and side, whatever the files' names and order."""
-    lines = sorted(json.dumps([i.sha256, i.labels, i.is_valid]) for i in items)
-    return sha256("\n".join(lines).encode())
+def _record(line: str) -> Record:
+    found = json.loads(line)
+    side = found.pop("is_valid")
+    return Record(**found | {"labels": tuple(found["labels"])}, side="valid" if side else "train")

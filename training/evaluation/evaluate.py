@@ -3,45 +3,45 @@
 import csv
 import io
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bundle import write_atomically
-from models.decision import above, rank
+from models.bundle import sha256, write_atomically
 from models.errors import DataError
-from models.manifest import Baseline, Metric, Task
+from models.manifest import Metric, Task
+from models.preprocess import decode
 from training.data import decoding
 from training.data.datasets import Dataset
-from training.data.split import Item
+from training.data.record import Record
+from training.data.targets import encode
 from training.evaluation import calibration, calibration_error, error_analysis, metrics
+from training.evaluation.decisions import claims, decide
 from training.evaluation.error_analysis import LabelFigures
 from training.evaluation.metrics import Figures
-from training.evaluation.scorer import Model
+from training.evaluation.scorer import Scorer
 
 METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.csv"
 HEADLINE: dict[Task, str] = {"single": "error", "multi": "map"}
-_CONFIDENCE_BINS = 20
-_CONFIDENCE_EDGES = tuple((edge + 1) / _CONFIDENCE_BINS for edge in range(_CONFIDENCE_BINS))
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """What a model answered to images that it was not trained on. Arrays are `[N, C]`.
 
-    items, files: each image as the data set calls it, and where it lies. scores and said: what
-    the model answers as it is shipped; uncalibrated: the scores at temperature 1.
+    pictures: the images at some rows as served, uint8 `[n, S, S, 3]`. scores and said: what the
+    model answers as it is shipped; uncalibrated: the scores at temperature 1.
     """
 
     task: Task
     labels: Sequence[str]
-    items: Sequence[Item]
-    files: Sequence[Path]
+    records: Sequence[Record]
+    pictures: Callable[[Sequence[int]], NDArray[np.uint8]]
     targets: NDArray[np.bool_]
     scores: NDArray[np.float32]
     uncalibrated: NDArray[np.float32]
@@ -64,48 +64,38 @@ class Evaluation:
         return calibration_error.measure(*claims(self.task, scores, self.targets))
 
 
-def evaluate(model: Model, dataset: Dataset) -> Evaluation:
-    """The model as it is shipped on the images that it was not trained on.
+def evaluate(model: Scorer, dataset: Dataset) -> Evaluation:
+    """The model as it is shipped on the images that it was not trained on. Opens each file once.
 
     Raises DataError if no image is left or a label is not the model's.
     """
-    files = [dataset.root / example.file for example in dataset.examples]
-    kept = [
-        (file, Item(example.file, sha256, example.labels, True))
-        for file, example, sha256 in zip(
-            files, dataset.examples, decoding.hashes(files), strict=True
-        )
-        if sha256 not in model.trained_on
+
+    def served(data: bytes) -> tuple[str, NDArray[np.uint8] | None]:
+        digest = sha256(data)
+        return digest, None if digest in model.trained_on else decode(data, model.preprocess)
+
+    files = [dataset.root / record.file for record in dataset.records]
+    answers = zip(dataset.records, decoding.decoded(files, served), strict=True)
+    left = [
+        (replace(r, sha256=h, side="valid"), image)
+        for r, (h, image) in answers
+        if image is not None
     ]
-    if not kept:
+    if not left:
         raise DataError(f"the model was trained on all {len(files)} images: nothing to measure")
-    files, items = [file for file, _ in kept], [item for _, item in kept]
-    targets = truth([item.labels for item in items], model.labels)
-    scores = model.run(decoding.served(files, model.preprocess).numpy())
+    records, images = [record for record, _ in left], np.stack([image for _, image in left])
+    targets = encode(records, model.labels)
+    scores = model.run(images)
     return Evaluation(
         model.task,
         model.labels,
-        items,
-        files,
+        records,
+        lambda rows: images[rows],
         targets,
         scores,
         calibration.uncalibrated(scores, model.task, model.temperature),
         decide(scores, model.thresholds),
     )
-
-
-def truth(labels_of_images: Sequence[Sequence[str]], labels: Sequence[str]) -> NDArray[np.bool_]:
-    """Which image has which label: `[N, C]`. DataError on a label that is not the model's."""
-    column = {label: number for number, label in enumerate(labels)}
-    targets = np.zeros((len(labels_of_images), len(labels)), np.bool_)
-    for row, names in enumerate(labels_of_images):
-        for name in names:
-            if name not in column:
-                raise DataError(f"the model has no label {name!r}; it has {', '.join(labels)}")
-            targets[row, column[name]] = True
-    if not targets.any():
-        raise DataError(f"none of the {len(targets)} images has a label: nothing to go by")
-    return targets
 
 
 def figures(
@@ -117,42 +107,11 @@ def figures(
     return metrics.multi_label(scores, targets, tags)
 
 
-def claims(
-    task: Task, scores: NDArray[np.float32], targets: NDArray[np.bool_]
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """What calibration is about: probabilities said `[N, K]`, and whether each came true.
-
-    Single-label: of the likeliest label (K = 1); multi-label: of every label (K = C).
-    """
-    if task == "multi":
-        return scores, targets
-    first = rank(scores)[:, :1]
-    return np.take_along_axis(scores, first, 1), np.take_along_axis(targets, first, 1)
-
-
-def decide(scores: NDArray[np.float32], thresholds: Sequence[float] | None) -> NDArray[np.bool_]:
-    """What a model says `[N, C]`: the labels at their thresholds, or the likeliest alone."""
-    if thresholds is not None:
-        return above(scores, thresholds)
-    return np.eye(scores.shape[1], dtype=np.bool_)[rank(scores)[:, 0]]
-
-
-def baseline(scores: NDArray[np.float32], said: NDArray[np.bool_]) -> Baseline:
-    """The reference for drift: how often each label is said, and how confidently."""
-    bins = np.searchsorted(_CONFIDENCE_EDGES, scores.max(1))
-    counts = np.bincount(np.minimum(bins, _CONFIDENCE_BINS - 1), minlength=_CONFIDENCE_BINS)
-    return Baseline(
-        label_share=tuple(said.mean(0).tolist()),
-        confidence_edges=_CONFIDENCE_EDGES,
-        confidence_counts=tuple(counts.tolist()),
-    )
-
-
 def write(folder: Path, evaluation: Evaluation, measured: dict[str, Metric]) -> None:
     """`metrics.json`, and `predictions.csv` with the columns path, target and one a label."""
-    items, labels = evaluation.items, evaluation.labels
+    records, labels = evaluation.records, evaluation.labels
     content = {
-        "images": len(items),
+        "images": len(records),
         **{name: metric.model_dump() for name, metric in measured.items()},
         "labels": [asdict(figures) for figures in evaluation.by_label],
     }
@@ -160,8 +119,8 @@ def write(folder: Path, evaluation: Evaluation, measured: dict[str, Metric]) -> 
     lines = io.StringIO(newline="")
     writer = csv.writer(lines)
     writer.writerow(["path", "target", *labels])
-    for item, row in zip(items, evaluation.scores, strict=True):
-        writer.writerow([item.file, " ".join(item.labels), *row.tolist()])
+    for record, row in zip(records, evaluation.scores, strict=True):
+        writer.writerow([record.file, " ".join(record.labels), *row.tolist()])
     write_atomically(folder / PREDICTIONS_FILE, lines.getvalue().encode())
 
 

@@ -20,10 +20,13 @@ from models import golden
 from models.bundle import Bundle
 from models.errors import GateError
 from models.manifest import Gate, Manifest, Metric, Precision, Task, Variant
-from training.evaluation import evaluate, metrics, onnx_session
+from training.data.record import Record
+from training.data.targets import encode
+from training.evaluation import comparison, evaluate, metrics, onnx_session
+from training.evaluation.comparison import Difference
+from training.evaluation.decisions import decide
+from training.network.inference import in_batches
 from training.network.resnet import Served
-from training.release import comparison
-from training.release.comparison import Difference
 
 _BATCH = 64
 _DOMAINS = {"", "com.microsoft"}
@@ -52,12 +55,12 @@ TOLERANCES: dict[Precision, Tolerance] = {
 class Reference:
     """The trained network's answers to the held-out images.
 
-    images: preprocessed uint8 `[N, S, S, 3]`; truth: the labels of each; scores: `[N, C]`, by the
+    images: preprocessed uint8 `[N, S, S, 3]`, of the records; scores: `[N, C]`, by the
     network's own `labels` in its order; `thresholds` are the network's, too.
     """
 
     images: NDArray[np.uint8]
-    truth: Sequence[Sequence[str]]
+    records: Sequence[Record]
     scores: NDArray[np.float32]
     labels: Sequence[str]
     thresholds: Sequence[float] | None
@@ -120,24 +123,23 @@ def check(bundle: Bundle, variant: Variant, reference: Reference) -> Gate:
     )
 
 
-@torch.inference_mode()
 def reference_scores(reference: Served, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """The trained network's scores in float32 on the CPU. images: uint8 `[N, S, S, 3]`."""
-    batches = torch.split(torch.from_numpy(images), _BATCH)
-    return torch.cat([reference(batch)[0] for batch in batches]).numpy()
+    cpu = torch.device("cpu")
+    return in_batches(lambda batch: reference(batch)[0], torch.from_numpy(images), cpu)
 
 
 def _losses(
     scores: NDArray[np.float32], manifest: Manifest, reference: Reference
 ) -> tuple[Difference, Difference]:
     """What a variant with these scores `[N, C]` loses of the headline, and of separation."""
-    targets = evaluate.truth(reference.truth, manifest.labels)
+    targets = encode(reference.records, manifest.labels)
     trained = reference.scores
     separation = comparison.separations(scores, trained, targets)
     if manifest.task == "multi":
         return comparison.precisions(scores, trained, targets), separation
     wrong, trained_wrong = (
-        (evaluate.decide(answers, None) != targets).any(1) for answers in (scores, trained)
+        (decide(answers, None) != targets).any(1) for answers in (scores, trained)
     )
     return comparison.errors(wrong, trained_wrong), separation
 
@@ -148,8 +150,8 @@ def _check_loss(
     allowed = TOLERANCES[precision].loss
     seen = (
         f"{100 * loss.value:+.2f} points of {comparison.FIGURE[task]} on {images:,} validation"
-        f" images, between {100 * loss.low:+.2f} and {100 * loss.high:+.2f} with 95 % confidence to each"
-        f" side ({100 * allowed:g} allowed)"
+        f" images, between {100 * loss.low:+.2f} and {100 * loss.high:+.2f} with 95 % confidence to"
+        f" each side ({100 * allowed:g} allowed)"
     )
     if loss.low > allowed:
         raise GateError(f"{precision}: worse than the trained network: {seen}")
@@ -172,8 +174,8 @@ def _figures(
     task: Task,
     reference: Reference,
 ) -> dict[str, float]:
-    targets = evaluate.truth(reference.truth, labels)
-    said = evaluate.decide(scores, thresholds)
+    targets = encode(reference.records, labels)
+    said = decide(scores, thresholds)
     return metrics.values(evaluate.figures(task, scores, said, targets), len(scores))
 
 

@@ -1,5 +1,6 @@
 """The batches of a run: which images each step sees, and how, decided by seed and step alone."""
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -8,7 +9,9 @@ from torch import Tensor
 
 from models.bundle import sha256
 from training.data.augment import augment, draw
-from training.data.image_source import Feed
+from training.data.image_source import ImageSource, image_source
+from training.data.prepare import Prepared
+from training.data.targets import encode, loss_targets
 from training.distributed import Ranks
 from training.fine_tuning.step_timer import Stages
 from training.recipe import Recipe
@@ -24,9 +27,21 @@ class Training:
     targets: indices `[N]` (single-label) or 0 and 1 `[N, C]`, float32 (multi-label).
     """
 
-    feed: Feed
+    source: ImageSource
     files: Sequence[str]
     targets: Tensor
+
+
+def training_set(images: Prepared, recipe: Recipe, device: torch.device) -> Training:
+    """The images that are trained on, decoded where they are cached."""
+    chosen, labels = images.split.train, images.dataset.labels
+    paths = [images.dataset.root / record.file for record in chosen]
+    started = time.perf_counter()
+    source = image_source(paths, recipe, device, images.contents.take)
+    seconds = time.perf_counter() - started
+    print(f"training images come from {source.place}, ready after {seconds:.1f} s")
+    targets = loss_targets(encode(chosen, labels), images.dataset.task)
+    return Training(source, [record.file for record in chosen], targets)
 
 
 def order(training: Training, recipe: Recipe, epoch: int) -> tuple[Tensor, ...]:
@@ -49,7 +64,7 @@ def batches(
     The weight makes the mean of the processes' losses the mean over the whole batch.
     """
     shares = [ranks.share(rows) for rows in rows_of_steps]
-    squares = training.feed.batches(shares)
+    squares = training.source.batches(shares)
     for number, (rows, mine) in enumerate(zip(rows_of_steps, shares, strict=True)):
         stages.begin()
         pixels, shapes = next(squares)

@@ -1,4 +1,4 @@
-"""What a run has come to, in one file: a killed run goes on as if nothing had happened.
+"""What a run has come to, in one file: a killed run is resumed as if nothing had happened.
 
 checkpoints/<step>-<hash>.safetensors holds the network, the optimizer's moments, the loss of each
 step and the lines of metrics.jsonl. The two newest are kept: a torn file costs its steps only.
@@ -6,9 +6,8 @@ step and the lines of metrics.jsonl. The two newest are kept: a torn file costs 
 
 import json
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -18,6 +17,7 @@ from torch import Tensor
 from models.bundle import sha256, write_atomically
 from models.errors import RunError
 from training.network.resnet import Network
+from training.run_folder import Epoch
 
 FOLDER = "checkpoints"
 _KEPT = 2
@@ -26,13 +26,13 @@ _BEST = "best.weights"
 
 @dataclass
 class Progress:
-    """How far a run is: the loss of each step done, over all phases, and a line an epoch.
+    """How far a run is: the loss of each step done, over all phases, and each epoch done.
 
     threads: that the sums were computed with; with another number their last bits differ.
     """
 
     losses: list[float] = field(default_factory=list)
-    epochs: list[dict[str, Any]] = field(default_factory=list)
+    epochs: list[Epoch] = field(default_factory=list)
     threads: int = field(default_factory=torch.get_num_threads)
 
     @property
@@ -77,7 +77,7 @@ def write(
     for name, parameter in network.resnet.named_parameters():
         moments = optimizer.state.get(parameter, {}) if optimizer else {}
         tensors |= {f"{moment}.{name}": value for moment, value in moments.items()}
-    about = {"progress": json.dumps(vars(progress))}
+    about = {"progress": json.dumps(asdict(progress))}
     data = save({name: value.detach().contiguous() for name, value in tensors.items()}, about)
     folder = run / FOLDER
     newest = folder / f"{progress.step:010}-{sha256(data)[:16]}.safetensors"
@@ -86,10 +86,10 @@ def write(
         write_atomically(newest, data)
     except OSError as error:
         raise RunError(
-            f"{newest} cannot be written: {error.strerror}; make room, then go on with:"
+            f"{newest} cannot be written: {error.strerror}; make room, then resume with:"
             f" python -m training train --resume {run}"
         ) from error
-    # a later one is damaged, or it would have been gone on with
+    # a later one is damaged, or it would have been resumed from
     kept = [file for file in _newest_first(run) if file.name <= newest.name][:_KEPT]
     for file in folder.iterdir():  # with what a killed process left half-written
         if file not in kept and file.name != _BEST:
@@ -101,8 +101,9 @@ def read(run: Path) -> Checkpoint | None:
     for file in _newest_first(run):
         if sha256(file.read_bytes()).startswith(file.stem.partition("-")[2]):
             with safe_open(file, "pt") as opened:
-                about = opened.metadata()["progress"]
-            return Checkpoint(Progress(**json.loads(about)), load_file(file))
+                about = json.loads(opened.metadata()["progress"])
+            epochs = [Epoch(**epoch) for epoch in about.pop("epochs")]
+            return Checkpoint(Progress(epochs=epochs, **about), load_file(file))
         print(f"{file} is damaged: going back to the one before it")
     return None
 

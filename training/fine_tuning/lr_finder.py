@@ -18,8 +18,9 @@ from models.bundle import write_atomically
 from models.errors import RunError
 from training.fine_tuning import batches
 from training.fine_tuning.batches import Training
+from training.fine_tuning.schedule import phases
 from training.fine_tuning.step_timer import Stages
-from training.fine_tuning.trainer import FineTuning, phases
+from training.fine_tuning.trainer import FineTuning
 from training.recipe import Recipe
 
 STEPS = 100

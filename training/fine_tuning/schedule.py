@@ -1,10 +1,16 @@
-"""The optimizer and its one-cycle schedule: rates that fall from head to stem."""
+"""What is trained when, at which learning rate: phases, each under a one-cycle schedule."""
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
+
+from training.recipe import Recipe
+
+Step = tuple[float, float]
+"""The learning rate of the head, and the mean loss of the batch."""
 
 _RISE = 0.3  # share of the steps in which the rate rises
 _FIRST, _LAST = 1 / 5, 1 / 5e4  # rates at both ends, of the peak
@@ -24,9 +30,41 @@ def cycle(progress: float) -> tuple[float, float]:
     return 1 - (1 - _LAST) * down, low + (high - low) * down
 
 
-def rates(stem: float, head: float, blocks: int) -> list[float]:
+def peaks(stem: float, head: float, blocks: int) -> list[float]:
     """One peak rate a block, from stem to head in a geometric progression."""
     return [stem * (head / stem) ** (block / (blocks - 1)) for block in range(blocks)]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Steps from `first` up to `last`, with one peak rate for each block of the network."""
+
+    name: str
+    first: int
+    last: int
+    peaks: list[float]
+
+    def progress(self, step: int) -> float:
+        """Where in the phase the middle of a step is, in (0, 1)."""
+        return (step - self.first + 0.5) / (self.last - self.first)
+
+
+def phases(recipe: Recipe, steps: int, blocks: int) -> list[Phase]:
+    """The phases of a run with `steps` steps an epoch; one without epochs is left out."""
+    frozen, end = recipe.freeze_epochs * steps, (recipe.freeze_epochs + recipe.epochs) * steps
+    alone = [0.0] * (blocks - 1) + [recipe.head_rate]
+    whole = peaks(*recipe.whole_rates, blocks)
+    both = [Phase("head", 0, frozen, alone), Phase("whole", frozen, end, whole)]
+    return [phase for phase in both if phase.first < phase.last]
+
+
+def curve(recipe: Recipe, steps: int, blocks: int, losses: Sequence[float]) -> list[Step]:
+    """The head's learning rate and the loss of each step done; `steps`: of an epoch."""
+    return [
+        (phase.peaks[-1] * cycle(phase.progress(step))[0], losses[step])
+        for phase in phases(recipe, steps, blocks)
+        for step in range(phase.first, min(phase.last, len(losses)))
+    ]
 
 
 def optimizer(

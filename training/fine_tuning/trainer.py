@@ -6,8 +6,9 @@ goes on from a checkpoint as if it had not been, and several processes draw what
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -16,41 +17,19 @@ from tqdm import tqdm
 from models.errors import RecipeError, RunError
 from models.manifest import Task
 from training.distributed import Ranks
-from training.fine_tuning import batches, schedule
+from training.fine_tuning import batches, checkpoint, schedule
 from training.fine_tuning.batches import Batch, Training
 from training.fine_tuning.checkpoint import Checkpoint, Progress
+from training.fine_tuning.loss import loss_of, precision
+from training.fine_tuning.schedule import Phase, phases
 from training.fine_tuning.step_timer import Stages
-from training.hardware import pick_dtype
+from training.fine_tuning.validation import Validation
 from training.network.resnet import Network
-from training.recipe import Dtype, Recipe
+from training.recipe import Recipe
+from training.run_folder import Epoch
 
 _NORM_MAX = 1.0  # of the gradient
 _LOOK = 10  # steps between looks at the loss: on a GPU each look waits for it
-
-
-@dataclass(frozen=True)
-class Phase:
-    """Steps from `first` up to `last`, with one peak rate for each block of the network."""
-
-    name: str
-    first: int
-    last: int
-    peaks: list[float]
-
-    def progress(self, step: int) -> float:
-        """Where in the phase the middle of a step is, in (0, 1)."""
-        return (step - self.first + 0.5) / (self.last - self.first)
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What one epoch did; train_loss is the mean over its images, under augmentation."""
-
-    phase: str
-    epoch: int
-    train_loss: float
-    images_per_s: float
-    stages: Stages
 
 
 class DivergedError(RunError):
@@ -70,42 +49,46 @@ class FineTuning:
     task: Task
     recipe: Recipe
     ranks: Ranks
+    _began: float = field(default_factory=time.perf_counter)
 
     def run(
         self,
-        start: Checkpoint | None,
-        after_epoch: Callable[[Epoch, Progress], None],
-        save: Callable[[Progress, torch.optim.Optimizer], None],
-        enough: Callable[[Progress], bool] = lambda _: False,
+        progress: Progress,
+        start: Checkpoint | None = None,
+        validation: Validation | None = None,
+        path: Path | None = None,
     ) -> None:
-        """All phases, or what is left of them after `start`. Raises DivergedError.
+        """All phases, or what is left of them; `progress` grows. Raises DivergedError.
 
-        `after_epoch` is called after each epoch, and then `save`, which is also called every
-        `recipe.checkpoint_s` seconds; `save` in the first process only. `enough` is asked before
-        each epoch whether to end.
+        start: the checkpoint that `progress` is of, if it is not at its beginning. After each epoch
+        the network is validated, which may end the training, and a checkpoint is written to the
+        run's folder `path`; also every `recipe.checkpoint_s` seconds.
         """
         if self.ranks.count > 1 and self.recipe.norms_by_batch:
             nn.SyncBatchNorm.convert_sync_batchnorm(self.network)  # type: ignore[no-untyped-call]
-        progress = start.progress if start else Progress()
         if start:
             start.restore(self.network)
         steps = self.recipe.steps(len(self.training.targets))
         for phase in phases(self.recipe, steps, len(self.network.blocks)):
-            if progress.step >= phase.last or enough(progress):
+            if progress.step >= phase.last or (validation and validation.enough(progress)):
                 continue
             optimizer = self.prepare(phase)
             if start and progress.step > phase.first:
                 start.restore(self.network, optimizer)
             learner = self.ranks.wrap(self.network)
-            while progress.step < phase.last and not enough(progress):
-                self._set_norms(phase)  # an evaluation may have been in between
-                epoch = self._epoch(phase, learner, optimizer, progress, save)
-                after_epoch(epoch, progress)
-                if self.ranks.first:
-                    save(progress, optimizer)
+            while progress.step < phase.last and not (validation and validation.enough(progress)):
+                self._set_norms(phase)  # a validation may have been in between
+                progress.epochs.append(self._epoch(phase, learner, optimizer, progress, path))
+                if validation:
+                    validation.after_epoch(progress)
+                self._save(path, progress, optimizer)
+
+    def _save(self, path: Path | None, progress: Progress, optimizer: torch.optim.AdamW) -> None:
+        if path and self.ranks.first:
+            checkpoint.write(path, progress, self.network, optimizer)
 
     def prepare(self, phase: Phase) -> torch.optim.AdamW:
-        """Let learn what the phase is about; its optimizer."""
+        """Unfreeze this phase's layers and return their optimizer."""
         self.network.requires_grad_(phase.name == "whole")
         self.network.resnet.fc.requires_grad_(True)
         self._set_norms(phase)
@@ -114,24 +97,15 @@ class FineTuning:
     def _set_norms(self, phase: Phase) -> None:
         self.network.train(phase.name == "whole" and self.recipe.norms_by_batch)
 
-    def curve(self, progress: Progress) -> list[tuple[float, float]]:
-        """The head's rate and the loss, of each step done."""
-        steps = self.recipe.steps(len(self.training.targets))
-        return [
-            (phase.peaks[-1] * schedule.cycle(phase.progress(step))[0], progress.losses[step])
-            for phase in phases(self.recipe, steps, len(self.network.blocks))
-            for step in range(phase.first, min(phase.last, progress.step))
-        ]
-
     def _epoch(
         self,
         phase: Phase,
         learner: nn.Module,
         optimizer: torch.optim.AdamW,
         progress: Progress,
-        save: Callable[[Progress, torch.optim.Optimizer], None],
+        path: Path | None,
     ) -> Epoch:
-        """The steps that are left of an epoch."""
+        """The steps that are left of an epoch. What bounds their speed is said once a phase."""
         steps = self.recipe.steps(len(self.training.targets))
         number, done = divmod(progress.step, steps)
         order = batches.order(self.training, self.recipe, number)
@@ -157,8 +131,8 @@ class FineTuning:
                 continue
             self._settle(pending, progress, order)
             due = time.perf_counter() - saved >= self.recipe.checkpoint_s
-            if due and self.ranks.first and progress.step % steps:
-                save(progress, optimizer)
+            if due and progress.step % steps:
+                self._save(path, progress, optimizer)
                 saved = time.perf_counter()
         self._settle(pending, progress, order)
         seconds = time.perf_counter() - started
@@ -166,12 +140,14 @@ class FineTuning:
             loss * len(rows)
             for loss, rows in zip(progress.losses[number * steps :], order, strict=True)
         )
+        if not any(epoch.phase == phase.name for epoch in progress.epochs):
+            print(stages.verdict())
         return Epoch(
-            phase.name,
-            number + 1,
-            total / len(self.training.targets),
-            sum(map(len, order[done:])) / seconds,
-            stages,
+            phase=phase.name,
+            epoch=number + 1,
+            train_loss=round(total / len(self.training.targets), 5),
+            images_per_s=round(sum(map(len, order[done:])) / seconds, 1),
+            seconds=round(time.perf_counter() - self._began, 1),
         )
 
     def step(self, learner: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch) -> Tensor:
@@ -222,25 +198,3 @@ def check_processes(recipe: Recipe, ranks: Ranks, images: int) -> None:
             f"{ranks.count} processes on the CPU would each normalise by a batch of their own: use"
             " --norms fixed"
         )
-
-
-def phases(recipe: Recipe, steps: int, blocks: int) -> list[Phase]:
-    """The phases of a run with `steps` steps an epoch; one without epochs is left out."""
-    frozen, end = recipe.freeze_epochs * steps, (recipe.freeze_epochs + recipe.epochs) * steps
-    alone = [0.0] * (blocks - 1) + [recipe.head_rate]
-    whole = schedule.rates(*recipe.whole_rates, blocks)
-    both = [Phase("head", 0, frozen, alone), Phase("whole", frozen, end, whole)]
-    return [phase for phase in both if phase.first < phase.last]
-
-
-def precision(device: torch.device, dtype: Dtype) -> torch.autocast:
-    """Mixed precision with bfloat16, if that is what `dtype` says or stands for on the device."""
-    mixed = pick_dtype(dtype, device) == "bfloat16"
-    return torch.autocast(device.type, torch.bfloat16, enabled=mixed)
-
-
-def loss_of(logits: Tensor, targets: Tensor, task: Task) -> Tensor:
-    """Mean cross-entropy (targets: indices `[N]`) or binary cross-entropy (float `[N, C]`)."""
-    if task == "single":
-        return nn.functional.cross_entropy(logits, targets)
-    return nn.functional.binary_cross_entropy_with_logits(logits, targets)

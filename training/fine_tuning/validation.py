@@ -1,7 +1,7 @@
-"""What happens between epochs: measured on the held-out images, written down, checkpointed."""
+"""The network on the validation images, after each epoch: metrics, the best epoch, when to stop."""
 
-import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,83 +11,75 @@ from torch import Tensor
 
 from models.manifest import Task
 from training import run_folder
-from training.data import prepare
-from training.evaluation import evaluate, metrics
-from training.evaluation.scorer import logits_of
-from training.fine_tuning import checkpoint
+from training.data.targets import loss_targets
+from training.distributed import Ranks
+from training.evaluation import metrics
+from training.fine_tuning import checkpoint, schedule
 from training.fine_tuning.checkpoint import Progress
-from training.fine_tuning.trainer import Epoch, FineTuning, loss_of, precision
+from training.fine_tuning.loss import loss_of, precision
+from training.network.inference import logits_of
+from training.network.resnet import Network
+from training.recipe import Recipe
+from training.run_folder import Epoch
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """This process's held-out images uint8 `[n, S, S, 3]`; the truth of all of them `[N, C]`."""
+class Validation:
+    """Follows the training of one run; only the first process writes and prints.
 
+    images: this process's share, uint8 `[n, S, S, 3]`. targets: of all images, `[N, C]`. steps: of
+    an epoch.
+    """
+
+    path: Path
+    network: Network
+    task: Task
+    recipe: Recipe
+    ranks: Ranks
     images: Tensor
-    truth: NDArray[np.bool_]
-
-
-class Watch:
-    """Follows the fine-tuning of one run; only the first process writes and prints."""
-
-    def __init__(self, path: Path, tuning: FineTuning, held_out: HeldOut) -> None:
-        self._path, self._tuning, self._held_out = path, tuning, held_out
-        self._figure = evaluate.HEADLINE[tuning.task]
-        self._began = time.perf_counter()
-        self._phases_told: set[str] = set()
+    targets: NDArray[np.bool_]
+    steps: int
 
     def logits(self) -> NDArray[np.float32]:
-        """Of all held-out images `[N, C]`, in float32, the same in each process."""
-        device = self._tuning.ranks.device
-        own = logits_of(self._tuning.network, self._held_out.images, device)
-        return self._tuning.ranks.gather(torch.from_numpy(own)).numpy()
+        """Of all validation images `[N, C]`, in float32, the same in each process."""
+        own = logits_of(self.network, self.images, self.ranks.device)
+        return self.ranks.gather(torch.from_numpy(own)).numpy()
 
-    def after_epoch(self, epoch: Epoch, progress: Progress) -> None:
-        """Measure, in training's own precision, and write a line of `metrics.jsonl`."""
-        task, truth = self._tuning.task, self._held_out.truth
-        with precision(self._tuning.ranks.device, self._tuning.recipe.dtype):
+    def after_epoch(self, progress: Progress) -> None:
+        """Measure the last epoch, in training's own precision, and write it to the run."""
+        with precision(self.ranks.device, self.recipe.dtype):
             logits = self.logits()
-        loss = loss_of(torch.from_numpy(logits), prepare.loss_targets(truth, task), task)
-        line = {
-            "phase": epoch.phase,
-            "epoch": epoch.epoch,
-            "train_loss": round(epoch.train_loss, 5),
-            "valid_loss": round(float(loss), 5),
-            self._figure: round(_headline(logits, truth, task), 5),
-            "images_per_s": round(epoch.images_per_s, 1),
-            "seconds": round(time.perf_counter() - self._began, 1),
-        }
-        progress.epochs.append(line)
-        if not self._tuning.ranks.first:
+        loss = loss_of(torch.from_numpy(logits), loss_targets(self.targets, self.task), self.task)
+        measured = replace(progress.epochs[-1], valid_loss=round(float(loss), 5))
+        if self.task == "single":
+            wrong = logits.argmax(1) != self.targets.argmax(1)
+            measured = replace(measured, error=round(float(wrong.mean()), 5))
+        else:
+            precisions = metrics.label_precisions(logits, self.targets)
+            measured = replace(measured, map=round(float(np.nanmean(precisions)), 5))
+        progress.epochs[-1] = measured
+        if not self.ranks.first:
             return
-        if self._tuning.recipe.early_stop and self._best(progress) == len(progress.epochs) - 1:
-            checkpoint.write_best(self._path, self._tuning.network)
-        run_folder.write_epochs(self._path, progress.epochs)
-        run_folder.write_curves(self._path, self._tuning.curve(progress))
-        print("  ".join(f"{name} {value}" for name, value in line.items()))
-        if epoch.phase not in self._phases_told:
-            self._phases_told.add(epoch.phase)
-            print(epoch.stages.verdict())
-
-    def save(self, progress: Progress, optimizer: torch.optim.Optimizer) -> None:
-        checkpoint.write(self._path, progress, self._tuning.network, optimizer)
+        if self.recipe.early_stop and best(progress.epochs) == len(progress.epochs) - 1:
+            checkpoint.write_best(self.path, self.network)
+        blocks = len(self.network.blocks)
+        run_folder.write_epochs(self.path, progress.epochs)
+        curve = schedule.curve(self.recipe, self.steps, blocks, progress.losses)
+        run_folder.write_curves(self.path, curve)
+        print("  ".join(f"{name} {value}" for name, value in progress.epochs[-1].line().items()))
 
     def enough(self, progress: Progress) -> bool:
         """Whether `--early-stop` ends here: in the phase that comes last, not before."""
-        recipe = self._tuning.recipe
-        last = "whole" if recipe.epochs else "head"
-        since = progress.epochs[self._best(progress) + 1 :]
-        waited = sum(epoch["phase"] == last for epoch in since)
-        return recipe.early_stop is not None and waited >= recipe.early_stop
-
-    def _best(self, progress: Progress) -> int:
-        """The place of the epoch with the best held-out figure, the first of equals; 0 of none."""
-        sign = 1 if self._tuning.task == "single" else -1
-        figures = [sign * epoch[self._figure] for epoch in progress.epochs]
-        return int(np.argmin(figures)) if figures else 0
+        last = "whole" if self.recipe.epochs else "head"
+        since = progress.epochs[best(progress.epochs) + 1 :]
+        waited = sum(epoch.phase == last for epoch in since)
+        return self.recipe.early_stop is not None and waited >= self.recipe.early_stop
 
 
-def _headline(logits: NDArray[np.float32], truth: NDArray[np.bool_], task: Task) -> float:
-    if task == "single":
-        return float((logits.argmax(1) != truth.argmax(1)).mean())
-    return float(np.nanmean(metrics.label_precisions(logits, truth)))
+def best(epochs: Sequence[Epoch]) -> int:
+    """The place of the epoch with the least error or highest mAP, the first of equals; 0 of none.
+
+    All of them were validated.
+    """
+    losses = [-epoch.map if epoch.map is not None else epoch.error for epoch in epochs]
+    return int(np.argmin(np.array(losses, np.float64))) if losses else 0

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from training.data import decoding
 from training.data.augment import augment, draw
-from training.data.readers import Example
+from training.data.record import Record
 from training.recipe import Recipe
 
 COLUMNS = 8
@@ -20,22 +20,22 @@ _GAP_PX = 4
 _LINE_PX = 20
 
 
-def choose(examples: Sequence[Example]) -> list[Example]:
-    """Up to COLUMNS examples: of as many labels as there are, evenly among them."""
+def choose(records: Sequence[Record]) -> list[Record]:
+    """Up to COLUMNS records: of as many labels as there are, evenly among them."""
     seen: dict[tuple[str, ...], int] = {}
     ranked = []
-    for example in examples:
-        rank = seen[example.labels] = seen.get(example.labels, -1) + 1
-        ranked.append((rank, example.labels, example))
+    for record in records:
+        rank = seen[record.labels] = seen.get(record.labels, -1) + 1
+        ranked.append((rank, record.labels, record))
     ranked.sort(key=lambda entry: entry[:2])
     among = max(len(seen), min(COLUMNS, len(ranked)))
     count = min(COLUMNS, among)
     return [ranked[number * among // count][2] for number in range(count)]
 
 
-def draw_sheet(root: Path, examples: Sequence[Example], recipe: Recipe) -> Image.Image:
-    """A column for each example: its labels, what serving gives the network, views to train on."""
-    files = [root / example.file for example in examples]
+def draw_sheet(root: Path, records: Sequence[Record], recipe: Recipe) -> Image.Image:
+    """A column for each record: its labels, what serving gives the network, views to train on."""
+    files = [root / record.file for record in records]
     squares, shapes = decoding.presized(files, recipe.presize_px)
     generator = torch.Generator().manual_seed(recipe.seed)
     rows = [
@@ -48,7 +48,7 @@ def draw_sheet(root: Path, examples: Sequence[Example], recipe: Recipe) -> Image
         views = augment(squares, shapes, draw(len(files), generator), recipe)
         caption = f"as trained on: {_VIEWS} views, another one each epoch" if number == 0 else ""
         rows.append((caption, views.round().byte().permute(0, 2, 3, 1)))
-    return _laid_out([" ".join(e.labels) or "no label" for e in examples], rows, recipe.image_size)
+    return _laid_out([" ".join(r.labels) or "no label" for r in records], rows, recipe.image_size)
 
 
 def _laid_out(

@@ -1,16 +1,16 @@
 """What is wrong, and what is remarkable, with a set of images: the facts of an inspection."""
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Hashable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from models.errors import DataError
 from training.data import split
 from training.data.datasets import Dataset
-from training.data.file_scan import Record
-from training.data.split import Item
+from training.data.record import Record
+from training.data.split import Split
 
 FEW = 10  # a label with fewer images is worth a word
 
@@ -57,106 +57,90 @@ class Findings:
 _BAD = "bad: "
 
 
-def find(
-    dataset: Dataset,
-    records: Sequence[Record],
-    groups: Sequence[int],
-    refused: Sequence[str],
-    valid: float,
-    seed: int,
-) -> Findings:
-    """Everything that can be told from the files' records and groups, in the dataset's order.
+def find(dataset: Dataset, refused: Sequence[str], valid: float, seed: int) -> Findings:
+    """Everything that can be told from the records, which were scanned and grouped.
 
     refused: what reading the data complained of; valid, seed: of the split, as in the recipe.
     """
-    names = [example.file for example in dataset.examples]
-    labels = {example.file: example.labels for example in dataset.examples}
-    usable = {
-        name: record for name, record in zip(names, records, strict=True) if record.error is None
-    }
-    contents = _together({name: record.sha256 for name, record in usable.items()})
-    alike = _together({n: g for n, g in zip(names, groups, strict=True) if n in usable})
-    near = [files for files in alike if len({usable[file].sha256 for file in files}) > 1]
-    counts = Counter(label for example in dataset.examples for label in example.labels)
+    records = dataset.records
+    usable = [record for record in records if record.scan.error is None]
+    contents = _together(usable, lambda record: record.sha256)
+    alike = _together(usable, lambda record: record.group)
+    near = [group for group in alike if len({record.sha256 for record in group}) > 1]
+    counts = Counter(label for record in records for label in record.labels)
     quarantine = {
-        name: f"{_BAD}{record.error}"
-        for name, record in zip(names, records, strict=True)
-        if record.error is not None
+        record.file: f"{_BAD}{record.scan.error}"
+        for record in records
+        if record.scan.error is not None
     }
-    given = [
-        Item(e.file, str(usable[e.file].sha256), e.labels, e.is_valid)
-        for e in dataset.examples
-        if e.is_valid is not None and e.file in usable
-    ]
-    group_of = dict(zip(names, groups, strict=True))
-    leaks = split.straddling(given, [item.sha256 for item in given])
-    for trained, held_out in leaks:
-        for item in trained:
-            quarantine[item.file] = f"leak: the same bytes as {held_out[0].file}, held out"
-    near_leaks = split.straddling(given, [group_of[item.file] for item in given])
-    items, objection = _split(dataset, usable, group_of, quarantine, valid, seed)
+    given = [record for record in usable if record.side is not None]
+    leaks = split.straddling(given, lambda record: record.sha256)
+    for leak in leaks:
+        for record in leak.train:
+            quarantine[record.file] = f"leak: the same bytes as {leak.valid[0].file}, held out"
+    near_leaks = split.straddling(given, lambda record: record.group)
+    sides, objection = _split(dataset, quarantine, valid, seed)
     return Findings(
         root=str(dataset.root),
         task=dataset.task,
-        images=len(names),
-        split_is_given=all(example.is_valid is not None for example in dataset.examples),
-        trained=sum(not item.is_valid for item in items),
-        held_out=sum(item.is_valid for item in items),
+        images=len(records),
+        split_is_given=all(record.side is not None for record in records),
+        trained=len(sides.train),
+        held_out=len(sides.valid),
         labels=dict(counts.most_common()),
         few=sorted(label for label, count in counts.items() if count < FEW),
-        unlabelled=sum(not example.labels for example in dataset.examples),
+        unlabelled=sum(not record.labels for record in records),
         refused=[*refused, *objection],
         notes=list(dataset.notes),
         quarantine=quarantine,
-        formats=_counted([record.format for record in usable.values()]),
-        modes=_counted([record.mode for record in usable.values()]),
-        extensions_that_lie={n: str(r.format) for n, r in usable.items() if r.extension_lies},
-        turned={name: record.turn for name, record in usable.items() if record.turn != 1},
-        widths_px=_range([record.width_px for record in usable.values()]),
-        heights_px=_range([record.height_px for record in usable.values()]),
-        duplicates=contents,
-        duplicates_of_other_labels=_of_other_labels(contents, labels),
-        near_duplicates=near,
-        near_duplicates_of_other_labels=_of_other_labels(near, labels),
-        leaks=[[item.file for item in trained + held_out] for trained, held_out in leaks],
-        near_leaks=[
-            [item.file for item in trained + held_out]
-            for trained, held_out in near_leaks
-            if len({item.sha256 for item in trained + held_out}) > 1
-        ],
+        formats=_counted([record.scan.format for record in usable]),
+        modes=_counted([record.scan.mode for record in usable]),
+        extensions_that_lie={r.file: str(r.scan.format) for r in usable if r.extension_lies},
+        turned={record.file: record.scan.turn for record in usable if record.scan.turn != 1},
+        widths_px=_range([record.scan.width_px for record in usable]),
+        heights_px=_range([record.scan.height_px for record in usable]),
+        duplicates=_files(contents),
+        duplicates_of_other_labels=_files(_of_other_labels(contents)),
+        near_duplicates=_files(near),
+        near_duplicates_of_other_labels=_files(_of_other_labels(near)),
+        leaks=_files([(*leak.train, *leak.valid) for leak in leaks]),
+        near_leaks=_files(
+            [
+                (*leak.train, *leak.valid)
+                for leak in near_leaks
+                if len({record.sha256 for record in (*leak.train, *leak.valid)}) > 1
+            ]
+        ),
     )
 
 
 def _split(
-    dataset: Dataset,
-    usable: dict[str, Record],
-    group_of: dict[str, int],
-    quarantine: dict[str, str],
-    valid: float,
-    seed: int,
-) -> tuple[list[Item], list[str]]:
+    dataset: Dataset, quarantine: Container[str], valid: float, seed: int
+) -> tuple[Split, list[str]]:
     """What `train` would do with the images that are not in quarantine, or why it would not."""
-    kept = tuple(example for example in dataset.examples if example.file not in quarantine)
-    left = Dataset(dataset.root, kept, dataset.labels, dataset.task)
-    hashes = [str(usable[example.file].sha256) for example in kept]
+    kept = tuple(record for record in dataset.records if record.file not in quarantine)
     try:
-        return split.split(left, hashes, [group_of[e.file] for e in kept], valid, seed), []
+        return split.split(replace(dataset, records=kept), valid, seed), []
     except DataError as error:
-        return [], [str(error)]
+        return Split((), ()), [str(error)]
 
 
-def _together(keys: dict[str, Hashable]) -> list[list[str]]:
-    """Files that share a key, where several do."""
-    found: dict[Hashable, list[str]] = defaultdict(list)
-    for file, key in keys.items():
-        found[key].append(file)
-    return [files for files in found.values() if len(files) > 1]
+def _together(
+    records: Sequence[Record], key: Callable[[Record], Hashable]
+) -> list[Sequence[Record]]:
+    """Records that share a key, where several do."""
+    found: dict[Hashable, list[Record]] = defaultdict(list)
+    for record in records:
+        found[key(record)].append(record)
+    return [group for group in found.values() if len(group) > 1]
 
 
-def _of_other_labels(
-    groups: Sequence[list[str]], labels: dict[str, tuple[str, ...]]
-) -> list[list[str]]:
-    return [files for files in groups if len({labels[file] for file in files}) > 1]
+def _of_other_labels(groups: Sequence[Sequence[Record]]) -> list[Sequence[Record]]:
+    return [group for group in groups if len({record.labels for record in group}) > 1]
+
+
+def _files(groups: Sequence[Sequence[Record]]) -> list[list[str]]:
+    return [[record.file for record in group] for group in groups]
 
 
 def _counted(values: Sequence[str | None]) -> dict[str, int]:

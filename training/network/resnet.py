@@ -8,14 +8,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from models.bundle import sha256
-from models.errors import RecipeError, RunError
+from models.errors import RunError
 from models.manifest import Task
 from training.recipe import Arch
 
 _MEAN = (0.485, 0.456, 0.406)  # of ImageNet, as all of torchvision's weights expect
 _DEVIATION = (0.229, 0.224, 0.225)
-_COUNTER = "num_batches_tracked"  # files from before PyTorch 0.4.1 lack it
 
 
 class Network(nn.Module):
@@ -94,53 +92,3 @@ class Served(nn.Module):
         head = self.network.resnet.fc
         maps = nn.functional.conv2d(features, head.weight[:, :, None, None], head.bias)
         return scores, maps.float() / self.temperature
-
-
-def pretrain(network: Network, arch: Arch, weights: str) -> tuple[str, str | None, str]:
-    """Load pretrained weights into all but the head; say what they are.
-
-    `weights`: imagenet, none, or a file (.pth, .safetensors) with torchvision's keys. Returns
-    their description, the file's sha256 and their licence. Raises RecipeError if they cannot be
-    had or belong to another architecture.
-    """
-    if weights == "none":
-        return "none", None, "none"
-    if weights == "imagenet":
-        choice = torchvision.models.get_model_weights(arch)["DEFAULT"]
-        try:
-            state = choice.get_state_dict(check_hash=True)
-        except Exception as error:  # a download fails in many ways, and so does unpickling
-            raise RecipeError(
-                f"--weights imagenet: {choice} cannot be downloaded from {choice.url} ({error});"
-                " download it elsewhere and give --weights FILE, or use --weights none"
-            ) from error
-        _load(network, state, str(choice), arch)
-        return str(choice), None, "BSD-3-Clause (torchvision), trained on ImageNet"
-    file = Path(weights)
-    try:
-        data = file.read_bytes()
-        if file.suffix == ".safetensors":
-            state = load_file(file)
-        else:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpickling fails in many ways
-        raise RecipeError(
-            f"--weights {weights} is neither imagenet, none nor a readable state dict:"
-            f" {str(error).partition(chr(10))[0]}"
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise RecipeError(f"--weights {weights} is no state dict: it must map names to tensors")
-    _load(network, state, weights, arch)
-    return file.name, sha256(data), "unknown"
-
-
-def _load(network: Network, state: dict[str, Tensor], name: str, arch: Arch) -> None:
-    body = {key: value for key, value in state.items() if not key.startswith("fc.")}
-    own = {k: v for k, v in network.resnet.state_dict().items() if not k.startswith("fc.")}
-    differing = {key for key in own.keys() ^ body.keys() if not key.endswith(_COUNTER)}
-    wrong = sorted(differing) or sorted(
-        key for key in own.keys() & body.keys() if own[key].shape != body[key].shape
-    )
-    if wrong:
-        raise RecipeError(f"--weights {name} is no {arch}: {wrong[0]} and {len(wrong) - 1} others")
-    network.resnet.load_state_dict(body, strict=False)

@@ -15,12 +15,15 @@ import torch
 from models.errors import ReleaseError
 from models.manifest import Metric, Precision, Release
 from models.store import Store
-from training.data import decoding
-from training.evaluation import calibration, evaluate, scorer
-from training.evaluation.scorer import Model
-from training.export.export import export, held_out
-from training.release import MARGIN, comparison, is_margin
-from training.release.comparison import Difference, Regression
+from training.data.targets import encode
+from training.evaluation import calibration, comparison, scorer
+from training.evaluation.comparison import Difference, Regression
+from training.evaluation.decisions import decide
+from training.evaluation.scorer import Scorer
+from training.export.export import export
+from training.export.run_images import RunImages, validation_images
+from training.network.inference import logits_of
+from training.release import MARGIN, is_margin
 from training.run_folder import Run
 
 
@@ -59,6 +62,7 @@ def release(
     raises; then the released version stays.
     """
     released = store.released(name) if name in store.names() else None
+    images = None
     if released is None:
         decision = Release(
             verdict="released: the first version, nothing to compare with",
@@ -72,7 +76,13 @@ def release(
         )
     else:
         old = scorer.load(f"{name}:{released}", device, store)
-        found = against(run, old, device, data_path)
+        if run.outcome.task != old.task:
+            raise ReleaseError(
+                f"{old.name} is {old.task}-label, {run.path} {run.outcome.task}-label: use another"
+                " --name"
+            )
+        images = validation_images(run, data_path, [old.preprocess])
+        found = against(run, old, device, images)
         if unknown := sorted(set(allowed) - {*run.outcome.labels, *old.labels}):
             raise ReleaseError(f"--allow-label {unknown[0]}: no label of the run or of {old.name}")
         reasons = judge(found, margin, allowed)
@@ -85,7 +95,9 @@ def release(
                 f"{decision.verdict}; {old.name} stays released ({ways}--force releases"
                 " nevertheless)"
             )
-    path = export(run, name, store, data_path, precisions=precisions, release=decision)
+    path = export(
+        run, name, store, data_path, precisions=precisions, release=decision, found=images
+    )
     if released is not None and store.released(name) != released:
         raise ReleaseError(
             f"{name}:{store.released(name)} was released meanwhile: release again, against it;"
@@ -95,45 +107,37 @@ def release(
     return path
 
 
-def against(run: Run, old: Model, device: torch.device, data_path: str | None) -> Comparison:
-    """The run's network and the model `old` on the run's held-out images.
+def against(run: Run, old: Scorer, device: torch.device, images: RunImages) -> Comparison:
+    """The run's network and the model `old` of the same task on the run's validation images.
 
     Labels that only one of them has are left out, with single-label images of them. The run's
     thresholds are cross-fitted, as these images chose those that it ships with.
     """
-    outcome = run.outcome
-    if outcome.task != old.task:
-        raise ReleaseError(
-            f"{old.name} is {old.task}-label, {run.path} {outcome.task}-label: use another --name"
-        )
+    outcome, records = run.outcome, images.records
     common = [label for label in outcome.labels if label in old.labels]
-    items, files = held_out(run, data_path)
     rows = [
         row
-        for row, item in enumerate(items)
-        if item.sha256 not in old.trained_on
-        and (outcome.task == "multi" or item.labels[0] in common)
+        for row, record in enumerate(records)
+        if record.sha256 not in old.trained_on
+        and (outcome.task == "multi" or record.labels[0] in common)
     ]
     gone = [label for label in old.labels if label not in common]
     figure = comparison.FIGURE[outcome.task]
-    left_out = len(items) - len(rows)
+    left_out = len(records) - len(rows)
     if not rows or not common:
         return Comparison(figure, 0, left_out, None, (), gone)
-    files = [files[row] for row in rows]
-    targets = evaluate.truth([items[row].labels for row in rows], outcome.labels)
-    images = decoding.served(files, outcome.preprocess)
-    logits = scorer.logits_of(run.network().to(device), images, device)
-    if old.preprocess != outcome.preprocess:
-        images = decoding.served(files, old.preprocess)
-    scores = old.run(images.numpy())
-    said = evaluate.decide(logits, None)
+    targets = encode([records[row] for row in rows], outcome.labels)
+    pixels = torch.from_numpy(images.images[outcome.preprocess][rows])
+    logits = logits_of(run.network().to(device), pixels, device)
+    scores = old.run(images.images[old.preprocess][rows])
+    said = decide(logits, None)
     if outcome.task == "multi":
         _, said = calibration.cross_fitted(logits, targets, outcome.task)
     new_columns = [outcome.labels.index(label) for label in common]
     old_columns = [old.labels.index(label) for label in common]
     targets = targets[:, new_columns]
     new_wrong = said[:, new_columns] != targets
-    old_wrong = evaluate.decide(scores, old.thresholds)[:, old_columns] != targets
+    old_wrong = decide(scores, old.thresholds)[:, old_columns] != targets
     if outcome.task == "single":
         difference = comparison.errors(new_wrong.any(1), old_wrong.any(1))
     else:

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from models.bundle import write_atomically
 from models.manifest import Metric, Provenance, Task
-from training.data import decoding
 from training.evaluation import error_analysis
+from training.evaluation.decisions import claims
 from training.evaluation.error_analysis import Mistake
-from training.evaluation.evaluate import Evaluation, claims
-from training.evaluation.scorer import Model
+from training.evaluation.evaluate import Evaluation
+from training.evaluation.scorer import Scorer
 from training.reports import activation_maps, plots, summary
+from training.run_folder import Epoch
 
 _TEMPLATE = "report.html"
 _MISTAKES = 24
@@ -50,15 +51,15 @@ _MEANINGS = {
 
 @dataclass(frozen=True)
 class History:
-    """How a run was trained: lines of `metrics.jsonl`, and each step's rate and loss."""
+    """How a run was trained: its epochs, and each step's learning rate of the head and loss."""
 
-    epochs: Sequence[dict[str, Any]]
+    epochs: Sequence[Epoch]
     steps: Sequence[tuple[float, float]]
 
 
 def write(
     path: Path,
-    model: Model,
+    model: Scorer,
     evaluation: Evaluation,
     measured: dict[str, Metric],
     history: History | None = None,
@@ -70,7 +71,7 @@ def write(
     environment.filters["share"] = lambda share: "–" if share is None else f"{share:.3f}"
     page = environment.get_template(_TEMPLATE).render(
         name=model.name,
-        images=f"{len(evaluation.items):,}",
+        images=f"{len(evaluation.records):,}",
         verdict=summary.of(evaluation, measured, history.epochs if history else ()),
         figures=[
             {"words": _MEANINGS[name][0], "meaning": _MEANINGS[name][1], "metric": metric}
@@ -142,18 +143,17 @@ def _calibration(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _mistakes(evaluation: Evaluation, model: Model) -> list[dict[str, Any]]:
+def _mistakes(evaluation: Evaluation, model: Scorer) -> list[dict[str, Any]]:
     worst = error_analysis.top_losses(
         evaluation.scores, evaluation.said, evaluation.targets, evaluation.task, _MISTAKES
     )
     if not worst:
         return []
-    files = [evaluation.files[mistake.row] for mistake in worst]
-    images = decoding.served(files, model.preprocess).numpy()
-    maps = model.look(images) if model.look else None
+    images = evaluation.pictures([mistake.row for mistake in worst])
+    maps = model.maps(images) if model.maps else None
     return [
         {
-            "file": evaluation.items[mistake.row].file,
+            "file": evaluation.records[mistake.row].file,
             "picture": _base64(image),
             "overlay": maps is not None
             and _base64(

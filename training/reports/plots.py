@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Sequence
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from training.evaluation import calibration_error
 from training.evaluation.error_analysis import LabelFigures, Sweep
+from training.run_folder import Epoch
 
 Claims = tuple[NDArray[np.float32], NDArray[np.bool_]]
 """Probabilities `[N, K]`, and whether each came true."""
@@ -19,13 +19,8 @@ _CURVES_A_ROW = 5
 _BLUE, _ORANGE, _GREY = "#1f5fa8", "#d9731a", "#9aa0a6"
 
 
-def curves(
-    rates: Sequence[float], losses: Sequence[float], epochs: Sequence[dict[str, Any]]
-) -> str:
-    """The loss of each step, the mean losses of each epoch, and below them the head's rate.
-
-    epochs: the lines of `metrics.jsonl`.
-    """
+def curves(rates: Sequence[float], losses: Sequence[float], epochs: Sequence[Epoch]) -> str:
+    """The loss of each step, the mean losses of each epoch, and below them the head's rate."""
     figure = Figure(figsize=(9, 4.6))
     above, below = figure.subplots(2, sharex=True, height_ratios=[3, 1])
     steps = np.arange(1, len(losses) + 1)
@@ -35,14 +30,21 @@ def curves(
         ("train_loss", _GREY, "training images"),
         ("valid_loss", _BLUE, "held-out images"),
     ):
-        above.plot(ends, [e[name] for e in epochs], "o-", color=colour, label=words, markersize=4)
+        above.plot(
+            ends,
+            [getattr(epoch, name) for epoch in epochs],
+            "o-",
+            color=colour,
+            label=words,
+            markersize=4,
+        )
     above.set(ylabel="loss, nats", ylim=(0, 1.05 * max(np.quantile(losses, 0.99), 1e-3)))
     above.legend(frameon=False)
     below.plot(steps, rates, color=_ORANGE)
     below.set(xlabel="step", ylabel="rate", ylim=(0, None))
     below.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
     for end, epoch in zip(ends[:-1], epochs[1:], strict=True):
-        if epoch["epoch"] == 1:  # another phase begins
+        if epoch.epoch == 1:  # another phase begins
             above.axvline(end, color=_GREY, linestyle=":", linewidth=1)
     return _svg(figure)
 

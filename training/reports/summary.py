@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from models.manifest import Metric
 from training.evaluation import error_analysis
 from training.evaluation.evaluate import HEADLINE, Evaluation
+from training.run_folder import Epoch
 
 _FEW_IMAGES = 10
 _RISEN = 1.05  # a held-out loss so many times its best means more than noise
@@ -21,11 +21,9 @@ class Verdict:
     notes: list[str]
 
 
-def of(
-    evaluation: Evaluation, measured: dict[str, Metric], epochs: Sequence[dict[str, Any]]
-) -> Verdict:
-    """epochs: the lines of the run's `metrics.jsonl`, none if it wasn't just trained."""
-    images = f"{len(evaluation.items):,} images"
+def of(evaluation: Evaluation, measured: dict[str, Metric], epochs: Sequence[Epoch]) -> Verdict:
+    """epochs: the run's, none if it was not just trained."""
+    images = f"{len(evaluation.records):,} images"
     metric = measured[HEADLINE[evaluation.task]]
     share = evaluation.targets.mean(0)
     if evaluation.task == "single":
@@ -73,8 +71,9 @@ def _labels(evaluation: Evaluation) -> list[str]:
     return notes
 
 
-def _training(epochs: Sequence[dict[str, Any]]) -> list[str]:
-    losses = [epoch["valid_loss"] for epoch in epochs if epoch["phase"] == epochs[-1]["phase"]]
+def _training(epochs: Sequence[Epoch]) -> list[str]:
+    last = [epoch for epoch in epochs if epoch.phase == epochs[-1].phase]
+    losses = [epoch.valid_loss for epoch in last if epoch.valid_loss is not None]
     if len(losses) < 2:
         return []
     best = int(np.argmin(losses))

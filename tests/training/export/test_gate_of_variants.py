@@ -16,10 +16,10 @@ from models.bundle import Bundle, hashes
 from models.errors import GateError
 from models.manifest import Gate, Metric, Precision, Task, Variant
 from testkit import tiny_models
+from training.evaluation import comparison
+from training.evaluation.comparison import Difference
 from training.export import gate
 from training.export.gate import Reference, TooFewImagesError
-from training.release import comparison
-from training.release.comparison import Difference
 
 TASKS: tuple[Task, ...] = ("single", "multi")
 LEANING = np.array([[0, 0.2, 0], [0, 0.2, 0], [0, 0.2, 0]], np.float32)  # towards green

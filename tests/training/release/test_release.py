@@ -15,9 +15,9 @@ from testkit import image_sets
 from training import run_folder
 from training.commands.rollback import go_back
 from training.commands.train import train
+from training.evaluation import comparison
 from training.evaluation.scorer import load
 from training.export import export
-from training.release import comparison
 from training.release.release import Comparison, against, judge, release, supported_margin
 from training.run_folder import Run
 

@@ -5,8 +5,7 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score
 
-from training.evaluation import metrics
-from training.release import comparison
+from training.evaluation import comparison, metrics
 
 
 def pair(both: int, lost: int, won: int, right: int) -> tuple[NDArray[np.bool_], ...]:

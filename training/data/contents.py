@@ -1,0 +1,39 @@
+"""The bytes of image files, kept from the scan to the decoding where memory allows.
+
+So that each file is opened once: the split is known only when all files have been looked at.
+"""
+
+import threading
+from pathlib import Path
+
+from training.hardware import free_memory
+
+_MEMORY_SHARE = 0.25  # of the free memory; decoded pictures may take half of it
+
+
+class Contents:
+    """Reads files, and keeps what it read for one more look while there is room."""
+
+    def __init__(self, room_bytes: int | None = None) -> None:
+        """room_bytes: for what is kept; left out: a quarter of the free memory."""
+        self._room = int(free_memory() * _MEMORY_SHARE) if room_bytes is None else room_bytes
+        self._kept: dict[Path, bytes] = {}
+        self._lock = threading.Lock()
+
+    def look(self, file: Path) -> bytes:
+        """The bytes of the file, which are kept if they fit. Raises OSError."""
+        data = file.read_bytes()
+        with self._lock:
+            if len(data) <= self._room:
+                self._room -= len(data)
+                self._kept[file] = data
+        return data
+
+    def take(self, file: Path) -> bytes:
+        """The bytes of the file, kept no more; read again if they did not fit. Raises OSError."""
+        with self._lock:
+            data = self._kept.pop(file, None)
+            if data is not None:
+                self._room += len(data)
+                return data
+        return file.read_bytes()

@@ -1,0 +1,73 @@
+"""The images of a run, proved unchanged since it was trained; each file is opened once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.bundle import sha256
+from models.errors import DataError
+from models.manifest import Preprocess
+from models.preprocess import decode
+from training.data import datasets, decoding
+from training.data.record import Record
+from training.run_folder import Run
+
+_KEPT = 5  # files whose bytes the golden images are made of
+
+
+@dataclass(frozen=True)
+class RunImages:
+    """Records in the order of their hashes; their images as each preprocessing makes them, uint8
+    `[N, S, S, 3]`; the bytes of the first files.
+    """
+
+    records: Sequence[Record]
+    images: dict[Preprocess, NDArray[np.uint8]]
+    files: Sequence[bytes]
+
+
+def validation_images(
+    run: Run, data: str | None = None, others: Sequence[Preprocess] = ()
+) -> RunImages:
+    """The run's validation images, preprocessed as its recipe says, and as `others` say.
+
+    Their files are where they were, or below the root of `data`. Raises DataError if one is
+    missing or was changed.
+    """
+    return _read(run, run.split.valid, data, [run.outcome.preprocess, *others], _KEPT)
+
+
+def training_images(run: Run, data: str | None, most: int) -> NDArray[np.uint8]:
+    """At most so many of the run's training images, uint8 `[n, S, S, 3]`. Raises DataError."""
+    preprocess = run.outcome.preprocess
+    chosen = sorted(run.split.train, key=lambda record: record.sha256)[:most]
+    return _read(run, chosen, data, [preprocess], 0).images[preprocess]
+
+
+def _read(
+    run: Run, records: Sequence[Record], data: str | None, forms: list[Preprocess], kept: int
+) -> RunImages:
+    recipe, forms = run.recipe, list(dict.fromkeys(forms))
+    root = datasets.root_of(data, recipe.pattern, recipe.images) if data else Path(run.outcome.root)
+    ordered = sorted(records, key=lambda record: record.sha256)
+    known = {root / record.file: record.sha256 for record in ordered}
+    keep = {root / record.file for record in ordered[:kept]}
+    files: dict[Path, bytes] = {}
+
+    def unchanged(file: Path) -> bytes:
+        content = file.read_bytes() if file.is_file() else b""
+        if sha256(content) != known[file]:
+            raise DataError("is missing or was changed since training; give the data with --data")
+        if file in keep:
+            files[file] = content
+        return content
+
+    def prepared(content: bytes) -> list[NDArray[np.uint8]]:
+        return [decode(content, preprocess) for preprocess in forms]
+
+    decoded = list(decoding.decoded(list(known), prepared, unchanged))
+    images = {form: np.stack([every[n] for every in decoded]) for n, form in enumerate(forms)}
+    return RunImages(ordered, images, [files[root / record.file] for record in ordered[:kept]])

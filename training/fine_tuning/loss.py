@@ -1,0 +1,21 @@
+"""The loss of each task, and the precision that the network computes in while it trains."""
+
+import torch
+from torch import Tensor, nn
+
+from models.manifest import Task
+from training.hardware import pick_dtype
+from training.recipe import Dtype
+
+
+def precision(device: torch.device, dtype: Dtype) -> torch.autocast:
+    """Mixed precision with bfloat16, if that is what `dtype` says or stands for on the device."""
+    mixed = pick_dtype(dtype, device) == "bfloat16"
+    return torch.autocast(device.type, torch.bfloat16, enabled=mixed)
+
+
+def loss_of(logits: Tensor, targets: Tensor, task: Task) -> Tensor:
+    """Mean cross-entropy (targets: indices `[N]`) or binary cross-entropy (float `[N, C]`)."""
+    if task == "single":
+        return nn.functional.cross_entropy(logits, targets)
+    return nn.functional.binary_cross_entropy_with_logits(logits, targets)

@@ -1,0 +1,30 @@
+"""Batched inference in float32, for whatever a network answers."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from training.network.resnet import Network
+
+_BATCH = 64
+
+
+@torch.inference_mode()
+def in_batches(
+    function: Callable[[Tensor], Tensor], images: Tensor, device: torch.device
+) -> NDArray[np.float32]:
+    """`function` of images uint8 `[N, S, S, 3]`, 64 at a time on `device`, without TF32."""
+    batches = torch.split(images, _BATCH)
+    bar = tqdm(batches, "evaluating", unit=" batches", leave=False, disable=None)
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        return torch.cat([function(batch.to(device)).float().cpu() for batch in bar]).numpy()
+
+
+def logits_of(network: Network, images: Tensor, device: torch.device) -> NDArray[np.float32]:
+    """images uint8 `[N, S, S, 3]` -> logits `[N, C]`."""
+    network.eval()
+    return in_batches(lambda batch: network(batch.permute(0, 3, 1, 2).float()), images, device)

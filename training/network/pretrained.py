@@ -1,0 +1,74 @@
+"""Weights to start from: torchvision's, a file's, or none."""
+
+from pathlib import Path
+
+import torch
+import torchvision
+from safetensors.torch import load_file
+from torch import Tensor
+
+from models.bundle import sha256
+from models.errors import RecipeError
+from training.network.resnet import Network
+from training.recipe import Arch, Recipe
+
+_COUNTER = "num_batches_tracked"  # files from before PyTorch 0.4.1 lack it
+Weights = tuple[str, str | None, str]
+"""What the weights are, their file's sha256, their licence."""
+
+
+def start(recipe: Recipe, labels: int) -> tuple[Network, Weights]:
+    """The network that a run begins with, on the CPU, and what its weights are."""
+    torch.manual_seed(recipe.seed)
+    network = Network(recipe.arch, labels)
+    return network, pretrain(network, recipe.arch, recipe.weights)
+
+
+def pretrain(network: Network, arch: Arch, weights: str) -> Weights:
+    """Load pretrained weights into all but the head; say what they are.
+
+    `weights`: imagenet, none, or a file (.pth, .safetensors) with torchvision's keys. Returns
+    their description, the file's sha256 and their licence. Raises RecipeError if they cannot be
+    had or belong to another architecture.
+    """
+    if weights == "none":
+        return "none", None, "none"
+    if weights == "imagenet":
+        choice = torchvision.models.get_model_weights(arch)["DEFAULT"]
+        try:
+            state = choice.get_state_dict(check_hash=True)
+        except Exception as error:  # a download fails in many ways, and so does unpickling
+            raise RecipeError(
+                f"--weights imagenet: {choice} cannot be downloaded from {choice.url} ({error});"
+                " download it elsewhere and give --weights FILE, or use --weights none"
+            ) from error
+        _load(network, state, str(choice), arch)
+        return str(choice), None, "BSD-3-Clause (torchvision), trained on ImageNet"
+    file = Path(weights)
+    try:
+        data = file.read_bytes()
+        if file.suffix == ".safetensors":
+            state = load_file(file)
+        else:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # unpickling fails in many ways
+        raise RecipeError(
+            f"--weights {weights} is neither imagenet, none nor a readable state dict:"
+            f" {str(error).partition(chr(10))[0]}"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise RecipeError(f"--weights {weights} is no state dict: it must map names to tensors")
+    _load(network, state, weights, arch)
+    return file.name, sha256(data), "unknown"
+
+
+def _load(network: Network, state: dict[str, Tensor], name: str, arch: Arch) -> None:
+    body = {key: value for key, value in state.items() if not key.startswith("fc.")}
+    own = {k: v for k, v in network.resnet.state_dict().items() if not k.startswith("fc.")}
+    differing = {key for key in own.keys() ^ body.keys() if not key.endswith(_COUNTER)}
+    wrong = sorted(differing) or sorted(
+        key for key in own.keys() & body.keys() if own[key].shape != body[key].shape
+    )
+    if wrong:
+        raise RecipeError(f"--weights {name} is no {arch}: {wrong[0]} and {len(wrong) - 1} others")
+    network.resnet.load_state_dict(body, strict=False)
