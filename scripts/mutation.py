@@ -36,13 +36,19 @@ from scripts.mutants import Mutant, mutants
 
 DECIDING = {
     "models": "bundle decision errors golden manifest preprocess store",
-    "training": "batches calibrate calibration_error compare duplicates gate metrics one_cycle"
-    " release split watch",
+    "training/data": "near_duplicates split",
+    "training/fine_tuning": "batches schedule validation",
+    "training/evaluation": "calibration calibration_error comparison decisions metrics",
+    "training/export": "gate",
+    "training/release": "release",
     "serving": "batcher body deadline prediction registry session settings",
 }
 TESTS = {  # where it is not tests/<package>/test_<module>.py, or not that alone
-    "training/gate.py": ["tests/training/test_gate.py", "tests/training/test_variants.py"],
-    "serving/prediction.py": ["tests/serving/test_prediction.py"],
+    "training/evaluation/decisions.py": ["tests/training/evaluation/test_evaluate.py"],
+    "training/export/gate.py": [
+        "tests/training/export/test_gate.py",
+        "tests/training/export/test_gate_of_variants.py",
+    ],
     "serving/session.py": [
         "tests/serving/test_session.py",
         "tests/serving/test_session_on_cuda.py",

@@ -58,6 +58,7 @@ def values(files: Mapping[str, bytes] = FILES, **changes: Any) -> dict[str, Any]
             "weights_sha256": None,
             "weights_licence": "none",
             "libraries": {"numpy": "2"},
+            "processor": "AMD EPYC",
         },
         "files": hashes(files),
     } | changes

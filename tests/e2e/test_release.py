@@ -29,12 +29,12 @@ def test_a_pipeline_releases_a_first_model_and_refuses_a_worse_one(clone: Path) 
     drawings.single_label(clone / "drawn", images_per_shape=40, seed=1)
     store = Store(clone / "models" / "bundles")
 
-    first = called(clone, "drawn", "shapes", *SHORT, "--epochs", "3", "--", "--precision", "int8")
+    first = called(clone, "drawn", "shapes", *SHORT, "--epochs", "3", "--", "--precision", "fp16")
     assert first.returncode == 0, first.stdout + first.stderr
     assert "version 1 of shapes is released" in first.stdout
     assert "Successfully built Bento" in first.stdout
     found = bundle.read(store.path("shapes"))
-    assert [variant.precision for variant in found.manifest.variants] == ["fp32", "int8"]
+    assert [variant.precision for variant in found.manifest.variants] == ["fp32", "fp16"]
     assert b"Wrong on " in found.files["report.html"]
     assert b"model-index" in found.files["MODEL_CARD.md"]
 

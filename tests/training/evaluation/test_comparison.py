@@ -67,6 +67,17 @@ def test_the_upper_bound_of_error_covers_as_often_as_it_says() -> None:
     assert 0.02 < below / 1_000 < 0.08
 
 
+def test_what_one_image_adds_is_the_deviation_of_its_difference() -> None:
+    found = comparison.errors(*pair(40, 12, 5, 143))
+    assert found.deviation == pytest.approx(np.sqrt(17 / 200 - (7 / 200) ** 2))
+    assert comparison.errors(*pair(40, 0, 0, 60)).deviation == pytest.approx(0.1)
+    assert comparison.errors(*pair(0, 0, 1, 99)).deviation == pytest.approx(0.1)
+
+
+def test_the_figures_have_the_names_that_verdicts_use() -> None:
+    assert comparison.FIGURE == {"single": "error", "multi": "1 - mAP"}
+
+
 def test_the_bounds_of_error_are_no_wider_than_those_of_a_normal_difference() -> None:
     """Where images are many the score method gives what the variance of the difference does."""
     lost, won, images = 60, 40, 4_000
@@ -147,6 +158,60 @@ def test_more_labels_need_more_evidence() -> None:
 def test_holm_s_correction_is_that_of_a_worked_example() -> None:
     assert comparison.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert comparison.holm([0.9, 0.6]) == pytest.approx([1.0, 1.0])
+
+
+def test_separations_differ_by_what_the_scores_of_both_sides_do() -> None:
+    ours, theirs, targets = scores(0, 1, 2, images=80)
+    ours, theirs = (np.asarray(1 / (1 + np.exp(-s)), np.float32) for s in (ours, theirs))
+    found = comparison.separations(ours, theirs, targets)
+    values = [
+        np.mean([s[true, c].mean() - s[~true, c].mean() for c, true in enumerate(targets.T)])
+        for s in (ours, theirs)
+    ]
+    assert (found.candidate, found.released) == pytest.approx([1 - value for value in values])
+    assert found.most == pytest.approx(np.abs(ours - theirs).max())
+    draws = np.random.default_rng(5).integers(0, 80, (400, 80))
+    gaps = [
+        np.mean(
+            [
+                (theirs - ours)[rows][true, c].mean() - (theirs - ours)[rows][~true, c].mean()
+                for c, true in enumerate(targets[rows].T)
+            ]
+        )
+        for rows in draws
+    ]
+    assert found.low == pytest.approx(np.quantile(gaps, 0.05), abs=0.01)
+    assert found.high == pytest.approx(np.quantile(gaps, 0.95), abs=0.01)
+    assert found.deviation == pytest.approx(np.std(gaps) * np.sqrt(80), rel=0.1)
+
+
+def test_images_unlike_those_seen_may_change_as_much_as_the_worst_of_them() -> None:
+    """All scores are one hundredth less: every resample shows the same difference."""
+    ours, _, targets = scores(0, 9, 9, images=60)
+    ours = np.asarray(0.5 + 0.1 * np.tanh(ours), np.float32)
+    found = comparison.separations(ours - np.float32(0.01), ours, targets)
+    hidden = 1.6449**2 / (60 + 1.6449**2)
+    assert found.value == pytest.approx(0, abs=1e-6)
+    assert found.high == pytest.approx(0.01 * hidden, rel=1e-3)
+    assert found.low == pytest.approx(-0.01 * hidden, rel=1e-3)
+    assert found.deviation == pytest.approx(0.01 / np.sqrt(60), rel=1e-3)
+    tiny = comparison.Difference(0.2, 0.2, -0.1, 0.1, deviation=1e-6, most=0.05)
+    assert comparison.images_needed(tiny, 0.01) == 14  # 1.645² × 0.05 / 0.01
+
+
+def test_images_decide_between_a_difference_and_the_margin() -> None:
+    """As a sample size is planned: (z of 95 % + z of 80 %)² deviation² / room²."""
+    planned = (1.64485 + 0.84162) ** 2 * 0.3**2
+
+    def needed(value: float) -> int:
+        return comparison.images_needed(
+            comparison.Difference(0.2 + value, 0.2, value - 0.1, value + 0.1, deviation=0.3), 0.01
+        )
+
+    for value, room in ((0, 0.01), (-0.02, 0.01), (0.005, 0.005), (0.03, 0.02), (0.0099, 0.001)):
+        assert needed(value) == pytest.approx(planned / room**2, rel=1e-3), value
+    never = comparison.errors(*pair(100, 0, 0, 9_900))
+    assert comparison.images_needed(never, 0.01) == 271
 
 
 def test_so_many_images_as_are_said_to_be_needed_would_do() -> None:

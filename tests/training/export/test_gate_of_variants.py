@@ -212,6 +212,11 @@ def test_weights_outside_of_the_file_are_refused(tmp_path: Path) -> None:
     assert message == "the graph keeps weights outside of its file"
 
 
+def test_a_point_may_be_lost_in_every_precision_and_scores_differ_more_in_the_smaller() -> None:
+    found = {name: (one.score, one.loss) for name, one in gate.TOLERANCES.items()}
+    assert found == {"fp32": (1e-4, 0.01), "fp16": (0.01, 0.01), "int8": (0.25, 0.01)}
+
+
 def test_a_draft_has_no_figures_but_its_tolerance() -> None:
     draft = gate.unmeasured("int8")
     assert (draft.tolerance, draft.max_difference, draft.flips, draft.images) == (0.25, 0, 0, 0)

@@ -1,8 +1,9 @@
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from models import bundle
 from models.errors import BundleError, GateError, ReleaseError
+from models.manifest import Metric, Release
 from models.store import Store
 from testkit import image_sets
 from training import run_folder
@@ -18,7 +20,15 @@ from training.commands.train import train
 from training.evaluation import comparison
 from training.evaluation.scorer import load
 from training.export import export
-from training.release.release import Comparison, against, judge, release, supported_margin
+from training.release.release import (
+    Comparison,
+    _decision,
+    against,
+    judge,
+    release,
+    supported_margin,
+    text,
+)
 from training.run_folder import Run
 
 CPU = torch.device("cpu")
@@ -130,6 +140,72 @@ def test_a_label_that_got_worse_is_a_reason_unless_allowed() -> None:
     assert judge(found, 0.01, ("dog", "cat")) == []
 
 
+def decided(found: Comparison, allowed: Sequence[str] = (), forced: bool = False) -> Release:
+    return Release(
+        verdict="refused: it is worse" if forced else "released: not worse",
+        replaced=3,
+        images=found.images,
+        margin=0.02,
+        difference=None,
+        worse_labels=(),
+        allowed_labels=tuple(allowed),
+        forced=forced,
+    )
+
+
+def test_the_verdict_is_told_with_its_figures_bounds_and_labels() -> None:
+    lost = [comparison.Regression("dog", 12, 1, 0.0012), comparison.Regression("eel", 9, 2, 0.03)]
+    found = comparison(left_out=7, regressions=lost)
+    candidate = Run(Path("runs/new"), cast(Any, None), [])
+    assert text(found, candidate, "pets:3", decided(found, ["eel"])).splitlines() == [
+        "## runs/new against pets:3",
+        "",
+        "**released: not worse**",
+        "",
+        "| 500 images that neither was trained on | error |",
+        "|---|---|",
+        "| candidate | 0.2000 |",
+        "| pets:3 | 0.2000 |",
+        "| difference, 95 % bounds | +0.0000 [-0.0050, +0.0050] |",
+        "| largest upper bound allowed (margin) | +0.0200 |",
+        "",
+        "7 held-out images were left out: pets:3 was trained on them, or does not have their"
+        " label.",
+        "dog: 12 images lost, 1 won (McNemar with Holm's correction, p = 0.0012)",
+        "eel: 9 images lost, 2 won (McNemar with Holm's correction, p = 0.03, allowed)",
+    ]
+    nothing = comparison(images=0, difference=None)
+    assert text(nothing, candidate, "pets:3", decided(nothing, forced=True)).splitlines() == [
+        "## runs/new against pets:3",
+        "",
+        "**refused: it is worse**",
+    ]
+
+
+def test_what_was_decided_is_kept_with_its_grounds() -> None:
+    lost = [comparison.Regression("dog", 12, 1, 0.0012)]
+    found = comparison(difference=difference(0.004, -0.001, 0.009), regressions=lost, gone=["cat"])
+    kept = _decision(found, 3, 0.01, ("dog", "cat"), [])
+    assert kept == Release(
+        verdict="released: not worse by more than the margin",
+        replaced=3,
+        images=500,
+        margin=0.01,
+        difference=Metric(value=(0.2 + 0.004) - 0.2, low=-0.001, high=0.009),
+        worse_labels=("dog", "cat"),
+        allowed_labels=("cat", "dog"),
+        forced=False,
+    )
+    refused = _decision(found, 3, 0.01, (), ["it is worse", "it is old"])
+    assert (refused.verdict, refused.forced) == ("refused: it is worse; it is old", True)
+    better = _decision(comparison(difference=difference(-0.02, -0.03, -0.01)), 3, 0.01, (), [])
+    assert better.verdict == "released: better by 2.00 points of error"
+    even = _decision(comparison(difference=difference(-0.02, -0.04, 0.0)), 3, 0.01, (), [])
+    assert even.verdict == "released: not worse by more than the margin"
+    nothing = _decision(comparison(images=0, difference=None), 3, 0.01, (), ["none"])
+    assert (nothing.difference, nothing.images) == (None, 0)
+
+
 def test_the_first_release_has_nothing_to_be_compared_with(
     run: Run, task: str, tmp_path: Path
 ) -> None:
@@ -150,9 +226,11 @@ def test_the_same_model_again_is_refused_for_too_few_images(
     found = against(run, load(f"{name}:1", CPU, own_store), CPU, None)
     assert told and judge(found, float(told[1]), ()) == []
     assert own_store.versions(name) == [1]
-    text = capsys.readouterr().out
-    assert text.startswith(f"## {run.path} against {name}:1\n\n**refused: too few images to tell")
-    assert "images that neither was trained on" in text and "| +0.0000 [-0." in text
+    printed = capsys.readouterr().out
+    assert printed.startswith(
+        f"## {run.path} against {name}:1\n\n**refused: too few images to tell"
+    )
+    assert "images that neither was trained on" in printed and "| +0.0000 [-0." in printed
 
 
 def test_a_wide_margin_lets_the_same_model_through_and_moves_released(
