@@ -1,0 +1,170 @@
+"""The reference of recipes, settings and errors, made from the code that defines them.
+
+python -m scripts.reference    # writes docs/reference.md
+"""
+
+import ast
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from models import errors
+from models.errors import LabradorError
+from serving.settings import PARTS_MAX, PREFIX, Settings
+from training.recipe import Recipe
+
+ROOT = Path(__file__).parents[1]
+FILE = ROOT / "docs" / "reference.md"
+_BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+_EXIT_CODE = re.compile(r"\b([012]) ([^;.]+)[;.]")
+_CAUSES = {
+    "bad_parameter": "a parameter or the body is malformed, or `model` must be given",
+    "image_missing": "the body has no image, or an image has no bytes",
+    "unauthorized": "the service asks for an API key, and the request has no valid one",
+    "model_unknown": "no such model is served, or none of the task",
+    "not_found": "no such path",
+    "method_not_allowed": "the path takes another method; the header `Allow` names it",
+    "read_timeout": "the body came too slowly: `LABRADOR_READ_TIMEOUT_S`",
+    "body_too_large": "the body is larger than `LABRADOR_MAX_BODY_MB`",
+    "too_many_images": f"the body has more than {PARTS_MAX} parts",
+    "format_unsupported": "the image is neither JPEG, PNG nor WebP",
+    "image_too_large": "the image is larger than `LABRADOR_MAX_MEGAPIXELS`",
+    "image_undecodable": "the image is damaged or incomplete, or no image",
+    "overloaded": "the queue is full; the header `Retry-After` says when to try again",
+    "internal": "a fault of the service; its log says where",
+    "not_ready": "no model can answer yet, or any more; `detail` says why",
+    "deadline_exceeded": "`LABRADOR_TIMEOUT_S`, or the request's `X-Timeout-Ms`, has passed",
+}
+
+Row = Sequence[str]
+
+
+def text() -> str:
+    """The whole page, in Markdown."""
+    return f"""# Reference
+
+Made by `python -m scripts.reference` from the code; do not edit it by hand.
+
+## Recipe
+
+What `python -m training train` takes: as an option (`--image-size 128`), or in a TOML file
+(`image_size = 128`) that `--recipe FILE.toml` names. An option wins over the file. Paths are
+relative to the current folder. `inspect`, `lr-find` and `evaluate` take the ones they need;
+`--help` lists them.
+
+{_table(("option", "value", "default", "what"), recipe_rows())}
+
+## Settings of the service
+
+Environment variables, read once when the service starts; an unknown one with this prefix is
+refused.
+
+{_table(("variable", "value", "default", "what"), setting_rows())}
+
+## Exit codes
+
+Of `python -m training` and `python -m serving`.
+
+{_table(("code", "meaning"), exit_rows())}
+
+## Errors of the service
+
+Every error is an `application/problem+json` object with `type`, `title`, `status`, `detail` and
+`code`. In a request with several images, an image's own error takes the place of its answer, as
+`{{"error": …}}`, and the request succeeds.
+
+{_table(("code", "HTTP status", "cause"), error_rows())}
+"""
+
+
+def recipe_rows() -> list[Row]:
+    return [
+        (f"`{name}`", _kind(field), _default(field), field.description or "")
+        for name, field in _fields(Recipe)
+    ]
+
+
+def setting_rows() -> list[Row]:
+    return [
+        (f"`{PREFIX}{name.upper()}`", _kind(field), _default(field), field.description or "")
+        for name, field in _fields(Settings)
+    ]
+
+
+def exit_rows() -> list[Row]:
+    """As the command lines' docstrings say; both must say the same."""
+    of_training, of_serving = (_exit_codes(side) for side in ("training", "serving"))
+    if of_training != of_serving:
+        raise ValueError(f"the two command lines differ: {of_training} and {of_serving}")
+    return [*of_training, ("130", "interrupted by Ctrl-C")]
+
+
+def _exit_codes(side: str) -> list[Row]:
+    module = ast.parse((ROOT / side / "__main__.py").read_text(encoding="utf-8"))
+    return _EXIT_CODE.findall(ast.get_docstring(module) or "")
+
+
+def error_rows() -> list[Row]:
+    """By status. Those that only a command raises share the code of `LabradorError`.
+
+    Raises KeyError for a code whose cause is not written down above.
+    """
+    found = {
+        (kind.status, kind.code)
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, LabradorError)
+    }
+    return [(f"`{code}`", str(int(status)), _CAUSES[code]) for status, code in sorted(found)]
+
+
+def _fields(model: type[BaseModel]) -> Iterable[tuple[str, FieldInfo]]:
+    return model.model_fields.items()
+
+
+def _kind(field: FieldInfo) -> str:
+    """Choices, or a type with its bounds."""
+    bounds = [
+        f"{sign} {getattr(limit, name):g}"
+        for limit in field.metadata
+        for name, sign in _BOUNDS.items()
+        if hasattr(limit, name)
+    ]
+    return ", ".join([_type(field.annotation), *bounds])
+
+
+def _type(annotation: Any) -> str:
+    if get_origin(annotation) is Literal:
+        return ", ".join(f"`{choice}`" for choice in get_args(annotation))
+    if get_origin(annotation) is tuple:
+        return "comma-separated list"
+    if types := [part for part in get_args(annotation) if part is not NoneType]:
+        return _type(types[0])
+    return {int: "integer", float: "number", str: "text", Path: "path"}[annotation]
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    if field.default is None or field.default == ():
+        return "none"
+    if isinstance(field.default, Path):
+        return f"`{field.default.relative_to(ROOT).as_posix()}`"
+    return f"`{field.default}`"
+
+
+def _table(head: Row, rows: Iterable[Row]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
+    )
+
+
+if __name__ == "__main__":
+    FILE.parent.mkdir(exist_ok=True)
+    FILE.write_text(text(), encoding="utf-8")
+    print(f"wrote {FILE.relative_to(ROOT)}")
