@@ -1,0 +1,83 @@
+"""Ask a running service about images: python examples/client.py URL IMAGE... [--task multi]
+
+Stands alone: copy it. It needs httpx.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+_PATHS = {"single": "/classify", "multi": "/tag"}
+_OF_ONE_IMAGE = {"image_missing", "format_unsupported", "image_undecodable", "image_too_large"}
+_ATTEMPTS = 3
+
+
+class RefusedError(Exception):
+    """The service refused the whole request; `problem` has its `code`, `status` and `detail`."""
+
+    def __init__(self, problem: dict[str, Any]) -> None:
+        super().__init__(f"{problem['code']}: {problem['detail']}")
+        self.problem = problem
+
+
+def ask(
+    url: str, images: Sequence[bytes], task: str = "single", key: str = "", **parameters: str
+) -> list[dict[str, Any]]:
+    """One result an image, in order: {"predictions": […]}, {"tags": […]} or {"error": {…}}.
+
+    task: single or multi. parameters: model, and top_k (single) or threshold (multi). key: where
+    the service asks for one. Waits and tries again where the service has too much to do. Raises
+    RefusedError if the whole request fails, httpx.HTTPError if what answers is not the service.
+    """
+    parts = [("image", image) for image in images]
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    for attempt in range(1, _ATTEMPTS + 1):
+        response = httpx.post(
+            url + _PATHS[task], files=parts, params=parameters, headers=headers, timeout=60
+        )
+        if response.status_code != 429 or attempt == _ATTEMPTS:
+            break
+        time.sleep(int(response.headers["Retry-After"]))
+    if response.headers.get("content-type") != "application/problem+json":
+        response.raise_for_status()  # a proxy in front has words of its own
+    answer: dict[str, Any] = response.json()
+    if response.is_success:
+        results: list[dict[str, Any]] = answer.get("results", [answer])
+        return results
+    if len(images) == 1 and answer["code"] in _OF_ONE_IMAGE:  # as it would come in a batch
+        return [{"error": answer}]
+    raise RefusedError(answer)
+
+
+def told(result: dict[str, Any]) -> str:
+    """One image's result as a line for a person."""
+    if "error" in result:
+        return f"error: {result['error']['detail']}"
+    found = result["predictions"] if "predictions" in result else result["tags"]
+    return ", ".join(f"{one['label']} {one['probability']:.0%}" for one in found) or "no tags"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("url", help="as in http://localhost:3000")
+    parser.add_argument("images", nargs="+", type=Path)
+    parser.add_argument("--task", choices=sorted(_PATHS), default="single")
+    options = parser.parse_args()
+    try:
+        contents = [file.read_bytes() for file in options.images]
+        results = ask(options.url.rstrip("/"), contents, options.task)
+    except (RefusedError, httpx.HTTPError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for file, result in zip(options.images, results, strict=True):
+        print(f"{file}: {told(result)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
