@@ -1,0 +1,83 @@
+"""Rooms import one way, as `docs/architecture.md` has it."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from testkit.servers import ROOT
+
+TRAINING = ROOT / "training"
+
+
+def rooms() -> dict[str, set[str]]:
+    """What each room may import, in the document's order, from the top floor down."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    section = text.partition("## The rooms of `training/`")[2].partition("\n## ")[0]
+    table: dict[str, set[str]] = {}
+    for line in section.splitlines():
+        if line.startswith("| `"):
+            room, _, imports = (cell.strip() for cell in line.strip("|").split("|"))
+            table[room.strip("`/")] = set(re.findall(r"`(\w+)`", imports))
+    table["commands"] = set(list(table)[list(table).index("commands") + 1 :])
+    return table
+
+
+def imported(file: Path) -> Iterator[str]:
+    """Every module that a file imports, wherever in it: `training.data`, `training.data.split`."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def room_of(module: str) -> str | None:
+    parts = module.split(".")
+    return parts[1] if parts[0] == "training" and len(parts) > 1 else None
+
+
+def test_each_room_is_in_the_document_and_each_in_the_document_is_there() -> None:
+    found = {path.stem for path in TRAINING.iterdir() if path.name != "__pycache__"}
+    assert set(rooms()) == found - {"__init__"}
+
+
+def test_a_room_imports_only_what_the_document_says() -> None:
+    allowed, wrong = rooms(), []
+    for file in sorted(TRAINING.rglob("*.py")):
+        room = file.relative_to(TRAINING).parts[0].removesuffix(".py")
+        for module in imported(file):
+            other = room_of(module)
+            if other in allowed and other not in {room, *allowed.get(room, ())}:
+                wrong.append(f"{file.relative_to(ROOT)} imports {module}")
+    assert not wrong
+
+
+def test_no_arrow_of_the_document_points_up() -> None:
+    table = rooms()
+    order = list(table)
+    assert [
+        (room, other)
+        for room, others in table.items()
+        for other in others
+        if order.index(other) <= order.index(room)
+    ] == []
+
+
+def test_the_sides_never_import_each_other() -> None:
+    forbidden = {
+        "models": {"training", "serving", "torch", "bentoml", "onnxruntime"},
+        "training": {"serving", "bentoml"},
+        "serving": {"training", "torch", "torchvision"},
+    }
+    for side, others in forbidden.items():
+        for file in sorted((ROOT / side).rglob("*.py")):
+            packages = {module.split(".")[0] for module in imported(file)}
+            assert not packages & others, file
+
+
+def test_each_file_that_the_document_names_exists() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for name in re.findall(r"`([\w/]+\.py)`", text):
+        assert (ROOT / name).is_file() or (TRAINING / name).is_file(), name
