@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,7 @@ def test_the_client_tries_again_when_the_service_has_too_much_to_do(
         return real(*arguments, **more)
 
     monkeypatch.setattr(httpx, "post", busy_at_first)
-    monkeypatch.setattr(client.time, "sleep", waited.append)
+    monkeypatch.setattr(time, "sleep", waited.append)
     (result,) = ask(server, tiny_models.picture())
     assert "predictions" in result
     assert waited == [7]

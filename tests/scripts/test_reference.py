@@ -6,6 +6,7 @@ import sys
 import pytest
 from pydantic import Field
 
+from models import errors
 from models.errors import LabradorError
 from models.manifest import Frozen
 from scripts import reference
@@ -27,7 +28,7 @@ def test_a_row_shows_type_bounds_default_and_description(monkeypatch: pytest.Mon
 
 def test_an_error_without_a_cause_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     new = type("New", (LabradorError,), {"code": "new"})
-    monkeypatch.setattr(reference.errors, "New", new, raising=False)
+    monkeypatch.setattr(errors, "New", new, raising=False)
     with pytest.raises(KeyError, match="new"):
         reference.error_rows()
 
