@@ -1,6 +1,6 @@
 """From a folder of images to an answer, in Python: train, export, ask.
 
-python -m examples.python_api IMAGES WORK     # IMAGES: one folder a label; WORK: a new folder
+python -m examples.python_api FOLDER WORK     # FOLDER: one folder a label inside; WORK: a new one
 """
 
 import sys
@@ -47,11 +47,11 @@ class Model:
         return decision.classify(scores, self.manifest, top_k)
 
 
-def main(images: Path, work: Path, **options: Any) -> None:
+def main(folder: Path, work: Path, **options: Any) -> None:
     """options: of the recipe; what is not given here or there keeps its default."""
-    chosen = {"data": str(images), "arch": "resnet18", "image_size": 128, "epochs": 3} | options
+    chosen = {"data": str(folder), "arch": "resnet18", "image_size": 128, "epochs": 3} | options
     model = Model(build(Recipe.model_validate(chosen), work))
-    file = next(file for file in sorted(images.rglob("*")) if file.is_file())
+    file = next(file for file in sorted(folder.rglob("*")) if file.is_file())
     for prediction in model.classify(file.read_bytes(), top_k=2):
         print(f"{file}: {prediction.label} {prediction.probability:.0%}")
 
