@@ -43,11 +43,7 @@ def classify(scores: NDArray[np.float32], manifest: Manifest, top_k: int) -> lis
 
     Raises BadParameter unless 1 ≤ top_k ≤ number of labels.
     """
-    if not 1 <= top_k <= len(manifest.labels):
-        raise BadParameter(
-            f"top_k={top_k}: use 1 to {len(manifest.labels)}, the number of labels of"
-            f" {manifest.name}"
-        )
+    check_top_k(top_k, manifest)
     return [Prediction(manifest.labels[i], float(scores[i])) for i in rank(scores)[:top_k]]
 
 
@@ -60,10 +56,25 @@ def tag(
     """
     if manifest.thresholds is None:
         raise ValueError(f"{manifest.name} is single-label: it has no thresholds")
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise BadParameter(f"threshold={threshold}: use a number from 0 to 1")
+    if threshold is not None:
+        check_threshold(threshold)
     thresholds = manifest.thresholds if threshold is None else [threshold] * len(scores)
     tags = above(scores, thresholds)
     return [
         Tag(manifest.labels[i], float(scores[i]), thresholds[i]) for i in rank(scores) if tags[i]
     ]
+
+
+def check_top_k(top_k: int, manifest: Manifest) -> None:
+    """Raises BadParameter unless 1 ≤ top_k ≤ number of labels."""
+    if not 1 <= top_k <= len(manifest.labels):
+        raise BadParameter(
+            f"top_k={top_k}: use 1 to {len(manifest.labels)}, the number of labels of"
+            f" {manifest.name}"
+        )
+
+
+def check_threshold(threshold: float) -> None:
+    """Raises BadParameter outside of [0, 1]."""
+    if not 0 <= threshold <= 1:
+        raise BadParameter(f"threshold={threshold}: use a number from 0 to 1")

@@ -20,15 +20,15 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Message, Receive, Scope, Send
 
 from models.hardware import cpu_cores
+from serving import bentoml_internals
 from serving.auth import Keys
 from serving.endpoints import Endpoints
-from serving.metrics import Metrics
+from serving.metrics import Metrics, Observation
 from serving.prediction import Predictor
 from serving.problems import as_problem, respond
 from serving.registry import Registry
 from serving.settings import Settings, read_api_keys
 
-ASSETS = "static_content"  # Swagger UI, in BentoML's wheel
 CLIENT_LEFT = 499  # nobody sees it; it keeps such requests apart in the metrics
 
 
@@ -58,11 +58,13 @@ class Application:
         )
         routes = endpoints.routes()
         self._endpoints = {route.path: route.name for route in routes}
-        assets = Mount("/docs", StaticFiles(packages=[("bentoml._internal.server", ASSETS)]))
-        self._router = Router([*routes, assets], redirect_slashes=False, lifespan=self._lifespan)
+        self._router = Router(
+            [*routes, *_assets()], redirect_slashes=False, lifespan=self._lifespan
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        state = scope.setdefault("state", {})
+        observed = Observation()
+        scope.setdefault("state", {})["observed"] = observed
         scope["app"] = self  # so that Starlette raises its 404 and 405
         if scope["type"] != "http":
             await self._router(scope, receive, send)
@@ -87,8 +89,7 @@ class Application:
             if status == CLIENT_LEFT:  # nothing was sent yet
                 await refusal(scope, receive, answer)
         endpoint = self._endpoints.get(scope["path"], "other")
-        model = state.get("model", "")
-        self._metrics.requests.labels(endpoint, model, status).inc()
+        self._metrics.requests.labels(endpoint, observed.model, status).inc()
         self._metrics.request_seconds.labels(endpoint).observe(perf_counter() - start_s)
 
     def _refuse(self, error: Exception) -> Response:
@@ -121,3 +122,9 @@ class Application:
             loop.call_soon_threadsafe(loop.call_later, self._settings.drain_s, stop, number, None)
 
         signal.signal(signal.SIGTERM, drain)
+
+
+def _assets() -> list[Mount]:
+    """Swagger UI, where BentoML's wheel has it; /docs says so where not."""
+    folder = bentoml_internals.swagger_ui()
+    return [Mount("/docs", StaticFiles(directory=folder))] if folder else []

@@ -13,13 +13,20 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
-from models.errors import BadParameter, BodyTooLarge, ImageMissing, TooManyImages
+from models.errors import (
+    BadParameter,
+    BodyTooLarge,
+    FormatUnsupported,
+    ImageMissing,
+    TooManyImages,
+)
 from serving.settings import PARTS_MAX
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 IMAGE_PART = "image"
+PICKLED = b"application/vnd.bentoml+pickle"  # between BentoML's services
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,11 @@ def take_apart(body: bytes, headers: Headers) -> Content:
     says, because the bytes decide. Raises ImageMissing, TooManyImages and BadParameter.
     """
     kind, options = parse_options_header(headers.get("content-type"))
+    if kind == PICKLED:
+        raise FormatUnsupported(
+            "the request is pickled, as bentoml.depends sends it, and what is pickled can run code:"
+            " call Labrador() in your own service, or bentoml.SyncHTTPClient(URL)"
+        )
     if not body:
         parts = []
     elif kind == b"multipart/form-data":

@@ -50,11 +50,11 @@ class Endpoints:
 
     async def classify(self, request: Request) -> Response:
         self._check(request)
-        return await self._predictor.answer(request, "single")
+        return await self._predictor.answer(request, "single", request.state.observed)
 
     async def tag(self, request: Request) -> Response:
         self._check(request)
-        return await self._predictor.answer(request, "multi")
+        return await self._predictor.answer(request, "multi", request.state.observed)
 
     async def models(self, request: Request) -> Response:
         self._check(request)

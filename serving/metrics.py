@@ -6,9 +6,11 @@ Every label comes from a closed set: declared endpoints, served models, their la
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +31,13 @@ _SHARES = tuple(n / 20 for n in range(1, 21))
 Stage = Literal["read", "decode", "queue", "infer", "respond"]
 
 
+@dataclass
+class Observation:
+    """What became of one request, as far as it got: for its metrics."""
+
+    model: str = ""  # the name of a served model, never a client's text
+
+
 class Metrics:
     """All metrics of one worker, written to `folder`; one object a process."""
 
@@ -39,86 +48,64 @@ class Metrics:
 
         self._folder = folder
         self.content_type = CONTENT_TYPE_LATEST
-        self.requests = Counter(
+        # in no registry: the files of all workers are collected at the scrape
+        counter, gauge = partial(Counter, registry=None), partial(Gauge, registry=None)
+        histogram = partial(Histogram, registry=None)
+
+        self.requests = counter(
             "labrador_requests_total",
             "Requests answered, by HTTP status; 499: the client left",
             ["endpoint", "model", "code"],
-            registry=None,
         )
-        self.request_seconds = Histogram(
+        self.request_seconds = histogram(
             "labrador_request_seconds",
             "From a request's headers to the end of its answer",
             ["endpoint"],
             buckets=_SECONDS,
-            registry=None,
         )
-        workers = Gauge(
-            "labrador_workers",
-            "Workers that live",
-            multiprocess_mode="livesum",
-            registry=None,
-        )
-        workers.set(1)
-        stages = Histogram(
+        stages = histogram(
             "labrador_stage_seconds",
             "Time of one stage of a request or, for infer, of a batch",
             ["stage"],
             buckets=_SECONDS,
-            registry=None,
         )
-        names: tuple[Stage, ...] = ("read", "decode", "queue", "infer", "respond")
-        self.stage_seconds = {name: stages.labels(name) for name in names}
-        self.batch_size = Histogram(
-            "labrador_batch_size", "Images of one run", buckets=_IMAGES, registry=None
-        )
-        self.queue_images = Gauge(
-            "labrador_queue_images",
-            "Images that wait for their model",
-            multiprocess_mode="livesum",
-            registry=None,
-        )
-        self.rejected = Counter(
+        self.stage_seconds = {name: stages.labels(name) for name in get_args(Stage)}
+        self.rejected = counter(
             "labrador_rejected_total",
             "Requests, or images of a batch, refused, by the problem's code",
             ["reason"],
-            registry=None,
         )
-        self.dropped = Counter(
+        self.dropped = counter(
             "labrador_dropped_total",
             "Images that never reached the model because nobody waited any more",
             ["reason"],
-            registry=None,
         )
-        self.predictions = Counter(
+        for reason in ("expired", "disconnected"):
+            self.dropped.labels(reason)
+        self.batch_size = histogram("labrador_batch_size", "Images of one run", buckets=_IMAGES)
+        self.queue_images = gauge(
+            "labrador_queue_images", "Images that wait for their model", multiprocess_mode="livesum"
+        )
+        self.predictions = counter(
             "labrador_predictions_total",
             "First labels, or tags, that were answered",
             ["model", "label"],
-            registry=None,
         )
-        self.confidence = Histogram(
-            "labrador_confidence",
-            "Highest score of an image",
-            ["model"],
-            buckets=_SHARES,
-            registry=None,
+        self.confidence = histogram(
+            "labrador_confidence", "Highest score of an image", ["model"], buckets=_SHARES
         )
-        self.model_ready = Gauge(
+        self.model_ready = gauge(
             "labrador_model_ready",
             "1 where every worker proved the model on its golden images",
             ["model"],
             multiprocess_mode="livemin",
-            registry=None,
         )
-
-        self.reloads = Counter(
+        self.reloads = counter(
             "labrador_reload_total",
             "Versions swapped in while serving, and those that failed to be",
             ["model", "result"],
-            registry=None,
         )
-
-        for reason in ("expired", "disconnected"):
-            self.dropped.labels(reason)
+        gauge("labrador_workers", "Workers that live", multiprocess_mode="livesum").set(1)
 
     def expect(self, manifest: Manifest) -> None:
         """Begin the model's counts at 0: a rate does not see what a series begins with."""

@@ -17,7 +17,7 @@ from models.manifest import Manifest, Task
 from models.preprocess import decode
 from serving.body import read, take_apart
 from serving.deadline import reading, waited_for
-from serving.metrics import Metrics
+from serving.metrics import Metrics, Observation
 from serving.parameters import gather, number, timeout_s, whole_number
 from serving.registry import Registry, Served, naming
 from serving.settings import Settings
@@ -43,8 +43,8 @@ class Predictor:
         self._metrics = metrics
         self._decoders = ThreadPoolExecutor(decoders, "decode")
 
-    async def answer(self, request: Request, task: Task) -> Response:
-        """The response; raises the errors of a request."""
+    async def answer(self, request: Request, task: Task, observed: Observation) -> Response:
+        """The response; raises the errors of a request. `observed` gets the model's name."""
         self._registry.check_room(task)
         now_s = asyncio.get_running_loop().time()
         timeout = timeout_s(request.headers.get("x-timeout-ms"), self._settings.timeout_s)
@@ -57,8 +57,8 @@ class Predictor:
         query = request.query_params.multi_items()
         parameters = gather(query, content.fields, PARAMETERS[task])
         served = self._registry.choose(task, parameters.get("model"))
-        request.state.model = served.manifest.name
-        decide = _decide(parameters, served.manifest)
+        observed.model = served.manifest.name
+        decide = decision_of(parameters, served.manifest)
 
         with served.batcher.admitted(len(content.images)):
             async with waited_for(request.receive, deadline_s):
@@ -96,9 +96,14 @@ class Predictor:
             self._metrics.rejected.labels(answer.code).inc()
             return {"error": answer.problem()}
         self._metrics.observe_scores(answer, manifest)
-        kind = "predictions" if manifest.task == "single" else "tags"
-        # dataclasses.asdict copies deeply: 10 µs a label
-        return {kind: [{n: getattr(d, n) for n in d.__slots__} for d in decide(answer)]}
+        return entry(answer, manifest, decide)
+
+
+def entry(scores: Scores, manifest: Manifest, decide: Decide) -> dict[str, Any]:
+    """What an answer says of one image with these scores `[C]`."""
+    kind = "predictions" if manifest.task == "single" else "tags"
+    # dataclasses.asdict copies deeply: 10 µs a label
+    return {kind: [{n: getattr(d, n) for n in d.__slots__} for d in decide(scores)]}
 
 
 async def _each(scores: Sequence[Awaitable[Scores]]) -> Sequence[Scores | LabradorError]:
@@ -117,21 +122,19 @@ async def _each(scores: Sequence[Awaitable[Scores]]) -> Sequence[Scores | Labrad
     return answers
 
 
-def _decide(parameters: dict[str, str], manifest: Manifest) -> Decide:
+def decision_of(parameters: dict[str, str], manifest: Manifest) -> Decide:
     """How scores `[C]` become predictions or tags for these parameters.
 
-    Raises BadParameter now, by a trial, and not after the work.
+    Raises BadParameter now and not after the work.
     """
     if manifest.task == "single":
         top_k = min(TOP_K, len(manifest.labels))
         if "top_k" in parameters:
             top_k = whole_number("top_k", parameters["top_k"])
-        decide: Decide = partial(decision.classify, manifest=manifest, top_k=top_k)
-    else:
-        threshold = (
-            number("threshold", parameters["threshold"]) if "threshold" in parameters else None
-        )
-        decide = partial(decision.tag, manifest=manifest, threshold=threshold)
-    if parameters:
-        decide(np.zeros(len(manifest.labels), np.float32))
-    return decide
+            decision.check_top_k(top_k, manifest)
+        return partial(decision.classify, manifest=manifest, top_k=top_k)
+    threshold = None
+    if "threshold" in parameters:
+        threshold = number("threshold", parameters["threshold"])
+        decision.check_threshold(threshold)
+    return partial(decision.tag, manifest=manifest, threshold=threshold)

@@ -6,7 +6,7 @@ place at once: every answer comes from exactly one version. What fails never rep
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -176,24 +176,29 @@ class Registry:
             max(batchers, key=lambda batcher: batcher.room).check_room(1)
 
     def choose(self, task: Task, name: str | None) -> Served:
-        """The model `name`, or the only one of the task.
+        """The model `name`, or the only one of the task. Raises what `pick` does."""
+        return self.served[pick({n: s.manifest for n, s in self.served.items()}, task, name)]
 
-        Raises ModelUnknown if there is none, BadParameter if there are several or `name` does the
-        other task.
-        """
-        names = [n for n, served in self.served.items() if served.manifest.task == task]
-        if name is None:
-            if len(names) == 1:
-                return self.served[names[0]]
-            if names:
-                raise BadParameter(f"several models are served; choose model={' or '.join(names)}")
-            raise ModelUnknown(f"no {task}-label model is served; GET /models lists what is")
-        if name not in self.served:
-            raise ModelUnknown(f"no model {name!r:.80}; served here: {', '.join(names) or 'none'}")
-        if name not in names:
-            other = self.served[name].manifest.task
-            raise BadParameter(f"{name} is a {other}-label model: use {ENDPOINTS[other]}")
-        return self.served[name]
+
+def pick(manifests: Mapping[str, Manifest], task: Task, name: str | None) -> str:
+    """The name of the model that is meant: `name`, or the only one of the task.
+
+    Raises ModelUnknown if there is none, BadParameter if there are several or `name` does the
+    other task.
+    """
+    names = [n for n, manifest in manifests.items() if manifest.task == task]
+    if name is None:
+        if len(names) == 1:
+            return names[0]
+        if names:
+            raise BadParameter(f"several models are served; choose model={' or '.join(names)}")
+        raise ModelUnknown(f"no {task}-label model is served; GET /models lists what is")
+    if name not in manifests:
+        raise ModelUnknown(f"no model {name!r:.80}; served here: {', '.join(names) or 'none'}")
+    if name not in names:
+        other = manifests[name].task
+        raise BadParameter(f"{name} is a {other}-label model: use {ENDPOINTS[other]}")
+    return name
 
 
 def naming(manifest: Manifest) -> dict[str, str]:

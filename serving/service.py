@@ -10,17 +10,20 @@ import os
 import shutil
 import sys
 import tempfile
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import bentoml
-from bentoml._internal.configuration.containers import BentoMLContainer
 from starlette.types import ASGIApp
 
 from models.errors import LabradorError
-from models.hardware import cpu_cores
+from serving import bentoml_internals
 from serving.metrics import FOLDER_VARIABLE
 from serving.settings import read_api_keys, read_settings
+
+if TYPE_CHECKING:
+    from serving.local import Local
 
 
 class Service(bentoml.Service):  # type: ignore[misc]
@@ -33,16 +36,13 @@ class Service(bentoml.Service):  # type: ignore[misc]
         self.inject_config()
         logging.getLogger("serving").setLevel(logging.INFO)  # which model runs where
         logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it quotes its input
-        workers = BentoMLContainer.config.services[self.name].workers.get() or 1
-        if workers == "cpu_count":
-            workers = cpu_cores()
         folder = os.environ.get(FOLDER_VARIABLE) or tempfile.mkdtemp(prefix="labrador-metrics-")
         return Application(
             read_settings(),
             Path(folder),
             self.schema(),
             worker=(bentoml.server_context.worker_index or 1) - 1,
-            workers=workers,
+            workers=bentoml_internals.workers(self.name),
         )
 
 
@@ -50,31 +50,34 @@ class Service(bentoml.Service):  # type: ignore[misc]
 class Labrador:
     """Says what is in a picture, by fine-tuned ResNets.
 
-    The methods are declarations, for the names and types in BentoML's client: `image` is one
-    file or a list of files.
+    `image` is one file or a list of files. Over HTTP the methods are declarations, for the names
+    and types in BentoML's client; called in Python, they answer from the store in this process.
     """
+
+    @cached_property
+    def _local(self) -> "Local":
+        from serving.local import Local  # a server never needs it
+
+        return Local(read_settings())
 
     @bentoml.api  # type: ignore[untyped-decorator]
     def classify(
         self, image: list[Path], top_k: int | None = None, model: str | None = None
     ) -> dict[str, Any]:
         """The likeliest labels."""
-        raise NotImplementedError("requests are answered by serving.app")
+        return self._local.answer("single", image, {"top_k": top_k, "model": model})
 
     @bentoml.api  # type: ignore[untyped-decorator]
     def tag(
         self, image: list[Path], threshold: float | None = None, model: str | None = None
     ) -> dict[str, Any]:
         """Every label that is in the picture."""
-        raise NotImplementedError("requests are answered by serving.app")
+        return self._local.answer("multi", image, {"threshold": threshold, "model": model})
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     def prepare() -> None:
         """Runs once a server, before its workers."""
-        from bentoml._internal.utils.analytics import usage_stats  # the workers need none of it
-
-        os.environ["BENTOML_DO_NOT_TRACK"] = "True"
-        usage_stats.do_not_track.cache_clear()  # `bentoml serve` asked before it loaded us
+        bentoml_internals.stop_telemetry()
         try:
             read_api_keys(read_settings().api_keys_file)
         except LabradorError as error:

@@ -15,6 +15,7 @@ from models.preprocess import MEGAPIXELS_MAX
 from models.store import DEFAULT_ROOT
 
 PREFIX = "LABRADOR_"
+OF_TRAINING = (PREFIX + "CACHE",)  # which the same shell may have for `python -m training`
 PARTS_MAX = 64  # parts of a multipart body, so images of a request
 
 
@@ -88,7 +89,7 @@ def read_settings() -> Settings:
     """The settings of this process's environment. Raises SettingsError, in one line."""
     valid = [PREFIX + name.upper() for name in Settings.model_fields]
     for name in sorted(os.environ):
-        if name.upper().startswith(PREFIX) and name.upper() not in valid:
+        if name.upper().startswith(PREFIX) and name.upper() not in (*valid, *OF_TRAINING):
             raise SettingsError(f"{name} is no setting; valid: {', '.join(valid)}")
     try:
         return Settings()

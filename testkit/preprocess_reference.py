@@ -1,7 +1,8 @@
 """What the preprocessing must give, in plain NumPy and float64, written from the specification.
 
-It shares no line with `models.preprocess`. `python -m tests.models.reference` writes
-`reference.npz`: the expected pixels of every case, which the tests hold both sides against.
+It shares no line with `models.preprocess`. `python -m testkit.preprocess_reference` writes
+`preprocess_reference.npz`: the expected pixels of every case, which the tests hold both sides
+against.
 """
 
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-FILE = Path(__file__).with_name("reference.npz")
+FILE = Path(__file__).with_name("preprocess_reference.npz")
 
 # EXIF 2.3, tag 274: the side of the upright picture where the stored first row, and the stored
 # first column, belong.

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -59,7 +59,7 @@ class Ranks:
 @contextmanager
 def joined(device: torch.device) -> Iterator[Ranks]:
     """Join the processes that `torchrun` started, if it did; each gets a GPU of its own."""
-    count, rank = int(os.environ.get("WORLD_SIZE", 1)), _rank()
+    count, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
     if count == 1:
         yield Ranks(0, 1, device)
         return
@@ -71,17 +71,3 @@ def joined(device: torch.device) -> Iterator[Ranks]:
         yield Ranks(rank, count, device)
     finally:
         dist.destroy_process_group()
-
-
-@contextmanager
-def only_the_first_speaks() -> Iterator[None]:
-    """What the other processes print would be the same again."""
-    if _rank() == 0:
-        yield
-        return
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
-        yield
-
-
-def _rank() -> int:
-    return int(os.environ.get("RANK", 0))

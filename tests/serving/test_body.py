@@ -7,7 +7,7 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive
 
-from models.errors import BadParameter, BodyTooLarge, ImageMissing, TooManyImages
+from models.errors import BadParameter, BodyTooLarge, FormatUnsupported, ImageMissing, TooManyImages
 from serving.body import read, take_apart
 
 MULTIPART = Headers({"Content-Type": "multipart/form-data; boundary=edge"})
@@ -82,6 +82,11 @@ def test_a_client_that_leaves_is_told_apart() -> None:
 def test_any_other_body_is_one_image_whatever_its_header_says(kind: str) -> None:
     content = take_apart(b"bytes", Headers({"Content-Type": kind}))
     assert (content.images, content.fields) == ([b"bytes"], [])
+
+
+def test_a_pickle_is_refused_and_not_opened() -> None:
+    with pytest.raises(FormatUnsupported, match="pickled, as bentoml.depends sends it"):
+        take_apart(b"bytes", Headers({"Content-Type": "application/vnd.bentoml+pickle"}))
 
 
 def test_multipart_images_and_fields_come_apart_in_order() -> None:

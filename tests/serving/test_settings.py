@@ -120,3 +120,8 @@ def test_a_missing_or_empty_file_of_api_keys_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("\n")
     with pytest.raises(SettingsError, match="holds no key"):
         read_api_keys(tmp_path / "empty")
+
+
+def test_training_s_cache_may_be_set_in_the_same_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LABRADOR_CACHE", "/somewhere")
+    assert read_settings().max_body_mb == 10

@@ -1,0 +1,65 @@
+"""The private parts of BentoML: that they are where we look, and that none of them is needed."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import serving
+from serving import bentoml_internals
+from testkit.servers import ROOT
+
+LOOK = """
+import os
+os.environ["BENTOML_CONFIG_OPTIONS"] = "services.labrador.workers=2"
+from importlib import import_module
+from serving import bentoml_internals, service
+telemetry = import_module(bentoml_internals.TELEMETRY)
+before = telemetry.do_not_track()
+bentoml_internals.stop_telemetry()
+service.Labrador.inject_config()
+print(before, telemetry.do_not_track(), bentoml_internals.workers("labrador"))
+"""
+
+
+def test_they_are_used_in_one_module_only() -> None:
+    users = set()
+    for file in Path(serving.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = [str(getattr(node, "module", "")), *(alias.name for alias in node.names)]
+                if any("_bentoml" in name or "bentoml._internal" in name for name in names):
+                    users.add(file.name)
+            if isinstance(node, ast.Constant) and "bentoml._internal" in str(node.value):
+                users.add(file.name)
+    assert users == {"bentoml_internals.py"}
+
+
+def test_this_bentoml_has_them_where_we_look() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LOOK],
+        env={**os.environ, "BENTOML_DO_NOT_TRACK": "False"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stdout) == (0, "False True 2\n"), done.stderr
+    folder = bentoml_internals.swagger_ui()
+    assert folder and {"swagger-ui.css", "swagger-ui-bundle.js"} <= set(os.listdir(folder))
+
+
+def test_a_bentoml_that_moved_them_is_served_without(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("CONFIGURATION", "TELEMETRY", "SERVER"):
+        monkeypatch.setattr(bentoml_internals, name, "bentoml_moved.elsewhere")
+    assert bentoml_internals.workers("labrador") == 1
+    assert "one worker is assumed" in caplog.text
+    bentoml_internals.stop_telemetry()
+    assert "set BENTOML_DO_NOT_TRACK=True" in caplog.text
+    assert os.environ["BENTOML_DO_NOT_TRACK"] == "True"
+    assert bentoml_internals.swagger_ui() is None
