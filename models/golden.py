@@ -17,7 +17,7 @@ from PIL import Image
 from models.bundle import Bundle
 from models.decision import above, rank
 from models.errors import GateError
-from models.manifest import GOLDEN_SCORES_FILE, Manifest, Preprocess
+from models.manifest import GOLDEN_SCORES_FILE, Contract, Manifest, Preprocess
 from models.preprocess import decode, load
 
 TOLERANCE_CPU = 1e-4
@@ -64,17 +64,27 @@ def check(bundle: Bundle, run: Runner, tolerance: float) -> Agreement:
 
     Raises GateError if a score is more than `tolerance` off or the answer's shape is wrong.
     """
-    table = json.loads(bundle.files[GOLDEN_SCORES_FILE])
+    return check_files(bundle.files, bundle.manifest, run, tolerance)
+
+
+def check_files(
+    files: Mapping[str, bytes], contract: Contract | Manifest, run: Runner, tolerance: float
+) -> Agreement:
+    """The same before there is a bundle: the golden images and their scores are among `files`."""
+    table = json.loads(files[GOLDEN_SCORES_FILE])
     expected = np.array(list(table.values()), np.float32)
-    images = inputs({name: bundle.files[name] for name in table}, bundle.manifest.preprocess)
-    together = compare(expected, run(images), bundle.manifest, tolerance)
-    alone = compare(expected[:1], run(images[:1]), bundle.manifest, tolerance)
+    images = inputs({name: files[name] for name in table}, contract.preprocess)
+    together = compare(expected, run(images), contract, tolerance)
+    alone = compare(expected[:1], run(images[:1]), contract, tolerance)
     worst = max(alone.max_difference, together.max_difference)
     return Agreement(worst, alone.flips + together.flips)
 
 
 def compare(
-    expected: NDArray[np.float32], got: NDArray[np.float32], manifest: Manifest, tolerance: float
+    expected: NDArray[np.float32],
+    got: NDArray[np.float32],
+    contract: Contract | Manifest,
+    tolerance: float,
 ) -> Agreement:
     """Compare scores `[N, C]`; raises GateError as `check` does.
 
@@ -89,12 +99,12 @@ def compare(
         row, label = np.unravel_index(int(np.argmax(difference)), difference.shape)
         raise GateError(
             f"scores differ by {worst:.2g}, more than {tolerance:.2g}: image {row}, label"
-            f" {manifest.labels[label]!r}: {got[row, label]:.6f}, not {expected[row, label]:.6f}"
+            f" {contract.labels[label]!r}: {got[row, label]:.6f}, not {expected[row, label]:.6f}"
         )
-    if manifest.thresholds is None:
+    if contract.thresholds is None:
         flips = rank(expected)[:, 0] != rank(got)[:, 0]
     else:
-        flips = above(expected, manifest.thresholds) != above(got, manifest.thresholds)
+        flips = above(expected, contract.thresholds) != above(got, contract.thresholds)
     return Agreement(worst, int(flips.sum()))
 
 

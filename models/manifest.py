@@ -130,6 +130,16 @@ class Provenance(Frozen):
     )
 
 
+class Contract(Frozen):
+    """What a manifest promises of each file of the network, by which they are measured."""
+
+    task: Task
+    labels: tuple[str, ...]
+    thresholds: tuple[Probability, ...] | None
+    preprocess: Preprocess
+    tensors: Tensors
+
+
 class Manifest(Frozen):
     """`manifest.json`. Unknown keys, other schema versions and contradictions are refused."""
 

@@ -44,7 +44,6 @@ DECIDING = {
     "serving": "batcher body deadline prediction registry session settings",
 }
 TESTS = {  # where it is not tests/<package>/test_<module>.py, or not that alone
-    "training/evaluation/decisions.py": ["tests/training/evaluation/test_evaluate.py"],
     "training/export/gate.py": [
         "tests/training/export/test_gate.py",
         "tests/training/export/test_gate_of_variants.py",

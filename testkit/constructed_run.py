@@ -12,26 +12,32 @@ from models.manifest import Baseline, Metric
 from testkit import image_sets
 from training import run_folder
 from training.data import decoding
-from training.data.split import Item
+from training.data.record import Record
+from training.data.split import Split
 from training.network.resnet import Network
+from training.provenance import provenance
 from training.run_folder import Outcome, Run
 
 _STEEPNESS = 3.0  # logits of the true colour are so far above the others', about
 
 
 def colours(data: Path, folder: Path) -> Run:
-    """The run of what `samples.class_folders` wrote; every second image is held out."""
+    """The run of what `image_sets.class_folders` wrote; every second image validates."""
     recipe = image_sets.recipe(data)
     files = sorted(data.rglob("*.jpg"))
-    items = [
-        Item(
+    records = [
+        Record(
             file.relative_to(data).as_posix(),
-            sha256(file.read_bytes()),
             (file.parent.name,),
-            number % 2 == 0,
+            "valid" if number % 2 == 0 else "train",
+            sha256(file.read_bytes()),
         )
         for number, file in enumerate(files)
     ]
+    sides = Split(
+        tuple(record for record in records if record.side == "train"),
+        tuple(record for record in records if record.side == "valid"),
+    )
     labels = tuple(sorted(image_sets.COLOURS))
     images = decoding.served(files, recipe.preprocess).permute(0, 3, 1, 2).float()
     colour = torch.tensor([labels.index(file.parent.name) for file in files])
@@ -44,12 +50,11 @@ def colours(data: Path, folder: Path) -> Run:
         weights = _STEEPNESS * torch.linalg.pinv(away).T
         network.resnet.fc.weight.copy_(weights)
         network.resnet.fc.bias.copy_(-weights @ means.mean(0))
-    run_folder.write_start(
-        folder, recipe, items, run_folder.provenance(recipe, items, ("none", None, "none"))
-    )
-    run_folder.write_weights(folder, network)
+    run_folder.write_start(folder, recipe, sides, provenance(recipe, sides, ("none", None, "none")))
+    run_folder.write_weights(folder, network.weights())
     (folder / run_folder.REPORT_FILE).write_text("none")
     outcome = Outcome(
+        root=str(data.absolute()),
         task="single",
         arch="resnet18",
         labels=labels,
@@ -58,7 +63,7 @@ def colours(data: Path, folder: Path) -> Run:
         preprocess=recipe.preprocess,
         metrics=dict.fromkeys(("error", "top5_error", "macro_f1"), Metric(value=0, low=0, high=0)),
         baseline=Baseline(
-            label_share=(0.4, 0.3, 0.3), confidence_edges=(1.0,), confidence_counts=(len(items),)
+            label_share=(0.4, 0.3, 0.3), confidence_edges=(1.0,), confidence_counts=(len(records),)
         ),
         provenance=run_folder.read_provenance(folder),
     )

@@ -16,10 +16,11 @@ import torch
 
 from testkit import narrow_resnet
 from training.__main__ import main
+from training.commands import train  # noqa: F401  what main imports only when it is needed
 from training.fine_tuning.trainer import FineTuning
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["pytest", "tests.training.processes"])
+_CONTEXT.set_forkserver_preload(["pytest", "testkit.processes"])
 
 
 class Command:

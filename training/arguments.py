@@ -11,12 +11,12 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
-from models.errors import RecipeError, ReleaseError
+from models.errors import RecipeError
 from models.store import Store, default_root
 from training import run_folder
 from training.data import datasets
 from training.recipe import Recipe, resolve
-from training.release import MARGIN, is_margin
+from training.release import MARGIN, check_margin
 
 INSPECTED = (  # what of a recipe matters to inspect
     *("pattern", "images", "relabel", "quarantine", "task", "valid", "seed"),
@@ -88,10 +88,7 @@ def _export(options: argparse.Namespace) -> Call:
 
 
 def _release(options: argparse.Namespace) -> Call:
-    if not is_margin(options.margin):
-        raise ReleaseError(
-            f"--margin {options.margin}: use a share above 0 and below 0.5; 0.01 is one point"
-        )
+    check_margin(options.margin)
     more = _of(options, "margin", "force", "device")
     return Call(
         "release", "release", {**_exported(options), "allowed": options.allow_label, **more}

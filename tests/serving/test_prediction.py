@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from models import preprocess
 from models.bundle import read_manifest
+from models.hardware import cpu_cores
 from models.manifest import Preprocess
 from serving import prediction
-from serving.hardware import cpu_cores
 from serving.prediction import TOP_K
 from serving.session import Session
 from testkit import tiny_models
@@ -302,7 +302,7 @@ def test_without_top_k_the_first_five_labels_are_told(store: Path) -> None:
     manifest = read_manifest(store / "colours" / "1").model_copy(update={"labels": labels})
     scores = np.arange(7, dtype=np.float32)
     assert TOP_K == 5
-    assert [found.label for found in prediction._decide({}, manifest)(scores)] == list("gfedc")
+    assert [found.label for found in prediction.decision_of({}, manifest)(scores)] == list("gfedc")
 
 
 # What an operator sees.

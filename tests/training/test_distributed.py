@@ -17,9 +17,9 @@ from testkit.processes import Command, signal_in_step
 from testkit.servers import free_port
 from tests.training.test_resume import words_of
 from training import run_folder
-from training.data import prepare
 from training.distributed import Ranks, joined
 from training.fine_tuning.trainer import check_processes
+from training.network import pretrained
 from training.recipe import Recipe
 
 CPU = torch.device("cpu")
@@ -78,7 +78,7 @@ def test_two_processes_have_the_weights_of_one(
     """In each tensor they differ by little of what was learned, 3e-5 where this was measured:
     AdamW's first steps are of the size of the rate, whatever the gradient, so a weight whose
     gradient is rounding alone may step the other way."""
-    start, _ = prepare.start(recipe_of(multi_data), 3)
+    start, _ = pretrained.start(recipe_of(multi_data), 3)
     ours, theirs = (load_file(path / "network.safetensors") for path in pair[:2])
     learned = 0
     for name, begun in start.resnet.state_dict().items():
@@ -92,7 +92,7 @@ def test_the_run_is_written_once_and_whole(pair: tuple[Path, Path, Path]) -> Non
     alone, both, _ = pair
     made, expected = run_folder.read(both), run_folder.read(alone)
     assert {f.name for f in both.iterdir()} == {f.name for f in alone.iterdir()}
-    assert made.items == expected.items
+    assert made.split == expected.split
     for name, metric in made.outcome.metrics.items():
         assert metric.value == pytest.approx(expected.outcome.metrics[name].value, abs=0.02), name
 

@@ -1,6 +1,7 @@
 import json
 import re
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from models import bundle
 from models.bundle import Bundle
 from models.store import Store
 from testkit import image_sets
+from testkit.servers import ROOT
 from training import run_folder
 from training.__main__ import main
 from training.export import export
@@ -203,12 +205,14 @@ def test_a_folder_that_cannot_be_read_is_one_and_one_line(
     assert "Permission denied" in one_line(capsys)
 
 
-def test_an_interruption_is_130(capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*arguments: object) -> None:
+def test_an_interruption_is_130(
+    tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(**arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("training.__main__.train", interrupted)
-    assert main(["train", "pets"]) == 130
+    monkeypatch.setattr("training.commands.train.train", interrupted)
+    assert main(["train", str(tmp_path)]) == 130
     assert one_line(capsys) == "interrupted"
 
 
@@ -239,7 +243,7 @@ def test_evaluation_can_rename_labels_and_leave_images_out(
     assert main([*arguments, "--out", str(tmp_path / "refused")]) == 1
     assert "the model has no label 'rouge'" in one_line(capsys)
     names = image_sets.write_csv(tmp_path / "names.csv", [["from", "to"], ["rouge", "red"]])
-    left_out = [item.file for item in multi_run.items if item.is_valid][:2]
+    left_out = [record.file for record in multi_run.split.valid][:2]
     quarantine = image_sets.write_csv(
         tmp_path / "q.csv", [["file", "reason"], *([file, "blurred"] for file in left_out)]
     )
@@ -342,3 +346,56 @@ def test_the_module_runs_as_a_program(
         runpy.run_module("training", run_name="__main__")
     assert caught.value.code == 1
     assert one_line(capsys) == f"error: {tmp_path / 'gone'} does not exist: {INSTEAD}"
+
+
+# What must cost next to nothing: importing torch alone takes seconds.
+
+SLOW_TO_IMPORT = {"torch", "torchvision", "onnx", "onnxruntime", "scipy", "matplotlib"}
+IMPORTED = """
+import sys
+from training.__main__ import main
+try:
+    code = main(sys.argv[1:])
+except SystemExit as exit:
+    code = exit.code
+print("code", code, "imported", *sorted({name.partition(".")[0] for name in sys.modules}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        ("--help", 0, "usage: python -m training [-h] COMMAND"),
+        ("train --help", 0, "usage: python -m training train [-h]"),
+        ("release --help", 0, "usage: python -m training release [-h]"),
+        ("train DATA --arch resnet19", 2, "arch='resnet19': Input should be 'resnet18'"),
+        ("inspect DATA --image-size 31", 2, "image_size='31': Input should be"),
+        ("train gone", 1, "gone does not exist"),
+        ("train DATA --weights gone.pth", 2, "--weights gone.pth is neither imagenet, none nor"),
+        ("train DATA --out DATA", 1, "is not empty; give another folder with --out"),
+        ("train --resume gone", 1, "gone is no run"),
+        ("lr-find --from gone", 1, "gone is no complete run"),
+        ("evaluate no-such:1 --data DATA", 1, "no model no-such in"),
+        ("evaluate RUN --data gone", 1, "gone does not exist"),
+        ("export gone --name pets --store STORE", 1, "gone is no complete run"),
+        ("export RUN --name Pets --store STORE", 1, "'Pets' is no name"),
+        ("release RUN --name Pets --store STORE", 1, "'Pets' is no name"),
+        ("release RUN --name pets --margin 1 --store STORE", 1, "--margin 1.0: use a share above"),
+        ("rollback pets --store STORE", 1, "no model pets in STORE; there are: none"),
+    ],
+)
+def test_a_word_of_help_and_a_slip_never_import_torch(
+    words: str, code: int, message: str, single_run: Run, single_data: Path, tmp_path: Path
+) -> None:
+    places = {"RUN": single_run.path, "DATA": single_data, "STORE": tmp_path}
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTED, *(str(places.get(w, w)) for w in words.split())],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    told = " ".join((done.stdout + done.stderr).split())
+    assert message.replace("STORE", str(tmp_path)) in told
+    found = done.stdout.splitlines()[-1].split()
+    assert found[:3] == ["code", str(code), "imported"], told
+    assert "training" in found and not SLOW_TO_IMPORT & set(found)

@@ -195,7 +195,7 @@ def test_control_c_says_how_to_go_on_and_that_works(
     moment = partial(signal_in_step, signal.SIGINT, 4)
     command = Command(words_of(recipe_of(single_data), path), tmp_path / "log", prepare=moment)
     assert command.code() == 130
-    expected = f"stopped; go on with: python -m training train --resume {path}\ninterrupted\n"
+    expected = f"stopped; resume with: python -m training train --resume {path}\ninterrupted\n"
     assert command.err.read_text() == expected
     assert steps_done(path) == 3
     assert main(expected.partition("\n")[0].split()[-3:]) == 0
@@ -304,7 +304,7 @@ def test_a_run_goes_on_with_its_own_copy_of_the_quarantine_list(
     image_sets.write_csv(listed, rows[:2])
     resume(tmp_path / "run")
     assert outcome(tmp_path / "run") == outcome(whole)
-    files = {item.file for item in run_folder.read(whole).items}
+    files = {record.file for record in run_folder.read(whole).split.records}
     assert len(files) == 46 and not files & {"red/003.jpg", "blue/007.jpg"}
 
 
@@ -337,7 +337,7 @@ def test_what_cannot_go_on_is_one_and_one_line(
     own: Path, single_run: Run, tmp_path: Path, capsys: Output
 ) -> None:
     complete = refused(["train", "--resume", str(single_run.path)], capsys)
-    assert "is complete: there is nothing to go on with" in complete
+    assert "is complete: there is nothing to resume" in complete
     gone = tmp_path / "gone"
     assert f"{gone} is no run: " in refused(["train", "--resume", str(gone)], capsys)
     for file in (own / "checkpoints").iterdir():
@@ -367,7 +367,7 @@ def test_a_loss_that_is_not_finite_names_the_images_of_its_step(
     recipe = recipe_of(single_data, lr="1e10")
     text = refused(words_of(recipe, tmp_path), capsys)
     step = int(text.partition("the loss of step ")[2].split()[0]) - 1
-    files = [item.file for item in run_folder.read_start(tmp_path)[1] if not item.is_valid]
+    files = [record.file for record in run_folder.read_start(tmp_path)[1].train]
     targets = torch.zeros(len(files))
     pixels = Cached(torch.zeros(len(files), 1, 1, 3), torch.ones(len(files), 2))
     orders = batches.order(Training(pixels, files, targets), recipe, step // 3)

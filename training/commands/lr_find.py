@@ -35,6 +35,7 @@ def lr_find(source: Recipe | Path, out: Path | None) -> None:
     path = run_folder.create(out)
     network.to(memory_format=torch.channels_last).to(device)
     training = training_set(images, recipe, device)
+    images.contents.forget()
     curve = sweep(FineTuning(network, training, task, recipe, Ranks(0, 1, device)), phase)
     suggestions = suggest(curve)
     picture = write(path, curve, suggestions)

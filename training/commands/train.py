@@ -120,6 +120,7 @@ def _fit(
         encode(images.split.valid, images.dataset.labels),
         recipe.steps(len(images.split.train)),
     )
+    images.contents.forget()
     try:
         tuning.run(progress, start, validation, path)
     except DivergedError as error:

@@ -24,7 +24,7 @@ class Contents:
         """The bytes of the file, which are kept if they fit. Raises OSError."""
         data = file.read_bytes()
         with self._lock:
-            if len(data) <= self._room:
+            if file not in self._kept and len(data) <= self._room:
                 self._room -= len(data)
                 self._kept[file] = data
         return data
@@ -37,3 +37,9 @@ class Contents:
                 self._room += len(data)
                 return data
         return file.read_bytes()
+
+    def forget(self) -> None:
+        """Give back the memory of what nobody took: of images that are streamed, for one."""
+        with self._lock:
+            self._room += sum(map(len, self._kept.values()))
+            self._kept.clear()

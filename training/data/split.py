@@ -127,6 +127,6 @@ def read(path: Path) -> Split:
 
 
 def _record(line: str) -> Record:
-    found = json.loads(line)
+    found = dict(json.loads(line))  # or TypeError
     side = found.pop("is_valid")
     return Record(**found | {"labels": tuple(found["labels"])}, side="valid" if side else "train")

@@ -101,7 +101,7 @@ def evaluate(model: Scorer, dataset: Dataset) -> Evaluation:
 def figures(
     task: Task, scores: NDArray[np.float32], tags: NDArray[np.bool_], targets: NDArray[np.bool_]
 ) -> Figures:
-    """The task's figures; targets as `truth` gives them; tags count for multi-label only."""
+    """The task's figures; targets as `encode` gives them; tags count for multi-label only."""
     if task == "single":
         return metrics.single_label(scores, targets.argmax(1))
     return metrics.multi_label(scores, targets, tags)

@@ -1,36 +1,30 @@
 """`export`: a run to a bundle in the store, through the gate."""
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-import onnx
-import torch
-
 from models import golden
-from models.bundle import Bundle, hashes
+from models.bundle import hashes
 from models.manifest import (
     GOLDEN_SCORES_FILE,
     MODEL_FILE,
-    Gate,
+    Contract,
     Manifest,
     Precision,
     Release,
-    Tensors,
     Variant,
 )
 from models.store import Store
 from training.export import gate, reduced_precision
 from training.export.gate import Reference
+from training.export.onnx_export import OPSET, TENSORS, onnx_bytes
 from training.export.run_images import RunImages, training_images, validation_images
 from training.network.resnet import Served
 from training.reports import model_card
 from training.reports.model_card import CARD_FILE
 from training.run_folder import REPORT_FILE, Run
 
-_OPSET = 20
 _TRAINING_IMAGES_FILE = "training_images.sha256"
-_TENSORS = Tensors()
 _CALIBRATION_IMAGES = 256
 
 
@@ -73,35 +67,42 @@ def export(
         _TRAINING_IMAGES_FILE: "".join(f"{line}\n" for line in trained_on).encode(),
         REPORT_FILE: run.report(),
     }
+    contract = Contract(
+        task=outcome.task,
+        labels=outcome.labels,
+        thresholds=outcome.thresholds,
+        preprocess=outcome.preprocess,
+        tensors=TENSORS,
+    )
 
     def make(version: int) -> tuple[Manifest, dict[str, bytes]]:
-        def manifest(gates: Sequence[Gate]) -> Manifest:
-            return Manifest(
-                name=name,
-                version=version,
-                task=outcome.task,
-                labels=outcome.labels,
-                thresholds=outcome.thresholds,
-                temperature=outcome.temperature,
-                preprocess=outcome.preprocess,
-                tensors=_TENSORS,
-                opset=_OPSET,
-                variants=tuple(
-                    Variant(file=_file(precision), precision=precision, gate=measured)
-                    for precision, measured in zip(networks, gates, strict=True)
-                ),
-                metrics=outcome.metrics,
-                baseline=outcome.baseline,
-                training_images=_TRAINING_IMAGES_FILE,
-                release=release,
-                provenance=outcome.provenance,
-                files=hashes(contents),
+        variants = tuple(
+            Variant(
+                file=_file(precision),
+                precision=precision,
+                gate=gate.check(model, precision, contract, contents, reference),
             )
-
-        draft = Bundle(Path(name), manifest([gate.unmeasured(p) for p in networks]), contents)
-        gates = [gate.check(draft, variant, reference) for variant in draft.manifest.variants]
-        contents[CARD_FILE] = model_card.write(manifest(gates), len(found.records), len(trained_on))
-        return manifest(gates), contents
+            for precision, model in networks.items()
+        )
+        card = model_card.write(
+            name, version, outcome, variants, release, len(found.records), len(trained_on)
+        )
+        files = {**contents, CARD_FILE: card}
+        manifest = Manifest(
+            name=name,
+            version=version,
+            **dict(contract),  # the very promises that the gate proved
+            temperature=outcome.temperature,
+            opset=OPSET,
+            variants=variants,
+            metrics=outcome.metrics,
+            baseline=outcome.baseline,
+            training_images=_TRAINING_IMAGES_FILE,
+            release=release,
+            provenance=outcome.provenance,
+            files=hashes(files),
+        )
+        return manifest, files
 
     return store.add(name, make)
 
@@ -116,31 +117,9 @@ def _networks(
         networks["fp16"] = onnx_bytes(reduced_precision.halved(network), size_px)
     if "int8" in precisions:
         images = training_images(run, data_path, most=_CALIBRATION_IMAGES)
-        networks["int8"] = reduced_precision.quantized(networks["fp32"], _TENSORS.images, images)
+        networks["int8"] = reduced_precision.quantized(networks["fp32"], TENSORS.images, images)
     return networks
 
 
 def _file(precision: Precision) -> str:
     return MODEL_FILE if precision == "fp32" else f"model.{precision}.onnx"
-
-
-def onnx_bytes(network: Served, image_size_px: int) -> bytes:
-    """The network as one ONNX file: images uint8 `[N, S, S, 3]`, any N -> scores, maps."""
-    example = torch.zeros(2, image_size_px, image_size_px, 3, dtype=torch.uint8)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's, about its own internals
-        program = torch.onnx.export(
-            network,
-            (example,),
-            dynamo=True,
-            external_data=False,
-            opset_version=_OPSET,
-            input_names=[_TENSORS.images],
-            output_names=[_TENSORS.scores, str(_TENSORS.maps)],
-            dynamic_shapes={_TENSORS.images: {0: torch.export.Dim("batch", min=1)}},
-            verbose=False,
-        )
-    model: onnx.ModelProto = program.model_proto  # type: ignore[union-attr]
-    for node in model.graph.node:
-        del node.metadata_props[:]  # stack traces with the paths of this machine
-    return bytes(model.SerializeToString())

@@ -8,7 +8,7 @@ images (a loss of one point, no decision changed). A variant that loses no more 
 far as they can be counted also passes by its separation, which changes with every score.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,9 +17,8 @@ import torch
 from numpy.typing import NDArray
 
 from models import golden
-from models.bundle import Bundle
 from models.errors import GateError
-from models.manifest import Gate, Manifest, Metric, Precision, Task, Variant
+from models.manifest import Contract, Gate, Manifest, Metric, Precision, Task
 from training.data.record import Record
 from training.data.targets import encode
 from training.evaluation import comparison, evaluate, metrics, onnx_session
@@ -28,7 +27,6 @@ from training.evaluation.decisions import decide
 from training.network.inference import in_batches
 from training.network.resnet import Served
 
-_BATCH = 64
 _DOMAINS = {"", "com.microsoft"}
 
 
@@ -66,52 +64,44 @@ class Reference:
     thresholds: Sequence[float] | None
 
 
-def unmeasured(precision: Precision) -> Gate:
-    """What a draft's manifest says before `check`."""
-    none = Metric(value=0, low=0, high=0)
-    return Gate(
-        tolerance=TOLERANCES[precision].score,
-        max_difference=0,
-        flips=0,
-        images=0,
-        loss=none,
-        separation_loss=none,
-        metrics={},
-    )
+def check(
+    model: bytes,
+    precision: Precision,
+    contract: Contract | Manifest,
+    golden_files: Mapping[str, bytes],
+    reference: Reference,
+) -> Gate:
+    """Hold an exported network against the trained one; what was measured.
 
-
-def check(bundle: Bundle, variant: Variant, reference: Reference) -> Gate:
-    """Hold one file of a bundle against the trained network; what was measured.
+    model: the ONNX file; contract: what its bundle will promise; golden_files: the golden images
+    and their scores, as they will be written, maybe among other files.
 
     Raises GateError unless the graph has the promised form, the golden files and all held-out
     images give the network's scores within the precision's tolerance, the decisions, by name, are
     as often right as the network's, and the headline is not shown to lose more than it may;
     TooFewImagesError if, in fp16 or int8, it is not shown to lose less either.
     """
-    manifest = bundle.manifest
-    tolerance = TOLERANCES[variant.precision]
-    model = bundle.files[variant.file]
+    tolerance, task = TOLERANCES[precision], contract.task
     _check_graph(model)
-    run = onnx_session.runner(model, manifest.tensors)
+    run = onnx_session.runner(model, contract.tensors)
     try:
-        on_golden = golden.check(bundle, run, tolerance.score)
+        on_golden = golden.check_files(golden_files, contract, run, tolerance.score)
         got = run(reference.images)
-        on_held_out = golden.compare(reference.scores, got, manifest, tolerance.score)
+        on_held_out = golden.compare(reference.scores, got, contract, tolerance.score)
     except GateError as error:
-        raise GateError(f"{variant.precision}: {error}") from error
+        raise GateError(f"{precision}: {error}") from error
     flips = on_golden.flips + on_held_out.flips
-    task = manifest.task
     trained = _figures(reference.scores, reference.labels, reference.thresholds, task, reference)
-    exported = _figures(got, manifest.labels, manifest.thresholds, task, reference)
+    exported = _figures(got, contract.labels, contract.thresholds, task, reference)
     for name, value in exported.items():
         if not abs(value - trained[name]) <= tolerance.score + flips / len(got):
             raise GateError(
-                f"{variant.precision}: {name} on {len(got)} validation images is {value:.4f}, the"
+                f"{precision}: {name} on {len(got)} validation images is {value:.4f}, the"
                 f" trained network's {trained[name]:.4f}: the labels or thresholds are not the"
                 " network's"
             )
-    loss, separation = _losses(got, manifest, reference)
-    _check_loss(variant.precision, task, len(got), loss, separation)
+    loss, separation = _losses(got, contract, reference)
+    _check_loss(precision, task, len(got), loss, separation)
     return Gate(
         tolerance=tolerance.score,
         max_difference=max(on_golden.max_difference, on_held_out.max_difference),
@@ -130,13 +120,13 @@ def reference_scores(reference: Served, images: NDArray[np.uint8]) -> NDArray[np
 
 
 def _losses(
-    scores: NDArray[np.float32], manifest: Manifest, reference: Reference
+    scores: NDArray[np.float32], contract: Contract | Manifest, reference: Reference
 ) -> tuple[Difference, Difference]:
     """What a variant with these scores `[N, C]` loses of the headline, and of separation."""
-    targets = encode(reference.records, manifest.labels)
+    targets = encode(reference.records, contract.labels)
     trained = reference.scores
     separation = comparison.separations(scores, trained, targets)
-    if manifest.task == "multi":
+    if contract.task == "multi":
         return comparison.precisions(scores, trained, targets), separation
     wrong, trained_wrong = (
         (decide(answers, None) != targets).any(1) for answers in (scores, trained)

@@ -23,7 +23,7 @@ from training.evaluation.scorer import Scorer
 from training.export.export import export
 from training.export.run_images import RunImages, validation_images
 from training.network.inference import logits_of
-from training.release import MARGIN, is_margin
+from training.release import MARGIN, check_margin, is_margin
 from training.run_folder import Run
 
 
@@ -62,6 +62,7 @@ def release(
     raises; then the released version stays.
     """
     released = store.released(name) if name in store.names() else None
+    check_margin(margin)
     images = None
     if released is None:
         decision = Release(

@@ -1,38 +1,50 @@
 """`MODEL_CARD.md`: what was measured, in the form that Hugging Face's hub reads."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from models.manifest import Manifest, Metric, Task
+from models.manifest import Metric, Release, Task, Variant
 from training.evaluation.evaluate import HEADLINE
+from training.run_folder import Outcome
 
 CARD_FILE = "MODEL_CARD.md"
 _TEMPLATE = "model_card.md"
 
 
-def write(manifest: Manifest, images: int, trained_on: int) -> bytes:
-    """The card of a bundle. images: held out; trained_on: images trained on."""
+def write(
+    name: str,
+    version: int,
+    outcome: Outcome,
+    variants: Sequence[Variant],
+    release: Release | None,
+    images: int,
+    trained_on: int,
+) -> bytes:
+    """The card of a run's bundle. images: held out; trained_on: images trained on."""
     environment = Environment(
         loader=PackageLoader("training.reports"),
         undefined=StrictUndefined,
         keep_trailing_newline=True,
     )
-    recipe = manifest.provenance.recipe
     text = environment.get_template(_TEMPLATE).render(
-        manifest.model_dump(exclude={"provenance", "variants", "metrics", "release"}),
-        arch=recipe["arch"],
-        data=Path(recipe["data"]).name,
-        size=manifest.preprocess.image_size_px,
-        crop=manifest.preprocess.crop_fraction,
+        name=name,
+        version=version,
+        task=outcome.task,
+        labels=outcome.labels,
+        arch=outcome.arch,
+        data=Path(outcome.provenance.recipe["data"]).name,
+        size=outcome.preprocess.image_size_px,
+        crop=outcome.preprocess.crop_fraction,
         images=f"{images:,}",
         trained_on=f"{trained_on:,}",
-        metrics=manifest.metrics,
-        results=_results(manifest.task, manifest.metrics),
-        headline=HEADLINE[manifest.task],
-        variants=manifest.variants,
-        provenance=manifest.provenance,
-        release=manifest.release,
+        metrics=outcome.metrics,
+        results=_results(outcome.task, outcome.metrics),
+        headline=HEADLINE[outcome.task],
+        variants=variants,
+        provenance=outcome.provenance,
+        release=release,
     )
     return text.encode()
 

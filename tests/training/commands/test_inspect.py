@@ -140,15 +140,12 @@ def test_what_is_mended_can_be_trained_as_the_report_says(
     path = train(image_sets.recipe(planted, **mended, **QUICK), tmp_path / "run")
     assert f"3 images left out as {quarantine} says" in capsys.readouterr().out
     assert (path / "quarantine.csv").read_bytes() == Path(quarantine).read_bytes()
-    items = run_folder.read(path).items
-    assert len(items) == 45
-    sides = {item.file: item.is_valid for item in items}
-    assert (sum(not v for v in sides.values()), sum(sides.values())) == (
-        again["trained"],
-        again["held_out"],
-    )
+    sides = run_folder.read(path).split
+    assert len(sides.records) == 45
+    assert (len(sides.train), len(sides.valid)) == (again["trained"], again["held_out"])
+    side_of = {record.file: record.side for record in sides.records}
     for group in again["duplicates"] + again["near_duplicates"]:
-        assert len({sides[file] for file in group}) == 1
+        assert len({side_of[file] for file in group}) == 1
 
 
 @pytest.fixture
@@ -244,7 +241,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_any_image_is_read(
     planted: Path, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As root, who may write anywhere: a file is where the folder should be."""
-    monkeypatch.setattr(file_scan, "survey", lambda files: pytest.fail("images were read"))
+    monkeypatch.setattr(file_scan, "scan", lambda *_: pytest.fail("images were read"))
     (tmp_path / "taken").write_text("mine")
     with pytest.raises(RunError, match="exists and is not empty|cannot be made: Not a directory"):
         inspect(image_sets.recipe(planted), tmp_path / place)

@@ -10,13 +10,16 @@ import torch
 from models.bundle import sha256
 from models.errors import DataError, RecipeError, RunError
 from testkit import image_sets
+from testkit.opens import opened
 from training import run_folder
 from training.commands.train import train
-from training.data import datasets, decoding, file_scan, prepare
-from training.evaluation import calibration, calibration_error, evaluate, metrics, scorer
+from training.data import datasets, decoding, file_scan
+from training.data.targets import encode
+from training.evaluation import calibration, calibration_error, decisions, evaluate, metrics
 from training.fine_tuning import checkpoint
 from training.fine_tuning.checkpoint import Checkpoint
 from training.fine_tuning.trainer import FineTuning
+from training.network import inference, pretrained
 from training.run_folder import Run
 
 CPU = torch.device("cpu")
@@ -24,14 +27,13 @@ ONE_EPOCH = {"freeze_epochs": 1, "epochs": 0}
 
 
 def logits_of(made: Run, root: Path) -> "np.ndarray[tuple[int, int], np.dtype[np.float32]]":
-    files = [root / item.file for item in made.items if item.is_valid]
+    files = [root / record.file for record in made.split.valid]
     images = decoding.served(files, made.outcome.preprocess)
-    return scorer.logits_of(made.network(), images, CPU)
+    return inference.logits_of(made.network(), images, CPU)
 
 
 def targets_of(made: Run) -> "np.ndarray[tuple[int, int], np.dtype[np.bool_]]":
-    held_out = [item.labels for item in made.items if item.is_valid]
-    return evaluate.truth(held_out, made.outcome.labels)
+    return encode(made.split.valid, made.outcome.labels)
 
 
 def test_a_run_knows_its_task_and_its_labels(single_run: Run, multi_run: Run) -> None:
@@ -46,11 +48,27 @@ def test_a_run_knows_its_task_and_its_labels(single_run: Run, multi_run: Run) ->
 
 def test_the_split_is_of_every_image_as_it_is(single_run: Run, single_data: Path) -> None:
     files = sorted(single_data.rglob("*.jpg"))
-    assert [single_data / item.file for item in single_run.items] == files
-    assert [item.sha256 for item in single_run.items] == [sha256(f.read_bytes()) for f in files]
-    assert [item.labels for item in single_run.items] == [(file.parent.name,) for file in files]
-    held_out = [item.labels[0] for item in single_run.items if item.is_valid]
+    records = single_run.split.records
+    assert [single_data / record.file for record in records] == files
+    assert [record.sha256 for record in records] == [sha256(f.read_bytes()) for f in files]
+    assert [record.labels for record in records] == [(file.parent.name,) for file in files]
+    held_out = [record.labels[0] for record in single_run.split.valid]
     assert [held_out.count(label) for label in single_run.outcome.labels] == [8, 8, 8]
+
+
+def test_a_run_knows_where_its_images_are(
+    single_run: Run, single_data: Path, multi_run: Run, multi_data: Path
+) -> None:
+    assert single_run.outcome.root == str(single_data)
+    assert multi_run.outcome.root == str(multi_data.parent / "images")
+
+
+def test_each_image_is_opened_once(single_data: Path, tmp_path: Path) -> None:
+    """Though the files are hashed, looked at and decoded, on both sides of the split."""
+    data = shutil.copytree(single_data, tmp_path / "data")
+    with opened() as files:
+        train(image_sets.recipe(data, **ONE_EPOCH), tmp_path / "run")
+    assert sorted(file for file in files if file.suffix == ".jpg") == sorted(data.rglob("*.jpg"))
 
 
 @pytest.mark.parametrize("task", ["single", "multi"])
@@ -67,7 +85,7 @@ def test_figures_are_cross_fitted_on_the_held_out_images(
     before = calibration.probabilities(logits, outcome.task, 1)
     for name, said in (("", scores), ("_uncalibrated", before)):
         expected[f"rms_calibration_error{name}"] = calibration_error.measure(
-            *evaluate.claims(outcome.task, said, targets)
+            *decisions.claims(outcome.task, said, targets)
         )
     for name, metric in outcome.metrics.items():
         assert metric.value == pytest.approx(expected[name].value, abs=1e-4), name
@@ -80,7 +98,7 @@ def test_figures_are_cross_fitted_on_the_held_out_images(
     assert lines[0] == "path,target,blue,green,red"
     written = np.array([line.split(",")[2:] for line in lines[1:]], np.float32)
     np.testing.assert_allclose(written, scores, atol=1e-4)
-    files = [item.file for item in made.items if item.is_valid]
+    files = [record.file for record in made.split.valid]
     assert [line.split(",")[0] for line in lines[1:]] == files
 
 
@@ -98,8 +116,8 @@ def test_what_is_shipped_is_fitted_on_all_held_out_images(
     if outcome.thresholds is not None:
         expected = calibration.fit_thresholds(shipped, targets)
         assert outcome.thresholds == pytest.approx(expected, abs=1e-4)
-    said = evaluate.decide(shipped, outcome.thresholds)
-    assert outcome.baseline == evaluate.baseline(shipped, said)
+    said = decisions.decide(shipped, outcome.thresholds)
+    assert outcome.baseline == decisions.baseline(shipped, said)
 
 
 def test_the_task_can_be_learned(single_run: Run) -> None:
@@ -139,7 +157,9 @@ def test_an_official_split_decides_what_is_held_out(tmp_path: Path) -> None:
     sides = [[*row, str(number % 4 == 1)] for number, row in enumerate(rows)]
     image_sets.write_csv(table, [[*header, "is_valid"], *sides])
     made = run_folder.read(train(image_sets.recipe(table, **ONE_EPOCH), tmp_path / "run"))
-    assert [item.is_valid for item in made.items] == [n % 4 == 1 for n in range(20)]
+    assert [record.side == "valid" for record in made.split.records] == [
+        n % 4 == 1 for n in range(20)
+    ]
 
 
 def test_a_single_label_task_needs_two_labels(tmp_path: Path) -> None:
@@ -200,15 +220,16 @@ def test_near_duplicates_stay_on_one_side(tmp_path: Path) -> None:
     made = run_folder.read(
         train(image_sets.recipe(tmp_path / "data", **ONE_EPOCH), tmp_path / "run")
     )
-    sides = {(Path(item.file).name.partition("-")[0], item.is_valid) for item in made.items}
+    records = made.split.records
+    sides = {(Path(record.file).name.partition("-")[0], record.side) for record in records}
     assert len(sides) == 20
-    assert sum(item.is_valid for item in made.items) == 16
+    assert len(made.split.valid) == 16
 
 
 def test_an_empty_class_folder_and_alike_labels_are_refused_before_images_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(file_scan, "survey", unread)
+    monkeypatch.setattr(file_scan, "scan", unread)
     image_sets.put(tmp_path / "data", "cat/a.jpg", "Cat /b.jpg")
     with pytest.raises(DataError, match="'Cat ', 'cat' differ only by case or spaces"):
         train(image_sets.recipe(tmp_path / "data"), tmp_path / "run")
@@ -302,7 +323,7 @@ def test_a_rate_found_automatically_leaves_the_network_as_it_was(
     given = train(recipe.model_copy(update={"lr": found.recipe.lr}), tmp_path / "given")
     for name in ("network.safetensors", "curves.csv", "recipe.json"):
         assert (found.path / name).read_bytes() == (given / name).read_bytes(), name
-    start, _ = prepare.start(recipe, 3)
+    start, _ = pretrained.start(recipe, 3)
     (first,) = beginnings
     assert first
     for name, value in start.resnet.state_dict().items():

@@ -6,7 +6,7 @@ from models.errors import DataError
 from testkit.image_sets import image, put, write_csv
 from training.data import datasets
 from training.data.datasets import Dataset
-from training.data.readers import Example
+from training.data.record import Record
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
@@ -19,7 +19,7 @@ def refused(path: Path, *arguments: str | None) -> str:
 
 
 def labels_of(dataset: Dataset) -> dict[str, tuple[str, ...]]:
-    return {example.file: example.labels for example in dataset.examples}
+    return {record.file: record.labels for record in dataset.records}
 
 
 # Class folders.
@@ -31,12 +31,12 @@ def test_class_folders_are_labels(tmp_path: Path) -> None:
     assert found.root == tmp_path
     assert found.labels == ("cat", "dog", "emu bird")
     assert found.task == "single"
-    assert found.examples == (
-        Example("cat/deep/er/y.webp", ("cat",)),
-        Example("cat/z.png", ("cat",)),
-        Example("dog/a.JPEG", ("dog",)),
-        Example("dog/b.jpg", ("dog",)),
-        Example("emu bird/x.jpg", ("emu bird",)),
+    assert found.records == (
+        Record("cat/deep/er/y.webp", ("cat",)),
+        Record("cat/z.png", ("cat",)),
+        Record("dog/a.JPEG", ("dog",)),
+        Record("dog/b.jpg", ("dog",)),
+        Record("emu bird/x.jpg", ("emu bird",)),
     )
 
 
@@ -163,7 +163,7 @@ def test_file_names_are_relative_to_the_csv_s_folder_or_one_beside_it(
     rows = [["fname", "labels"], ["sub/a.jpg", "dog"], ["b.jpg", "cat"]]
     found = datasets.read(str(write_csv(tmp_path / "labels.csv", rows)))
     assert found.root.resolve() == (tmp_path / folder).resolve()
-    assert found.examples == (Example("b.jpg", ("cat",)), Example("sub/a.jpg", ("dog",)))
+    assert found.records == (Record("b.jpg", ("cat",)), Record("sub/a.jpg", ("dog",)))
     assert found.task == "single"
 
 
@@ -212,20 +212,20 @@ def test_an_official_split_is_read_in_any_spelling(tmp_path: Path) -> None:
     found = datasets.read(
         str(write_csv(tmp_path / "l.csv", [["fname", "labels", "is_valid"], *rows]))
     )
-    assert [e.is_valid for e in found.examples] == [True, False, True, False, True, False]
+    assert [record.side for record in found.records] == ["valid", "train"] * 3
 
 
 def test_without_the_column_no_image_has_a_side(tmp_path: Path) -> None:
     put(tmp_path, "a.jpg")
     found = datasets.read(str(write_csv(tmp_path / "l.csv", [["fname", "labels"], ["a.jpg", "x"]])))
-    assert [example.is_valid for example in found.examples] == [None]
+    assert [record.side for record in found.records] == [None]
 
 
 def test_columns_can_have_any_order_and_the_file_a_byte_order_mark(tmp_path: Path) -> None:
     put(tmp_path, "a.jpg")
     file = tmp_path / "l.csv"
     file.write_text("labels,is_valid,fname\r\ncat dog,1,a.jpg\r\n", encoding="utf-8-sig")
-    assert datasets.read(str(file)).examples == (Example("a.jpg", ("cat", "dog"), True),)
+    assert datasets.read(str(file)).records == (Record("a.jpg", ("cat", "dog"), "valid"),)
 
 
 @pytest.mark.parametrize("given", [True, False])
@@ -290,10 +290,10 @@ def test_the_pet_folder_gives_its_own_labels_and_split(tmp_path: Path) -> None:
     assert found.root == tmp_path / "images"
     assert found.task == "single"
     assert found.labels == ("Bengal", "great_pyrenees")
-    assert found.examples == (
-        Example("Bengal_7.jpg", ("Bengal",), True),
-        Example("Bengal_8.jpg", ("Bengal",), False),
-        Example("great_pyrenees_12.jpg", ("great_pyrenees",), False),
+    assert found.records == (
+        Record("Bengal_7.jpg", ("Bengal",), "valid"),
+        Record("Bengal_8.jpg", ("Bengal",), "train"),
+        Record("great_pyrenees_12.jpg", ("great_pyrenees",), "train"),
     )
 
 
@@ -333,11 +333,11 @@ def test_a_voc_folder_gives_the_labels_of_all_objects_and_its_own_split(tmp_path
     found = datasets.read(str(voc(tmp_path, **lists)))
     assert found.root == tmp_path / "JPEGImages"
     assert (found.task, found.labels) == ("multi", ("car", "cat", "dog"))
-    assert found.examples == (
-        Example("1-dog.jpg", ("dog",), False),
-        Example("2-cat.jpg", ("cat",), False),
-        Example("3-dog-car-dog.jpg", ("car", "dog"), True),
-        Example("4.jpg", (), True),
+    assert found.records == (
+        Record("1-dog.jpg", ("dog",), "train"),
+        Record("2-cat.jpg", ("cat",), "train"),
+        Record("3-dog-car-dog.jpg", ("car", "dog"), "valid"),
+        Record("4.jpg", (), "valid"),
     )
 
 
@@ -348,9 +348,9 @@ def test_without_annotations_for_its_test_a_voc_folder_is_divided_in_train_and_v
     folder = voc(tmp_path / inside, train="1-dog", val="2-cat", trainval="1-dog 2-cat", test="3")
     (folder / "Annotations" / "3.xml").unlink()
     found = datasets.read(str(tmp_path))
-    assert [(e.file, e.is_valid) for e in found.examples] == [
-        ("1-dog.jpg", False),
-        ("2-cat.jpg", True),
+    assert [(record.file, record.side) for record in found.records] == [
+        ("1-dog.jpg", "train"),
+        ("2-cat.jpg", "valid"),
     ]
 
 
@@ -364,7 +364,7 @@ def test_what_is_wrong_with_a_voc_folder_is_named(tmp_path: Path) -> None:
     )
     complaints: list[str] = []
     found = datasets.read(str(tmp_path), complain=complaints.append)
-    assert [example.file for example in found.examples] == ["5-cat.jpg"]
+    assert [record.file for record in found.records] == ["5-cat.jpg"]
     for complaint, expected in zip(
         complaints,
         ("lists 1-dog.jpg, which is not in", "2-cat.xml cannot", "3-cat.xml cannot", "a name"),
@@ -449,7 +449,7 @@ def test_images_on_the_quarantine_list_are_left_out_and_counted(tmp_path: Path) 
     rows = [["file", "reason"], ["cat/2.jpg", "bad: torn"], ["odd/4.jpg", ""]]
     file = write_csv(tmp_path / "q.csv", rows)
     found = datasets.read(str(tmp_path / "data"), quarantine=str(file))
-    assert [example.file for example in found.examples] == ["cat/1.jpg", "dog/3.jpg"]
+    assert [record.file for record in found.records] == ["cat/1.jpg", "dog/3.jpg"]
     assert found.labels == ("cat", "dog")
     assert found.notes == (f"2 images left out as {file} says",)
 
@@ -502,7 +502,7 @@ def test_faults_that_can_be_passed_over_are_all_told_of(tmp_path: Path) -> None:
     table.write_text("\n".join(lines))
     complaints: list[str] = []
     found = datasets.read(str(table), complain=complaints.append)
-    assert found.examples == (Example("a.jpg", ("cat",), True),)
+    assert found.records == (Record("a.jpg", ("cat",), "valid"),)
     for expected in ("line 3: a.jpg is listed twice", "b.jpg does not exist", "expected 3 values"):
         assert sum(expected in complaint for complaint in complaints) == 1
     assert len(complaints) == 3
@@ -527,5 +527,5 @@ def test_the_real_sets_are_read(
         pytest.skip(f"no real images: {path} is not in ../shared/data")
     found = datasets.read(str(SHARED / path))
     assert (found.task, len(found.labels)) == (task, labels)
-    assert sum(not example.is_valid for example in found.examples) == trained
-    assert sum(bool(example.is_valid) for example in found.examples) == held_out
+    assert sum(record.side == "train" for record in found.records) == trained
+    assert sum(record.side == "valid" for record in found.records) == held_out

@@ -19,11 +19,6 @@ def files(folder: Path, count: int) -> list[Path]:
     return [folder / name for name in names]
 
 
-def test_hashes_are_of_the_files_bytes_in_order(tmp_path: Path) -> None:
-    found = files(tmp_path, 20)
-    assert decoding.hashes(found) == [sha256(file.read_bytes()) for file in found]
-
-
 @pytest.mark.parametrize("preprocess", [(32, 1.0), (24, 0.8)])
 def test_served_pictures_are_what_serving_decodes(
     tmp_path: Path, preprocess: tuple[int, float]
@@ -71,7 +66,7 @@ def test_presized_pictures_are_upright(tmp_path: Path) -> None:
     assert decoding.presized([tmp_path / "turned.jpg"], 32)[1].tolist() == [[1, 2]]
 
 
-@pytest.mark.parametrize("step", ["served", "presized", "hashes"])
+@pytest.mark.parametrize("step", ["served", "presized", "squeezed", "decoded"])
 def test_files_that_cannot_be_used_are_all_named_at_once(tmp_path: Path, step: str) -> None:
     found = files(tmp_path, 6)
     found[1].write_bytes(image(1)[:300])
@@ -82,10 +77,12 @@ def test_files_that_cannot_be_used_are_all_named_at_once(tmp_path: Path, step: s
             decoding.served(found, Preprocess(image_size_px=32, crop_fraction=1))
         elif step == "presized":
             decoding.presized(found, 32)
+        elif step == "squeezed":
+            decoding.squeezed(found, 32)
         else:
-            decoding.hashes(found)
+            list(decoding.decoded(found, sha256))
     message = str(caught.value)
-    bad = {4} if step == "hashes" else {1, 3, 4}
+    bad = {4} if step == "decoded" else {1, 3, 4}
     assert message.startswith(f"{len(bad)} images cannot be used: ")
     assert {number for number in range(6) if str(found[number]) in message} == bad
     assert "No such file" in message
@@ -95,6 +92,6 @@ def test_files_that_cannot_be_used_are_all_named_at_once(tmp_path: Path, step: s
 def test_of_many_bad_files_five_are_named_and_all_counted(tmp_path: Path) -> None:
     missing = [tmp_path / f"{number}.jpg" for number in range(12)]
     with pytest.raises(DataError) as caught:
-        decoding.hashes(missing)
+        list(decoding.decoded(missing, sha256))
     assert str(caught.value).startswith("12 images cannot be used: ")
     assert sum(str(file) in str(caught.value) for file in missing) == 5

@@ -85,11 +85,11 @@ def test_the_pets_are_downloaded_once_and_read(
 ) -> None:
     found = datasets.read("oxford-pets")
     assert found.root == cache / "oxford-pets" / "oxford-iiit-pet" / "images"
-    sides = [(e.file, e.labels, e.is_valid) for e in found.examples]
+    sides = [(r.file, r.labels, r.side) for r in found.records]
     assert sides == [
-        ("Bengal_1.jpg", ("Bengal",), False),
-        ("Bengal_2.jpg", ("Bengal",), True),
-        ("pug_3.jpg", ("pug",), False),
+        ("Bengal_1.jpg", ("Bengal",), "train"),
+        ("Bengal_2.jpg", ("Bengal",), "valid"),
+        ("pug_3.jpg", ("pug",), "train"),
     ]
     assert "downloading oxford-pets to " in capsys.readouterr().out
     monkeypatch.setattr(OxfordIIITPet, "_RESOURCES", ())
@@ -100,9 +100,9 @@ def test_the_pets_are_downloaded_once_and_read(
 def test_voc_is_downloaded_with_its_test_images(voc2007: None, cache: Path) -> None:
     found = datasets.read("voc2007")
     assert found.root == cache / "voc2007" / "VOCdevkit" / "VOC2007" / "JPEGImages"
-    assert [(e.file, e.labels, e.is_valid) for e in found.examples] == [
-        ("1.jpg", ("dog",), False),
-        ("2.jpg", ("dog",), True),
+    assert [(r.file, r.labels, r.side) for r in found.records] == [
+        ("1.jpg", ("dog",), "train"),
+        ("2.jpg", ("dog",), "valid"),
     ]
 
 
@@ -115,7 +115,7 @@ def test_a_path_of_that_name_is_not_downloaded(tmp_path: Path, cache: Path) -> N
 def test_an_interrupted_download_starts_again(pets: None, cache: Path) -> None:
     torn = put(cache / "oxford-pets.partial" / "oxford-iiit-pet" / "images", "Bengal_1.jpg")
     (torn.parent / "annotations").mkdir()
-    assert len(datasets.read("oxford-pets").examples) == 3
+    assert len(datasets.read("oxford-pets").records) == 3
 
 
 @pytest.mark.parametrize("fault", ["unreachable", "changed"])

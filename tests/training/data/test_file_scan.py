@@ -1,55 +1,44 @@
 import io
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image, ImageEnhance
-from scipy.fft import dctn
+from PIL import Image
 
 from models.bundle import sha256
 from models.errors import DataError
-from testkit.image_sets import photo
+from testkit.image_sets import photo, put
 from testkit.odd_images import encoded
 from training.data import file_scan
-from training.data.file_scan import Record, perceptual_hash
-from training.data.near_duplicates import DISTANCE
+from training.data.contents import Contents
+from training.data.datasets import Dataset
+from training.data.perceptual_hash import perceptual_hash
+from training.data.record import Record, Scan
 
 
-def record(folder: Path, name: str, data: bytes) -> Record:
+def scanned(folder: Path, name: str, data: bytes) -> Record:
     (folder / name).write_bytes(data)
-    (found,) = file_scan.survey([folder / name])
+    (found,) = file_scan.scan(folder, [Record(name, ("cat",))], Contents())
     return found
-
-
-def distance(first: Image.Image, second: Image.Image) -> int:
-    hashes = perceptual_hash(first), perceptual_hash(second)
-    assert hashes[0] is not None and hashes[1] is not None
-    return (hashes[0] ^ hashes[1]).bit_count()
-
-
-def again(picture: Image.Image, quality: int = 95) -> Image.Image:
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=quality)
-    return Image.open(buffer)
 
 
 def test_a_record_says_what_a_file_is(tmp_path: Path) -> None:
     data = encoded(photo(0), "JPEG", quality=90)
-    found = record(tmp_path, "a.jpeg", data)
-    assert found == Record(
-        tmp_path / "a.jpeg",
+    assert scanned(tmp_path, "a.jpeg", data) == Record(
+        "a.jpeg",
+        ("cat",),
         sha256=sha256(data),
-        size_bytes=len(data),
-        format="JPEG",
-        width_px=96,
-        height_px=72,
-        mode="RGB",
-        turn=1,
-        perceptual=perceptual_hash(Image.open(io.BytesIO(data))),
-        error=None,
+        scan=Scan(
+            size_bytes=len(data),
+            format="JPEG",
+            width_px=96,
+            height_px=72,
+            mode="RGB",
+            turn=1,
+            perceptual=perceptual_hash(Image.open(io.BytesIO(data))),
+            error=None,
+        ),
     )
-    assert not found.extension_lies
 
 
 @pytest.mark.parametrize(
@@ -66,9 +55,9 @@ def test_a_record_says_what_a_file_is(tmp_path: Path) -> None:
 def test_format_and_mode_are_told_by_the_content(
     tmp_path: Path, name: str, form: str, mode: str, lies: bool
 ) -> None:
-    found = record(tmp_path, name, encoded(photo(0).convert(mode), form))
-    assert (found.format, found.mode, found.extension_lies) == (form, mode, lies)
-    assert found.error is None
+    found = scanned(tmp_path, name, encoded(photo(0).convert(mode), form))
+    assert (found.scan.format, found.scan.mode, found.extension_lies) == (form, mode, lies)
+    assert found.scan.error is None
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
@@ -80,10 +69,10 @@ def test_a_turn_is_found_and_the_hash_is_of_the_upright_picture(
     turns[8] = Image.Transpose.ROTATE_270
     upright = photo(1)
     stored = upright.transpose(turns[orientation]) if orientation in turns else upright
-    found = record(tmp_path, "a.jpg", encoded(stored, form, orientation, quality=95))
-    assert found.turn == orientation
-    assert (found.width_px, found.height_px) == stored.size
-    expected, got = perceptual_hash(upright), found.perceptual
+    found = scanned(tmp_path, "a.jpg", encoded(stored, form, orientation, quality=95))
+    assert found.scan.turn == orientation
+    assert (found.scan.width_px, found.scan.height_px) == stored.size
+    expected, got = perceptual_hash(upright), found.scan.perceptual
     assert expected is not None and got is not None
     assert (expected ^ got).bit_count() <= 2
 
@@ -101,29 +90,31 @@ def test_a_turn_is_found_and_the_hash_is_of_the_upright_picture(
 def test_a_file_that_cannot_be_used_has_the_reason_and_still_a_hash(
     tmp_path: Path, data: bytes, error: str
 ) -> None:
-    found = record(tmp_path, "a.jpg", data)
-    assert (found.error, found.sha256, found.size_bytes) == (error, sha256(data), len(data))
-    assert found.perceptual is None and not found.extension_lies
+    found = scanned(tmp_path, "a.jpg", data)
+    assert (found.sha256, found.scan) == (sha256(data), Scan(len(data), error=error))
+    assert not found.extension_lies
 
 
 def test_records_are_in_order_and_one_bad_file_stops_nothing(tmp_path: Path) -> None:
-    files = [tmp_path / f"{number}.png" for number in range(12)]
-    for number, file in enumerate(files):
-        photo(number).save(file)
-    files[5].unlink()
+    names = [f"{number}.png" for number in range(12)]
+    for number, name in enumerate(names):
+        photo(number).save(tmp_path / name)
+    (tmp_path / names[5]).unlink()
     (tmp_path / "folder.png").mkdir()
-    found = file_scan.survey([*files, tmp_path / "folder.png"])
-    assert [entry.file for entry in found] == [*files, tmp_path / "folder.png"]
-    errors = {entry.file.name: entry.error for entry in found if entry.error}
+    records = [Record(name, (name,)) for name in (*names, "folder.png")]
+    found = file_scan.scan(tmp_path, records, Contents())
+    assert [(r.file, r.labels) for r in found] == [(r.file, r.labels) for r in records]
+    errors = {record.file: record.scan.error for record in found if record.scan.error}
+    assert {record.file for record in found if not record.sha256} == errors.keys()
     assert errors == {"5.png": "No such file or directory", "folder.png": "Is a directory"}
 
 
 def test_bad_files_are_refused_with_the_reason_and_the_way_out(tmp_path: Path) -> None:
-    good = record(tmp_path, "good.jpg", encoded(photo(0), "JPEG"))
-    file_scan.refuse_bad([good], "pets")
-    bad = [record(tmp_path, f"bad-{number}.jpg", b"hello") for number in range(7)]
+    good = scanned(tmp_path, "good.jpg", encoded(photo(0), "JPEG"))
+    file_scan.refuse_bad(tmp_path, [good], "pets")
+    bad = [scanned(tmp_path, f"bad-{number}.jpg", b"hello") for number in range(7)]
     with pytest.raises(DataError) as caught:
-        file_scan.refuse_bad([good, *bad], "my data --pattern '(.)'")
+        file_scan.refuse_bad(tmp_path, [good, *bad], "my data --pattern '(.)'")
     message = str(caught.value)
     assert message.startswith(f"7 images cannot be used: {tmp_path / 'bad-0.jpg'}: the bytes are")
     assert "bad-4.jpg" in message and "bad-5.jpg" not in message
@@ -131,58 +122,43 @@ def test_bad_files_are_refused_with_the_reason_and_the_way_out(tmp_path: Path) -
     assert message.endswith("--quarantine AUDIT/quarantine.csv")
 
 
-# The perceptual hash.
+# Hashes alone, for a run that is resumed.
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_the_hash_is_the_signs_of_the_lowest_frequencies_about_their_median(seed: int) -> None:
-    """Against SciPy's transform in floating point; its ties cannot be told."""
-    picture = photo(seed)
-    grey = picture.convert("L").resize((32, 32), Image.Resampling.BILINEAR)
-    waves = dctn(np.asarray(grey, np.float64), norm="ortho")[:8, :8].ravel()[1:]
-    bits = "".join("01"[int(wave > np.median(waves))] for wave in waves)
-    assert perceptual_hash(picture) == int(bits + "0", 2)
+def dataset(folder: Path, count: int) -> Dataset:
+    put(folder, *(f"{number:02}.jpg" for number in range(count)))
+    records = tuple(Record(f"{number:02}.jpg", ("cat",), "valid") for number in range(count))
+    return Dataset(folder, records, ("cat",), "single")
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda p: p.resize((p.width // 2, p.height // 2), Image.Resampling.LANCZOS),
-        lambda p: p.resize((p.width * 2, p.height * 2)),
-        lambda p: again(p, quality=60),
-        lambda p: ImageEnhance.Brightness(p).enhance(0.9),
-        lambda p: ImageEnhance.Brightness(p).enhance(1.1),
-        lambda p: p.convert("L"),
-        lambda p: p.crop((2, 2, p.width - 2, p.height - 2)),
-    ],
-)
-def test_a_picture_that_is_nearly_the_same_has_nearly_the_same_hash(
-    change: Callable[[Image.Image], Image.Image],
-) -> None:
-    for seed in range(10):
-        picture = photo(seed, (240, 180))
-        assert distance(picture, change(picture)) <= DISTANCE
-
-
-def test_other_pictures_have_other_hashes() -> None:
-    pictures = [photo(seed) for seed in range(40)]
-    distances = [
-        distance(first, second)
-        for number, first in enumerate(pictures)
-        for second in pictures[:number]
+def test_hashes_are_of_the_files_bytes_in_order(tmp_path: Path) -> None:
+    data = dataset(tmp_path, 20)
+    assert file_scan.hashed(data, Contents()) == [
+        replace(record, sha256=sha256((tmp_path / record.file).read_bytes()))
+        for record in data.records
     ]
-    assert min(distances) > 2 * DISTANCE
-    assert np.mean(distances) == pytest.approx(31.5, abs=1)
 
 
-@pytest.mark.parametrize("kind", ["flat", "noise", "halves", "ramp"])
-def test_a_picture_too_plain_to_tell_has_no_hash(kind: str) -> None:
-    row = np.arange(96)
-    pixels = {
-        "flat": np.full((72, 96), 90),
-        "noise": np.random.default_rng(0).normal(120, 8, (72, 96)),
-        "halves": np.tile(row // 48 * 200, (72, 1)),
-        "ramp": np.tile(row * 2, (72, 1)),
-    }[kind]
-    picture = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
-    assert perceptual_hash(again(picture)) is None
+def test_of_many_files_that_are_gone_five_are_named_and_all_counted(tmp_path: Path) -> None:
+    data = dataset(tmp_path, 13)
+    for record in data.records[1:]:
+        (tmp_path / record.file).unlink()
+    with pytest.raises(DataError) as caught:
+        file_scan.hashed(data, Contents())
+    message = str(caught.value)
+    assert message.startswith("12 images cannot be used: ")
+    assert sum(str(tmp_path / record.file) in message for record in data.records) == 5
+    assert "No such file" in message and "\n" not in message
+
+
+@pytest.mark.parametrize("step", ["scan", "hashed"])
+def test_what_is_looked_at_is_kept_for_the_decoding(tmp_path: Path, step: str) -> None:
+    data, contents = dataset(tmp_path, 3), Contents()
+    looked = (
+        file_scan.scan(tmp_path, data.records, contents)
+        if step == "scan"
+        else file_scan.hashed(data, contents)
+    )
+    for record in looked:
+        (tmp_path / record.file).unlink()
+        assert sha256(contents.take(tmp_path / record.file)) == record.sha256

@@ -1,18 +1,16 @@
-import os
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
-import psutil
 import pytest
 import torch
 
 from models.errors import DataError
+from models.hardware import cpu_cores
 from testkit import image_sets
 from training.commands.train import train
 from training.data import image_source as module
 from training.data.decoding import squeezed
-from training.data.image_source import Cached, Streamed, feed
+from training.data.image_source import Cached, Streamed, image_source
 from training.run_folder import CURVES_FILE, WEIGHTS_FILE
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # 1 core
@@ -33,8 +31,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_streamed_pictures_are_the_cached_ones(files: list[Path], workers: int) -> None:
-    cached = feed(files, image_sets.recipe(cache="memory"), CPU)
-    streamed = feed(files, image_sets.recipe(cache="none", workers=workers), CPU)
+    cached = image_source(files, image_sets.recipe(cache="memory"), CPU)
+    streamed = image_source(files, image_sets.recipe(cache="none", workers=workers), CPU)
     assert isinstance(cached, Cached)
     assert isinstance(streamed, Streamed)
     side = image_sets.recipe().presize_px
@@ -48,17 +46,26 @@ def test_streamed_pictures_are_the_cached_ones(files: list[Path], workers: int) 
             assert all(torch.equal(*pair) for pair in zip(ours, expected, strict=True))
 
 
-def test_a_feed_says_where_its_pictures_come_from(files: list[Path]) -> None:
-    assert feed(files, image_sets.recipe(cache="memory"), CPU).place == "memory"
-    for workers, text in ((3, "3"), (0, "no other"), (None, str(module.cores()))):
-        place = feed(files, image_sets.recipe(cache="none", workers=workers), CPU).place
+def test_cached_pictures_are_made_of_what_was_read_before(files: list[Path]) -> None:
+    """The file is opened once for the scan; those bytes are decoded."""
+    asked = []
+
+    def read(file: Path) -> bytes:
+        asked.append(file)
+        return files[0].read_bytes()
+
+    ((pixels, _),) = image_source(files, image_sets.recipe(cache="memory"), CPU, read).batches(
+        [torch.arange(len(files))]
+    )
+    assert sorted(asked) == files
+    assert len(torch.unique(pixels, dim=0)) == 1
+
+
+def test_a_source_says_where_its_pictures_come_from(files: list[Path]) -> None:
+    assert image_source(files, image_sets.recipe(cache="memory"), CPU).place == "memory"
+    for workers, text in ((3, "3"), (0, "no other"), (None, str(cpu_cores()))):
+        place = image_source(files, image_sets.recipe(cache="none", workers=workers), CPU).place
         assert place == f"files, by {text} processes"
-
-
-def test_without_a_number_there_is_a_worker_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert module.cores() == len(os.sched_getaffinity(0))
-    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
-    assert module.cores() == os.cpu_count()
 
 
 def test_training_from_files_gives_the_weights_that_training_from_memory_does(
@@ -96,47 +103,23 @@ def test_a_file_that_is_lost_while_streaming_is_named_in_one_line(
 # What fits where.
 
 
-def free(monkeypatch: pytest.MonkeyPatch, machine: int, *cgroup: int | str | None) -> int:
-    """What `_free_memory` says with so many bytes, in a container with (max, current)."""
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=machine))
-    texts = {f"memory.{n}": v for n, v in zip(("max", "current"), cgroup, strict=False)}
-    read = Path.read_text
-
-    def read_text(file: Path) -> str:
-        if file.parent != Path("/sys/fs/cgroup"):
-            return read(file)
-        if texts.get(file.name) is None:
-            raise FileNotFoundError(file)
-        return f"{texts[file.name]}\n"
-
-    monkeypatch.setattr(Path, "read_text", read_text)
-    return module._free_memory()
-
-
-def test_free_memory_is_the_machine_s_or_the_container_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert free(monkeypatch, 1000) == 1000
-    assert free(monkeypatch, 1000, "max", 900) == 1000
-    assert free(monkeypatch, 1000, 700, 300) == 400
-    assert free(monkeypatch, 300, 700, 300) == 300
-
-
 def test_auto_keeps_in_memory_what_fits_in_half_of_what_is_free(
     files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needed = len(files) * image_sets.recipe().presize_px ** 2 * 3
     for free_bytes, kind in ((2 * needed + 2, Cached), (2 * needed - 2, Streamed)):
-        monkeypatch.setattr(module, "_free_memory", lambda free=free_bytes: free)
-        assert isinstance(feed(files, image_sets.recipe(), CPU), kind)
-    monkeypatch.setattr(module, "_free_memory", lambda: 0)
-    assert isinstance(feed(files, image_sets.recipe(cache="memory"), CPU), Cached)
-    monkeypatch.setattr(module, "_free_memory", lambda: 10**12)
-    assert isinstance(feed(files, image_sets.recipe(cache="none"), CPU), Streamed)
+        monkeypatch.setattr(module, "free_memory", lambda free=free_bytes: free)
+        assert isinstance(image_source(files, image_sets.recipe(), CPU), kind)
+    monkeypatch.setattr(module, "free_memory", lambda: 0)
+    assert isinstance(image_source(files, image_sets.recipe(cache="memory"), CPU), Cached)
+    monkeypatch.setattr(module, "free_memory", lambda: 10**12)
+    assert isinstance(image_source(files, image_sets.recipe(cache="none"), CPU), Streamed)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_auto_prefers_gpu_memory(files: list[Path]) -> None:
-    given = feed(files, image_sets.recipe(), torch.device("cuda"))
+    given = image_source(files, image_sets.recipe(), torch.device("cuda"))
     assert given.place == "GPU memory"
     ((pixels, _),) = given.batches([torch.tensor([1, 3])])
     assert pixels.is_cuda

@@ -1,11 +1,11 @@
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from training.data import near_duplicates
-from training.data.file_scan import Record
+from training.data.record import Record, Scan
 
 DISTANCE = near_duplicates.DISTANCE
 
@@ -75,11 +75,21 @@ def test_links_that_grow_too_many_are_reduced_and_nothing_is_lost(
 
 def test_no_hashes_are_no_groups() -> None:
     assert near_duplicates.near_groups(np.array([], np.uint64)).tolist() == []
-    assert near_duplicates.groups([]) == []
+    assert near_duplicates.group([]) == []
 
 
-def entry(content: str | None, perceptual: int | None) -> Record:
-    return Record(Path("x"), sha256=content, perceptual=perceptual)
+def entry(content: str, perceptual: int | None) -> Record:
+    return Record("x.jpg", ("cat",), sha256=content, scan=Scan(perceptual=perceptual))
+
+
+def groups(records: list[Record]) -> list[int]:
+    return [record.group for record in near_duplicates.group(records)]
+
+
+def test_only_the_group_of_a_record_is_new() -> None:
+    records = [entry("a", 0), entry("b", None), entry("a", 0)]
+    grouped = near_duplicates.group(records)
+    assert [replace(record, group=-1) for record in grouped] == records
 
 
 def test_the_same_bytes_and_near_duplicates_are_one_group() -> None:
@@ -91,14 +101,12 @@ def test_the_same_bytes_and_near_duplicates_are_one_group() -> None:
         entry("d", None),  # too plain
         entry("d", None),
         entry("e", None),
-        entry(None, None),  # cannot be read
-        entry(None, None),
+        entry("", None),  # cannot be read
+        entry("", None),
         entry("a", 0),
         entry("f", far ^ 0b11),
     ]
-    first, second, third, plain, twin, lone, unread, other, copy, last = near_duplicates.groups(
-        records
-    )
+    first, second, third, plain, twin, lone, unread, other, copy, last = groups(records)
     assert first == second == copy
     assert third == last
     assert plain == twin
@@ -106,14 +114,12 @@ def test_the_same_bytes_and_near_duplicates_are_one_group() -> None:
 
 
 def test_plain_pictures_alone_are_grouped_by_their_bytes() -> None:
-    first, other, again = near_duplicates.groups(
-        [entry("a", None), entry("b", None), entry("a", None)]
-    )
+    first, other, again = groups([entry("a", None), entry("b", None), entry("a", None)])
     assert first == again != other
 
 
 def test_one_bit_too_many_is_no_near_duplicate() -> None:
     apart = [entry("a", 0), entry("b", 2 ** (DISTANCE + 1) - 1)]
-    assert len(set(near_duplicates.groups(apart))) == 2
+    assert len(set(groups(apart))) == 2
     between = [*apart, entry("c", 1)]  # a chain through the third
-    assert len(set(near_duplicates.groups(between))) == 1
+    assert len(set(groups(between))) == 1

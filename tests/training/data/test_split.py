@@ -2,6 +2,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,8 @@ from models.errors import DataError, RunError
 from models.manifest import Task
 from training.data import split
 from training.data.datasets import Dataset
-from training.data.readers import Example
-from training.data.split import Item
+from training.data.record import Record, Side
+from training.data.split import Split
 
 
 def name_of(number: int) -> str:
@@ -24,13 +25,13 @@ def dataset(
     labels: Sequence[str | tuple[str, ...]],
     task: Task = "single",
     names: Sequence[str] | None = None,
-    sides: Sequence[bool | None] | None = None,
+    sides: Sequence[Side | None] | None = None,
 ) -> Dataset:
     several = [(label,) if isinstance(label, str) else label for label in labels]
     files = names or [f"{number:04}.jpg" for number in range(len(labels))]
     given = sides or [None] * len(labels)
-    examples = tuple(map(Example, files, several, given))
-    return Dataset(Path("data"), examples, tuple(sorted({n for s in several for n in s})), task)
+    records = tuple(map(Record, files, several, given))
+    return Dataset(Path("data"), records, tuple(sorted({n for s in several for n in s})), task)
 
 
 def divided(
@@ -39,38 +40,53 @@ def divided(
     valid: float,
     seed: int,
     groups: Sequence[int] | None = None,
-) -> list[Item]:
+) -> Split:
     """The split where only the same bytes are a group, or as the groups are given."""
-    return split.split(
-        dataset, contents, groups or list(map(contents.index, contents)), valid, seed
+    groups = groups or list(map(contents.index, contents))
+    records = tuple(
+        replace(record, sha256=content, group=group)
+        for record, content, group in zip(dataset.records, contents, groups, strict=True)
     )
+    return split.split(replace(dataset, records=records), valid, seed)
 
 
 def hashes(count: int) -> list[str]:
     return [name_of(number) for number in range(count)]
 
 
-def held_out(items: Sequence[Item]) -> set[str]:
-    return {item.sha256 for item in items if item.is_valid}
+def held_out(sides: Split) -> set[str]:
+    return {record.sha256 for record in sides.valid}
 
 
-def test_items_keep_the_order_and_what_is_known_of_each_image() -> None:
-    items = divided(dataset(["cat", "dog"] * 5), hashes(10), 0.2, 42)
-    assert [item.file for item in items] == [f"{number:04}.jpg" for number in range(10)]
-    assert [item.sha256 for item in items] == hashes(10)
-    assert [item.labels for item in items] == [("cat",), ("dog",)] * 5
+def sides_of(sides: Split) -> list[Side | None]:
+    """Of each image, in the order of their files."""
+    return [record.side for record in sides.records]
+
+
+def labels_of(records: Sequence[Record]) -> set[str]:
+    return {label for record in records for label in record.labels}
+
+
+def test_each_image_is_on_one_side_in_order_with_what_is_known_of_it() -> None:
+    sides = divided(dataset(["cat", "dog"] * 5), hashes(10), 0.2, 42)
+    known = [
+        Record(f"{n:04}.jpg", (("cat", "dog")[n % 2],), sha256=name_of(n), group=n)
+        for n in range(10)
+    ]
+    assert [replace(record, side=None) for record in sides.records] == known
+    for side, name in ((sides.train, "train"), (sides.valid, "valid")):
+        assert {record.side for record in side} == {name}
+        assert list(side) == [record for record in sides.records if record.side == name]
+    assert (len(sides.train), len(sides.valid)) == (8, 2)
 
 
 def test_the_share_is_held_out_of_each_label() -> None:
     labels = ["common"] * 200 + ["rare"] * 20 + ["lone"] * 5
-    items = divided(dataset(labels), hashes(225), 0.2, 42)
-    assert Counter(item.labels[0] for item in items if item.is_valid) == {
-        "common": 40,
-        "rare": 4,
-        "lone": 1,
-    }
+    sides = divided(dataset(labels), hashes(225), 0.2, 42)
+    counts = Counter(record.labels[0] for record in sides.valid)
+    assert counts == {"common": 40, "rare": 4, "lone": 1}
     halves = divided(dataset(labels), hashes(225), 0.5, 42)
-    assert Counter(i.labels[0] for i in halves if i.is_valid)["common"] == 100
+    assert Counter(record.labels[0] for record in halves.valid)["common"] == 100
 
 
 @pytest.mark.parametrize("task", ["single", "multi"])
@@ -85,9 +101,9 @@ def test_the_split_does_not_depend_on_names_or_order(task: Task) -> None:
 
 
 def test_the_split_is_written_down_here_and_stays_so_on_every_machine() -> None:
-    items = divided(dataset(["cat"] * 12), hashes(12), 0.25, 42)
+    sides = divided(dataset(["cat"] * 12), hashes(12), 0.25, 42)
     order = sorted(range(12), key=lambda n: sha256(f"42 {name_of(n)}".encode()))
-    assert held_out(items) == {name_of(number) for number in order[:3]}
+    assert held_out(sides) == {name_of(number) for number in order[:3]}
     assert order[:3] == [6, 2, 11]
 
 
@@ -106,10 +122,10 @@ def test_more_held_out_images_include_those_of_a_smaller_share() -> None:
 @pytest.mark.parametrize("seed", range(10))
 def test_images_with_the_same_bytes_stay_together(seed: int) -> None:
     contents = [name_of(number % 20) for number in range(60)]
-    items = divided(dataset(["cat", "dog"] * 30), contents, 0.3, seed)
-    assert sum(item.is_valid for item in items) > 0
-    for content in set(contents):
-        assert len({item.is_valid for item in items if item.sha256 == content}) == 1
+    sides = divided(dataset(["cat", "dog"] * 30), contents, 0.3, seed)
+    assert sides.valid
+    assert held_out(sides).isdisjoint(record.sha256 for record in sides.train)
+    assert len(sides.records) == 60
 
 
 @pytest.mark.parametrize("task", ["single", "multi"])
@@ -117,10 +133,9 @@ def test_images_with_the_same_bytes_stay_together(seed: int) -> None:
 def test_groups_stay_together_whatever_their_numbers_names_and_order(task: Task, seed: int) -> None:
     groups = [number // 3 for number in range(60)]
     labels = ["cat" if group < 10 else "dog" for group in groups]
-    items = divided(dataset(labels, task), hashes(60), 0.3, seed, groups)
-    sides = {(group, item.is_valid) for group, item in zip(groups, items, strict=True)}
-    assert len(sides) == 20
-    assert sum(item.is_valid for item in items) == 18
+    sides = divided(dataset(labels, task), hashes(60), 0.3, seed, groups)
+    assert len({(record.group, record.side) for record in sides.records}) == 20
+    assert len(sides.valid) == 18
     order = random.Random(seed).sample(range(60), 60)
     turned = divided(
         dataset([labels[n] for n in order], task, [f"x/{n}.png" for n in range(60)]),
@@ -129,25 +144,25 @@ def test_groups_stay_together_whatever_their_numbers_names_and_order(task: Task,
         seed,
         [-7 * groups[n] for n in order],
     )
-    assert held_out(turned) == held_out(items)
+    assert held_out(turned) == held_out(sides)
 
 
 def test_a_group_has_its_place_by_its_smallest_hash() -> None:
     contents = sorted(hashes(12))
     groups = [number % 6 for number in range(12)]
-    items = divided(dataset(["cat"] * 12), contents, 0.35, 42, groups)
+    sides = divided(dataset(["cat"] * 12), contents, 0.35, 42, groups)
     order = sorted(range(6), key=lambda group: sha256(f"42 {contents[group]}".encode()))
     expected = {contents[n] for group in order[:2] for n in (group, group + 6)}
-    assert held_out(items) == expected
+    assert held_out(sides) == expected
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_group_of_two_labels_counts_once_and_leaves_both_something(seed: int) -> None:
     labels = ["cat"] * 10 + ["dog"] * 10
     groups = [number % 10 for number in range(20)]
-    items = divided(dataset(labels), hashes(20), 0.5, seed, groups)
-    assert sum(item.is_valid for item in items) == 10
-    assert {item.labels[0] for item in items if not item.is_valid} == {"cat", "dog"}
+    sides = divided(dataset(labels), hashes(20), 0.5, seed, groups)
+    assert len(sides.valid) == 10
+    assert labels_of(sides.train) == {"cat", "dog"}
 
 
 def test_labels_of_one_group_each_leave_nothing_to_hold_out() -> None:
@@ -157,36 +172,35 @@ def test_labels_of_one_group_each_leave_nothing_to_hold_out() -> None:
 
 
 def test_near_duplicates_across_a_given_split_are_told_and_not_moved() -> None:
-    sides = [False, False, True, True]
-    groups = [0, 1, 1, 2]
-    items = divided(dataset(["cat"] * 4, sides=sides), hashes(4), 0.5, 42, groups)
-    assert [item.is_valid for item in items] == sides
-    assert split.straddling(items, groups) == [([items[1]], [items[2]])]
-    assert split.straddling(items, range(4)) == []
+    given: list[Side] = ["train", "train", "valid", "valid"]
+    sides = divided(dataset(["cat"] * 4, sides=given), hashes(4), 0.5, 42, [0, 1, 1, 2])
+    assert sides_of(sides) == given
+    near = split.straddling(sides.records, lambda record: record.group)
+    assert near == [Split(sides.train[1:], sides.valid[:1])]
+    assert split.straddling(sides.records, lambda record: record.sha256) == []
 
 
 @pytest.mark.parametrize("seed", range(40))
 def test_many_copies_of_one_image_do_not_exceed_the_share(seed: int) -> None:
     contents = [name_of(max(number - 5, 0)) for number in range(20)]  # six copies of one
-    items = divided(dataset(["cat"] * 20), contents, 0.2, seed)
-    assert sum(item.is_valid for item in items) == 4
+    assert len(divided(dataset(["cat"] * 20), contents, 0.2, seed).valid) == 4
 
 
 @pytest.mark.parametrize("valid", [0.01, 0.2, 0.5, 0.99])
 def test_every_label_keeps_an_image_to_train_on(valid: float) -> None:
     labels = ["lone"] + ["pair"] * 2 + ["twins"] * 2 + ["many"] * 30
     contents = [name_of(n) for n in (0, 1, 2, 3, 3, *range(10, 40))]
-    items = divided(dataset(labels), contents, valid, 42)
-    assert {i.labels[0] for i in items if not i.is_valid} == {"lone", "pair", "twins", "many"}
-    assert {i.labels[0] for i in items if i.is_valid} == {"pair", "many"}
+    sides = divided(dataset(labels), contents, valid, 42)
+    assert labels_of(sides.train) == {"lone", "pair", "twins", "many"}
+    assert labels_of(sides.valid) == {"pair", "many"}
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_every_label_of_multi_label_images_keeps_one_to_train_on(seed: int) -> None:
     labels = [("rare", "common"), ("odd",), *[("common",)] * 10, *[()] * 10]
-    items = divided(dataset(labels, "multi"), hashes(22), 0.5, seed)
-    assert {"rare", "odd", "common"} == {n for i in items if not i.is_valid for n in i.labels}
-    assert sum(item.is_valid for item in items) == 11
+    sides = divided(dataset(labels, "multi"), hashes(22), 0.5, seed)
+    assert labels_of(sides.train) == {"rare", "odd", "common"}
+    assert len(sides.valid) == 11
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -194,23 +208,22 @@ def test_the_same_bytes_under_two_labels_leave_both_something_to_train_on(seed: 
     """Whatever their order: cat's ten images, of which the dogs have two as well."""
     labels = ["cat"] * 10 + ["dog"] * 2
     contents = [*hashes(10), name_of(0), name_of(1)]
-    items = divided(dataset(labels), contents, 0.6, seed)
-    assert {item.labels[0] for item in items if not item.is_valid} == {"cat", "dog"}
+    sides = divided(dataset(labels), contents, 0.6, seed)
+    assert labels_of(sides.train) == {"cat", "dog"}
     turned = divided(dataset(labels[::-1]), contents[::-1], 0.6, seed)
-    assert held_out(turned) == held_out(items)
+    assert held_out(turned) == held_out(sides)
 
 
 def test_an_official_split_is_used_as_it_is() -> None:
-    sides = [number in (1, 2, 7) for number in range(10)]
-    items = divided(dataset(["cat", "dog"] * 5, sides=sides), hashes(10), 0.5, 42)
-    assert [item.is_valid for item in items] == sides
+    given: list[Side] = ["valid" if number in (1, 2, 7) else "train" for number in range(10)]
+    sides = divided(dataset(["cat", "dog"] * 5, sides=given), hashes(10), 0.5, 42)
+    assert sides_of(sides) == given
 
 
 def test_an_official_split_with_an_image_on_both_sides_is_refused_by_name() -> None:
-    sides = [False, True, False, True]
     contents = [name_of(n) for n in (1, 1, 2, 3)]
     with pytest.raises(DataError) as caught:
-        divided(dataset(["cat"] * 4, sides=sides), contents, 0.5, 42)
+        divided(dataset(["cat"] * 4, sides=["train", "valid"] * 2), contents, 0.5, 42)
     assert "1 images are on both sides" in str(caught.value)
     assert "among them 0000.jpg, 0001.jpg: `python -m training inspect" in str(caught.value)
     assert "--quarantine" in str(caught.value)
@@ -220,52 +233,40 @@ def test_an_official_split_with_an_image_on_both_sides_is_refused_by_name() -> N
 def test_of_many_images_on_both_sides_four_are_named() -> None:
     contents = [name_of(number // 2) for number in range(8)]
     with pytest.raises(DataError, match="^4 images are on both sides") as caught:
-        divided(dataset(["cat"] * 8, sides=[False, True] * 4), contents, 0.5, 42)
+        divided(dataset(["cat"] * 8, sides=["train", "valid"] * 4), contents, 0.5, 42)
     assert "among them 0000.jpg, 0001.jpg, 0002.jpg, 0003.jpg: " in str(caught.value)
-
-
-def test_images_without_a_hash_or_a_group_of_their_own_are_no_split() -> None:
-    """Silently they would be neither trained on nor held out."""
-    for sides in (None, [True, True, False, False]):
-        with pytest.raises(ValueError, match="shorter"):
-            split.split(dataset(["cat"] * 4, sides=sides), hashes(3), [0, 1, 2, 3], 0.5, 42)
-    with pytest.raises(ValueError, match="shorter"):
-        split.split(dataset(["cat"] * 4), hashes(4), [0, 1, 2], 0.5, 42)
-    items = divided(dataset(["cat"] * 4), hashes(4), 0.5, 42)
-    with pytest.raises(ValueError, match="shorter"):
-        split.straddling(items, [0, 1, 2])
 
 
 def test_an_official_split_may_repeat_an_image_on_one_side() -> None:
     contents = [name_of(n) for n in (1, 1, 2, 2)]
-    items = divided(dataset(["a"] * 4, sides=[True, True, False, False]), contents, 0.5, 42)
-    assert [item.is_valid for item in items] == [True, True, False, False]
+    given: list[Side] = ["valid", "valid", "train", "train"]
+    assert sides_of(divided(dataset(["a"] * 4, sides=given), contents, 0.5, 42)) == given
 
 
 @pytest.mark.parametrize(
     ("labels", "sides", "side"),
     [
         (["cat", "dog"], None, "validation"),
-        (["cat", "dog"], [False, False], "validation"),
-        (["cat", "dog"], [True, True], "training"),
+        (["cat", "dog"], ["train", "train"], "validation"),
+        (["cat", "dog"], ["valid", "valid"], "training"),
     ],
 )
 def test_a_side_left_empty_is_refused(
-    labels: list[str], sides: list[bool] | None, side: str
+    labels: list[str], sides: list[Side] | None, side: str
 ) -> None:
     with pytest.raises(DataError, match=f"no image for {side}: 2 images in all"):
         divided(dataset(labels, sides=sides), hashes(2), 0.5, 42)
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
-    items = [
-        Item("Ä ö\u2028/\x85.jpg", name_of(0), ("kläffer", "x y"), True),
-        Item("not-utf-8-\udcff.jpg", name_of(1), (), False),
-    ]
-    split.write(tmp_path / "split.jsonl", items)
-    assert split.read(tmp_path / "split.jsonl") == items
+    sides = Split(
+        (Record("not-utf-8-\udcff.jpg", (), "train", name_of(1)),),
+        (Record("Ä ö\u2028/\x85.jpg", ("kläffer", "x y"), "valid", name_of(0)),),
+    )
+    split.write(tmp_path / "split.jsonl", sides)
+    assert split.read(tmp_path / "split.jsonl") == sides
     lines = (tmp_path / "split.jsonl").read_text().splitlines()
-    assert [json.loads(line)["is_valid"] for line in lines] == [True, False]
+    assert [json.loads(line)["is_valid"] for line in lines] == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -283,16 +284,19 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
 
 
 def test_the_fingerprint_is_of_contents_labels_and_sides() -> None:
-    items = [Item(f"{n}.jpg", name_of(n), ("cat",), n < 2) for n in range(6)]
-    expected = split.fingerprint(items)
-    renamed = [Item(f"other/{i.file}", i.sha256, i.labels, i.is_valid) for i in items]
-    assert split.fingerprint(renamed[::-1]) == expected
+    valid = tuple(Record(f"{n}.jpg", ("cat",), "valid", name_of(n)) for n in range(2))
+    train = tuple(Record(f"{n}.jpg", ("cat",), "train", name_of(n)) for n in range(2, 6))
+    expected = Split(train, valid).fingerprint()
     assert expected == "85c68979c3a90846cd753976127f2b2886fd90a4d8ca57067d8aefc0ab4537d5"
-    first, *rest = items
+    renamed = Split(
+        *(tuple(replace(r, file=f"{9 - int(r.file[0])}.png") for r in s) for s in (train, valid))
+    )
+    assert renamed.fingerprint() == expected
+    first, *rest = train
     for changed in (
-        Item(first.file, name_of(99), first.labels, first.is_valid),
-        Item(first.file, first.sha256, ("dog",), first.is_valid),
-        Item(first.file, first.sha256, first.labels, not first.is_valid),
+        replace(first, sha256=name_of(99)),
+        replace(first, labels=("dog",)),
+        replace(first, side="valid"),
     ):
-        assert split.fingerprint([changed, *rest]) != expected
-    assert split.fingerprint(rest) != expected
+        assert Split((changed, *rest), valid).fingerprint() != expected
+    assert Split(tuple(rest), valid).fingerprint() != expected

@@ -3,7 +3,8 @@ import pytest
 from numpy.typing import NDArray
 from sklearn import metrics as peer
 
-from training.evaluation import error_analysis, evaluate
+from training.evaluation import error_analysis
+from training.evaluation.decisions import decide
 
 LABELS = ["cat", "dog", "eel", "fox"]
 
@@ -14,7 +15,7 @@ def single(images: int = 60) -> tuple[NDArray[np.float32], NDArray[np.bool_], ND
     scores = random.dirichlet(np.ones(4), images).astype(np.float32)
     return (
         scores,
-        evaluate.decide(scores, None),
+        decide(scores, None),
         np.eye(4, dtype=bool)[random.integers(0, 3, images)],
     )
 

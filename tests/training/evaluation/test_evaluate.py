@@ -17,7 +17,7 @@ from training.data import datasets
 from training.data.datasets import Dataset
 from training.evaluation import calibration, evaluate, metrics, scorer
 from training.evaluation.evaluate import Evaluation
-from training.evaluation.scorer import Model
+from training.evaluation.scorer import Scorer
 from training.run_folder import Run
 
 CPU = torch.device("cpu")
@@ -37,7 +37,7 @@ def figures_of(folder: Path) -> dict[str, Any]:
     return figures
 
 
-def measured(subject: Model, dataset: Dataset, folder: Path) -> Evaluation:
+def measured(subject: Scorer, dataset: Dataset, folder: Path) -> Evaluation:
     """Evaluate, and write the files."""
     found = evaluate.evaluate(subject, dataset)
     evaluate.write(folder, found, found.measure())
@@ -48,7 +48,7 @@ def colour_model(
     labels: tuple[str, ...] = ("blue", "green", "red"),
     trained_on: frozenset[str] = frozenset(),
     thresholds: tuple[float, ...] | None = None,
-) -> Model:
+) -> Scorer:
     """Says how blue, green and red a picture is, as far as it knows these labels."""
     channel = {"blue": 2, "green": 1, "red": 0}
 
@@ -63,7 +63,7 @@ def colour_model(
 
     preprocess = Preprocess(image_size_px=32, crop_fraction=1)
     task: Task = "multi" if thresholds else "single"
-    return Model(
+    return Scorer(
         "colours",
         task,
         labels,
@@ -80,7 +80,7 @@ def colour_model(
 def test_every_image_of_new_data_is_measured(tmp_path: Path) -> None:
     folder = image_sets.class_folders(tmp_path / "new", 4, seed=9)
     found = measured(colour_model(), datasets.read(str(folder)), tmp_path)
-    assert len(found.items) == 12
+    assert len(found.records) == 12
     figures = figures_of(tmp_path)
     assert figures["images"] == 12
     assert figures["error"] == {"value": 0.0, "low": 0.0, "high": 0.0}
@@ -105,13 +105,13 @@ def test_figures_are_those_of_the_predictions(tmp_path: Path) -> None:
     dataset = datasets.read(str(table))
     measured(colour_model(thresholds=(0.5, 0.45, 0.55)), dataset, tmp_path)
     scores = scores_of(tmp_path)
-    targets = np.array([[n in e.labels for n in dataset.labels] for e in dataset.examples])
+    targets = np.array([[n in e.labels for n in dataset.labels] for e in dataset.records])
     tags = scores >= np.array([0.5, 0.45, 0.55], np.float32)
     expected = metrics.values(metrics.multi_label(scores, targets, tags), 20)
     found = {name: m["value"] for name, m in figures_of(tmp_path).items() if name in expected}
     assert found == pytest.approx(expected)
     assert [row[1] for row in rows_of(tmp_path)[1:]] == [
-        " ".join(e.labels) for e in dataset.examples
+        " ".join(e.labels) for e in dataset.records
     ]
 
 
@@ -170,7 +170,7 @@ def test_a_run_and_its_bundle_give_the_same_figures(
         (tmp_path / name).mkdir()
         measured(scorer.load(str(path), CPU), dataset, tmp_path / name)
     ours, theirs = figures_of(tmp_path / "run"), figures_of(tmp_path / "bundle")
-    held_out = [item.file for item in run.items if item.is_valid]
+    held_out = [record.file for record in run.split.valid]
     assert ours["images"] == theirs["images"] == len(held_out)
     for name in ours.keys() - {"images", "labels"}:
         assert ours[name] == pytest.approx(theirs[name], abs=1e-3), name
@@ -181,30 +181,6 @@ def test_a_run_and_its_bundle_give_the_same_figures(
     np.testing.assert_allclose(
         scores_of(tmp_path / "run"), scores_of(tmp_path / "bundle"), atol=1e-5
     )
-
-
-def test_truth_marks_each_image_s_labels() -> None:
-    found = evaluate.truth([("b", "a"), (), ("c",)], ("a", "b", "c"))
-    assert found.tolist() == [[True, True, False], [False] * 3, [False, False, True]]
-
-
-def test_a_decision_is_the_likeliest_label_or_those_at_their_thresholds() -> None:
-    scores = np.array([[0.2, 0.5, 0.3], [0.4, 0.2, 0.4]], np.float32)
-    assert evaluate.decide(scores, None).astype(int).tolist() == [[0, 1, 0], [1, 0, 0]]
-    assert evaluate.decide(scores, (0.2, 0.6, 0.35)).astype(int).tolist() == [[1, 0, 0], [1, 0, 1]]
-
-
-def test_the_baseline_counts_what_is_said_and_how_confidently() -> None:
-    scores = np.array([[0.04, 0.02], [0.06, 0], [1, 0.9], [0.3, 0.97], [0, 0]], np.float32)
-    said = evaluate.decide(scores, (0.3, 0.95))
-    found = evaluate.baseline(scores, said)
-    assert found.label_share == (0.4, 0.2)
-    assert found.confidence_edges == pytest.approx(np.linspace(0.05, 1, 20))
-    assert dict(enumerate(found.confidence_counts)) == {n: 0 for n in range(20)} | {
-        0: 2,
-        1: 1,
-        19: 2,
-    }
 
 
 def test_each_label_s_figures_are_kept(tmp_path: Path) -> None:
@@ -229,12 +205,3 @@ def test_the_calibration_error_is_given_before_and_after(tmp_path: Path) -> None
         measures[f"rms_calibration_error{name}"].value for name in ("_uncalibrated", "")
     )
     assert before < after - 0.1
-
-
-def test_claims_are_the_likeliest_label_s_or_every_label_s() -> None:
-    scores = np.array([[0.2, 0.5, 0.3], [0.4, 0.2, 0.4]], np.float32)
-    targets = np.array([[0, 1, 0], [0, 0, 1]], np.bool_)
-    said, true = evaluate.claims("single", scores, targets)
-    assert (said.ravel().tolist(), true.ravel().tolist()) == ([0.5, np.float32(0.4)], [True, False])
-    said, true = evaluate.claims("multi", scores, targets)
-    assert said is scores and true is targets

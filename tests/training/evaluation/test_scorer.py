@@ -25,11 +25,11 @@ def test_what_is_loaded_is_what_was_trained(
             outcome.thresholds,
             outcome.preprocess,
         )
-        assert found.trained_on == {item.sha256 for item in run.items if not item.is_valid}
+        assert found.trained_on == {record.sha256 for record in run.split.train}
         assert (found.temperature, found.provenance) == (outcome.temperature, outcome.provenance)
     found = scorer.load(str(multi_bundle.path), CPU)
     assert (found.labels, found.thresholds) == (run.outcome.labels, run.outcome.thresholds)
-    assert found.trained_on == {item.sha256 for item in multi_run.items if not item.is_valid}
+    assert found.trained_on == {record.sha256 for record in multi_run.split.train}
 
 
 def test_a_model_can_be_named_as_in_the_store(
@@ -54,10 +54,10 @@ def test_a_folder_that_is_neither_run_nor_bundle_is_refused(tmp_path: Path) -> N
 def test_a_run_and_its_bundle_look_at_the_same_places(run: Run, bundle: Bundle) -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     ours, theirs = scorer.load(str(run.path), CPU), scorer.load(str(bundle.path), CPU)
-    assert ours.look is not None and theirs.look is not None
-    maps = ours.look(images)
+    assert ours.maps is not None and theirs.maps is not None
+    maps = ours.maps(images)
     assert maps.shape == (3, 3, 1, 1) and np.ptp(maps) > 0
-    np.testing.assert_allclose(maps, theirs.look(images), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(maps, theirs.maps(images), rtol=1e-3, atol=1e-3)
 
 
 def test_a_bundle_of_the_given_store_is_found_there(store: Store) -> None:

@@ -1,27 +1,24 @@
 import shutil
-import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
-import torch
 
 from models import bundle as bundles
 from models import golden
 from models.bundle import Bundle
 from models.errors import BundleError, DataError, GateError
-from models.manifest import GOLDEN_SCORES_FILE, Manifest
+from models.manifest import GOLDEN_SCORES_FILE, Contract, Gate, Precision, Tensors
 from models.store import Store
 from testkit import image_sets
-from training.data import datasets, decoding
+from training.data import decoding
 from training.evaluation import onnx_session
 from training.export import export as module
-from training.export import reduced_precision
+from training.export import gate, reduced_precision
 from training.export.export import export
-from training.network.resnet import Served
 from training.run_folder import Run
 
 
@@ -47,87 +44,14 @@ def test_a_bundle_is_read_back_with_what_the_run_knows(bundle: Bundle, run: Run)
     assert manifest.baseline == outcome.baseline
     assert manifest.provenance == outcome.provenance
     assert [variant.file for variant in manifest.variants] == ["model.onnx"]
-    held_out = {item.sha256 for item in run.items if item.is_valid}
     hashes = bundle.files[manifest.training_images].decode().splitlines()
-    assert hashes == sorted({item.sha256 for item in run.items} - held_out)
+    assert hashes == sorted({record.sha256 for record in run.split.train})
+    assert not set(hashes) & {record.sha256 for record in run.split.valid}
 
 
 def test_the_first_of_each_name_is_released(store: Store) -> None:
     assert store.names() == ["colours", "stripes"]
     assert [store.released(name) for name in store.names()] == [1, 1]
-
-
-def test_the_interface_is_the_promised_one(bundle: Bundle) -> None:
-    session = onnxruntime.InferenceSession(bundle.model, providers=["CPUExecutionProvider"])
-    described = [
-        [(tensor.name, tensor.type, tensor.shape) for tensor in tensors]
-        for tensors in (session.get_inputs(), session.get_outputs())
-    ]
-    assert described == [
-        [("images", "tensor(uint8)", ["batch", 32, 32, 3])],
-        [
-            ("scores", "tensor(float)", ["batch", 3]),
-            ("maps", "tensor(float)", ["batch", 3, 1, 1]),
-        ],
-    ]
-    names = bundle.manifest.tensors
-    assert (names.images, names.scores, names.maps) == ("images", "scores", "maps")
-
-
-@pytest.mark.parametrize("count", [1, 2, 5])
-def test_any_number_of_images_is_answered_as_torch_does(
-    bundle: Bundle, run: Run, count: int
-) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
-    session = onnxruntime.InferenceSession(bundle.model, providers=["CPUExecutionProvider"])
-    network = Served(run.network(), run.outcome.task, run.outcome.temperature).eval()
-    with torch.inference_mode():
-        expected = network(torch.from_numpy(images))
-    for found, reference in zip(session.run(None, {"images": images}), expected, strict=True):
-        assert found.dtype == np.float32
-        np.testing.assert_allclose(found, reference.numpy(), rtol=1e-4, atol=1e-4)
-
-
-def test_the_runner_answers_more_images_than_fit_a_batch(bundle: Bundle) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (70, 32, 32, 3), dtype=np.uint8)
-    run = onnx_session.runner(bundle.model, bundle.manifest.tensors)
-    alone = np.concatenate([run(image[None]) for image in images])
-    np.testing.assert_allclose(run(images), alone, atol=1e-5)
-
-
-def test_maps_grow_with_the_picture(single_run: Run, single_bundle: Bundle) -> None:
-    """The graph of another size, through the real exporter."""
-    network = Served(single_run.network(), "single", 1.0).eval()
-    session = onnxruntime.InferenceSession(module.onnx_bytes(network, 64))
-    assert session.get_outputs()[1].shape == ["batch", 3, 2, 2]
-    images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
-    scores, maps = session.run(None, {"images": images})
-    means = maps.mean((2, 3))
-    powers = np.exp(means - means.max(1, keepdims=True))
-    np.testing.assert_allclose(scores, powers / powers.sum(1, keepdims=True), atol=1e-5)
-
-
-def test_the_graph_is_one_valid_file_of_default_operators(bundle: Bundle, run: Run) -> None:
-    graph = onnx.load_from_string(bundle.model)
-    onnx.checker.check_model(graph, full_check=True)
-    assert [(entry.domain, entry.version) for entry in graph.opset_import] == [("", 20)]
-    assert bundle.manifest.opset == 20
-    assert not any(tensor.external_data for tensor in graph.graph.initializer)
-    inside = sum(len(tensor.raw_data) for tensor in graph.graph.initializer)
-    assert inside > 0.95 * 4 * sum(weight.numel() for weight in run.network().parameters())
-
-
-def test_the_graph_names_no_path_of_this_machine(bundle: Bundle) -> None:
-    """In a name or a text: among the weights' bytes any three letters may be found."""
-    graph = onnx.load_from_string(bundle.model)
-    attributes = (one for node in graph.graph.node for one in node.attribute if one.HasField("t"))
-    for tensor in (*graph.graph.initializer, *(one.t for one in attributes)):
-        tensor.ClearField("raw_data")
-    texts = graph.SerializeToString()
-    assert b"images" in texts and len(texts) < len(bundle.model) / 4
-    machine = [Path(__file__).parents[2], Path.home(), Path(torch.__file__).parents[1], sys.prefix]
-    for path in [*map(str, machine), "site-packages", ".py"]:
-        assert path == "/" or path.encode() not in texts, path
 
 
 def test_golden_files_are_held_out_images_and_give_their_scores(bundle: Bundle, run: Run) -> None:
@@ -192,11 +116,32 @@ def test_a_graph_that_answers_otherwise_leaves_no_bundle(
 def test_a_manifest_that_contradicts_the_graph_leaves_no_bundle(
     single_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
 ) -> None:
-    """As if export wrote down something else than what it exported."""
-    monkeypatch.setattr(module, "Manifest", lambda **fields: Manifest(**(fields | change)))
+    """As if export promised something else than what it exported."""
+    monkeypatch.setattr(module, "Contract", lambda **fields: Contract(**(fields | change)))
     with pytest.raises(GateError):
         export(single_run, "colours", Store(tmp_path))
     assert Store(tmp_path).names() == []
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_manifest_promises_what_the_gate_was_told(
+    single_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is left that could be written down and was not measured."""
+    tensors = Tensors(maps=None)  # of which the gate has nothing to measure
+    told: list[Any] = []
+    check = gate.check
+
+    def watched(model: bytes, precision: Precision, contract: Contract, *more: Any) -> Gate:
+        told.append(contract)
+        return check(model, precision, contract, *more)
+
+    monkeypatch.setattr(gate, "check", watched)
+    monkeypatch.setattr(module, "Contract", lambda **f: Contract(**(f | {"tensors": tensors})))
+    manifest = bundles.read(export(single_run, "colours", Store(tmp_path))).manifest
+    (contract,) = told
+    assert manifest.tensors == tensors
+    assert contract == Contract(**{name: getattr(manifest, name) for name in dict(contract)})
 
 
 class AskedError(Exception):
@@ -223,8 +168,8 @@ def test_the_ranges_of_int8_are_those_of_images_that_were_trained_on(
     monkeypatch.setattr(reduced_precision, "quantized", watched)
     with pytest.raises(AskedError):
         export(single_run, "colours", Store(tmp_path), precisions=["int8"])
-    trained_on = sorted((i for i in single_run.items if not i.is_valid), key=lambda i: i.sha256)
-    files = [single_data / item.file for item in trained_on][:most]
+    trained_on = sorted(single_run.split.train, key=lambda record: record.sha256)
+    files = [single_data / record.file for record in trained_on][:most]
     _, name, images = given
     assert (name, len(images)) == ("images", min(most, 24))
     assert np.array_equal(images, decoding.served(files, single_run.outcome.preprocess))
@@ -236,22 +181,15 @@ def moved(single_data: Path, tmp_path: Path) -> Path:
     return shutil.copytree(single_data, tmp_path / "moved")
 
 
-def held_out_file(run: Run) -> str:
-    return next(item.file for item in run.items if item.is_valid)
-
-
 @pytest.mark.usefixtures("quick")
 def test_images_that_moved_are_named_with_data(
-    single_run: Run, moved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    single_run: Run, moved: Path, tmp_path: Path
 ) -> None:
-    def nowhere(*arguments: Any) -> None:
-        raise AssertionError(f"read {arguments}, not {moved}")
-
-    read = datasets.read
-    monkeypatch.setattr(
-        datasets, "read", lambda p, *more: read(p, *more) if p == str(moved) else nowhere(p)
-    )
-    assert export(single_run, "colours", Store(tmp_path / "store"), str(moved)).is_dir()
+    gone = single_run.outcome.model_copy(update={"root": str(tmp_path / "gone")})
+    run = replace(single_run, outcome=gone)
+    assert export(run, "colours", Store(tmp_path / "store"), str(moved)).is_dir()
+    with pytest.raises(DataError, match="gone/.* is missing or was changed since training"):
+        export(run, "colours", Store(tmp_path / "store"))
 
 
 @pytest.mark.parametrize("damage", ["changed", "missing"])
@@ -259,14 +197,14 @@ def test_images_that_moved_are_named_with_data(
 def test_held_out_images_must_be_those_of_the_training(
     single_run: Run, moved: Path, tmp_path: Path, damage: str
 ) -> None:
-    file = moved / held_out_file(single_run)
+    file = moved / single_run.split.valid[0].file
     if damage == "changed":
         file.write_bytes(image_sets.image(77))
     else:
         file.unlink()
     with pytest.raises(DataError) as caught:
         export(single_run, "colours", Store(tmp_path / "store"), str(moved))
-    assert f"{file} is missing or was changed since training" in str(caught.value)
+    assert f"{file}: is missing or was changed since training" in str(caught.value)
     assert "--data" in str(caught.value)
     assert left_in(Store(tmp_path / "store")) == []
 
@@ -275,9 +213,8 @@ def test_held_out_images_must_be_those_of_the_training(
 def test_training_images_are_not_needed_any_more(
     single_run: Run, moved: Path, tmp_path: Path
 ) -> None:
-    for item in single_run.items:
-        if not item.is_valid:
-            (moved / item.file).unlink()
+    for record in single_run.split.train:
+        (moved / record.file).unlink()
     assert export(single_run, "colours", Store(tmp_path / "store"), str(moved)).is_dir()
 
 

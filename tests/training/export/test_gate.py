@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from models import golden
 from models.bundle import Bundle, hashes
 from models.errors import GateError
-from models.manifest import Manifest
+from models.manifest import Gate, Manifest
 from training.data import decoding
 from training.export import gate
 from training.export.gate import Reference
@@ -25,24 +25,20 @@ def served(run: Run) -> Served:
 
 
 def reference(run: Run) -> Reference:
-    recipe = run.outcome.provenance.recipe
-    data = Path(recipe["data"])
-    root = data if data.is_dir() else data.parent / "images"
-    held_out = [item for item in run.items if item.is_valid]
-    files = [root / item.file for item in held_out]
-    images = decoding.served(files, run.outcome.preprocess).numpy()
-    outcome = run.outcome
+    outcome, records = run.outcome, run.split.valid
+    files = [Path(outcome.root) / record.file for record in records]
+    images = decoding.served(files, outcome.preprocess).numpy()
     return Reference(
         images,
-        [item.labels for item in held_out],
+        records,
         gate.reference_scores(served(run), images),
         outcome.labels,
         outcome.thresholds,
     )
 
 
-def checked(bundle: Bundle, run: Run) -> Any:
-    return gate.check(bundle, bundle.manifest.variants[0], reference(run))
+def checked(bundle: Bundle, run: Run) -> Gate:
+    return gate.check(bundle.model, "fp32", bundle.manifest, bundle.files, reference(run))
 
 
 def refused(bundle: Bundle, run: Run) -> str:
@@ -93,7 +89,7 @@ def test_an_honest_export_passes_with_what_was_measured(bundle: Bundle, run: Run
 
 def test_the_reference_is_the_network_in_batches(run: Run) -> None:
     images = np.concatenate([reference(run).images] * 4)
-    assert len(images) > gate._BATCH
+    assert len(images) > 64
     network = served(run)
     with torch.inference_mode():
         expected = network(torch.from_numpy(images))[0].numpy()

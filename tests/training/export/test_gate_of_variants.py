@@ -12,10 +12,11 @@ import torch
 from numpy.typing import NDArray
 
 from models import bundle as bundles
-from models.bundle import Bundle, hashes
+from models.bundle import Bundle
 from models.errors import GateError
-from models.manifest import Gate, Metric, Precision, Task, Variant
+from models.manifest import Gate, Precision, Task
 from testkit import tiny_models
+from training.data.record import Record
 from training.evaluation import comparison
 from training.evaluation.comparison import Difference
 from training.export import gate
@@ -48,8 +49,9 @@ def reference(
 ) -> Reference:
     scores = tiny_models.reference_scores(pictures, task)
     truth = truth or [(tiny_models.LABELS[label],) for label in scores.argmax(1)]
+    records = [Record(f"{number}.jpg", tuple(labels)) for number, labels in enumerate(truth)]
     thresholds = (0.5, 0.5, 0.5) if task == "multi" else None
-    return Reference(pictures, truth, scores, tiny_models.LABELS, thresholds)
+    return Reference(pictures, records, scores, tiny_models.LABELS, thresholds)
 
 
 def checked(
@@ -60,16 +62,14 @@ def checked(
     task: Task = "single",
 ) -> Gate:
     """What the gate measures on a variant with other weights than the network's."""
-    whole = bundles.read(
-        tiny_models.add(
-            folder, "tiny", task, int8=tiny_models.network(task, tiny_models.WEIGHTS + change)
-        )
-    )
-    return gate.check(whole, Variant.model_construct(**variant_of(whole, precision)), answers)
+    whole = bundles.read(tiny_models.add(folder, "tiny", task))
+    model = tiny_models.network(task, tiny_models.WEIGHTS + change)
+    return gate.check(model, precision, whole.manifest, whole.files, answers)
 
 
-def variant_of(whole: Bundle, precision: Precision) -> dict[str, Any]:
-    return {"file": "model.int8.onnx", "precision": precision, "gate": gate.unmeasured(precision)}
+def passed(whole: Bundle, answers: Reference) -> Gate:
+    """What the gate measures on a bundle's own network."""
+    return gate.check(whole.model, "fp32", whole.manifest, whole.files, answers)
 
 
 def test_a_variant_that_decides_wrongly_within_its_tolerance_is_refused(tmp_path: Path) -> None:
@@ -99,7 +99,9 @@ def test_a_variant_on_few_images_passes_where_its_scores_hardly_change(tmp_path:
     scores = tiny_models.reference_scores(
         answers.images, "single", tiny_models.WEIGHTS + np.float32(0.1) * LEANING
     )
-    targets = np.array([[label in of for label in tiny_models.LABELS] for of in answers.truth])
+    targets = np.array(
+        [[label in record.labels for label in tiny_models.LABELS] for record in answers.records]
+    )
     expected = comparison.separations(scores, answers.scores, targets)
     assert found.images == 24
     loss, separation = found.loss, found.separation_loss
@@ -137,30 +139,26 @@ def test_fp32_is_exact_and_needs_no_number_of_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_golden_images_prove_each_variant(tmp_path: Path, precision: Precision) -> None:
     """Held-out images alone would let it pass: their scores are the network's."""
-    path = tiny_models.add(tmp_path, "tiny", "single", int8=tiny_models.network("single"))
-    whole = bundles.read(path)
+    whole = bundles.read(tiny_models.add(tmp_path, "tiny", "single"))
     scores = whole.files["golden/scores.json"]
     doctored = scores.replace(b"0.9", b"0.1")
     assert doctored != scores
     files = {**whole.files, "golden/scores.json": doctored}
-    manifest = whole.manifest.model_copy(update={"files": hashes(files)})
-    other = Bundle(path, manifest, files)
-    variant = Variant.model_construct(**variant_of(whole, precision))
-    assert gate.check(whole, variant, clear(24)).max_difference < 1e-5
+    found = gate.check(whole.model, precision, whole.manifest, whole.files, clear(24))
+    assert found.max_difference < 1e-5
     with pytest.raises(GateError, match=f"^{precision}: scores differ by 0.8"):
-        gate.check(other, variant, clear(24))
+        gate.check(whole.model, precision, whole.manifest, files, clear(24))
 
 
-def first_of(folder: Path, task: Task = "single", **changes: Any) -> tuple[Bundle, Variant]:
-    """A tiny bundle with a change in its manifest, and its fp32 network."""
+def tiny(folder: Path, task: Task = "single", **changes: Any) -> Bundle:
+    """A tiny bundle with a change in its manifest."""
     whole = bundles.read(tiny_models.add(folder, "tiny", task))
-    manifest = whole.manifest.model_copy(update=changes)
-    return replace(whole, manifest=manifest), whole.manifest.variants[0]
+    return replace(whole, manifest=whole.manifest.model_copy(update=changes))
 
 
 def test_an_honest_network_passes_with_its_figures(tmp_path: Path) -> None:
     answers = close(24)
-    found = gate.check(*first_of(tmp_path), answers)
+    found = passed(tiny(tmp_path), answers)
     assert (found.tolerance, found.images, found.metrics["error"]) == (1e-4, 24, 0)
     assert 0 < found.max_difference < 1e-5
 
@@ -171,14 +169,14 @@ def test_labels_in_another_order_are_refused_with_both_figures(tmp_path: Path) -
         " or thresholds are not the network's$"
     )
     with pytest.raises(GateError, match=message):
-        gate.check(*first_of(tmp_path, labels=("green", "red", "blue")), close(24))
+        passed(tiny(tmp_path, labels=("green", "red", "blue")), close(24))
 
 
 def test_other_thresholds_are_refused(tmp_path: Path) -> None:
     answers = close(24, "multi")
-    assert gate.check(*first_of(tmp_path / "a", "multi"), answers).metrics["map"] == 1
+    assert passed(tiny(tmp_path / "a", "multi"), answers).metrics["map"] == 1
     with pytest.raises(GateError, match="fp32: micro_f1 on 24 .* thresholds are not the network's"):
-        gate.check(*first_of(tmp_path / "b", "multi", thresholds=(0.99, 0.5, 0.5)), answers)
+        passed(tiny(tmp_path / "b", "multi", thresholds=(0.99, 0.5, 0.5)), answers)
 
 
 def graph_with(change: Callable[[onnx.ModelProto], Any]) -> bytes:
@@ -190,7 +188,7 @@ def graph_with(change: Callable[[onnx.ModelProto], Any]) -> bytes:
 def refused_graph(folder: Path, model: bytes) -> str:
     whole = bundles.read(tiny_models.add(folder, "tiny", "single", model))
     with pytest.raises(GateError) as caught:
-        gate.check(whole, whole.manifest.variants[0], close(3))
+        passed(whole, close(3))
     return str(caught.value)
 
 
@@ -201,7 +199,7 @@ def test_foreign_operators_are_refused_by_their_names(tmp_path: Path) -> None:
     microsoft = [onnx.helper.make_opsetid("com.microsoft", 1)]
     model = graph_with(lambda graph: graph.opset_import.extend(microsoft))
     whole = bundles.read(tiny_models.add(tmp_path / "other", "tiny", "single", model))
-    assert gate.check(whole, whole.manifest.variants[0], close(3)).images == 3
+    assert passed(whole, close(3)).images == 3
 
 
 def test_weights_outside_of_the_file_are_refused(tmp_path: Path) -> None:
@@ -215,12 +213,6 @@ def test_weights_outside_of_the_file_are_refused(tmp_path: Path) -> None:
 def test_a_point_may_be_lost_in_every_precision_and_scores_differ_more_in_the_smaller() -> None:
     found = {name: (one.score, one.loss) for name, one in gate.TOLERANCES.items()}
     assert found == {"fp32": (1e-4, 0.01), "fp16": (0.01, 0.01), "int8": (0.25, 0.01)}
-
-
-def test_a_draft_has_no_figures_but_its_tolerance() -> None:
-    draft = gate.unmeasured("int8")
-    assert (draft.tolerance, draft.max_difference, draft.flips, draft.images) == (0.25, 0, 0, 0)
-    assert draft.loss == draft.separation_loss == Metric(value=0, low=0, high=0)
 
 
 def test_the_reference_is_the_network_s_scores_in_batches() -> None:

@@ -76,7 +76,7 @@ def test_a_view_is_what_the_step_s_own_chance_draws() -> None:
     rows = batches.order(given, recipe, 0)
     made = list(batches.batches(given, rows, 5, recipe, ALONE, Stages(CPU)))
     for step, ((images, targets, _), mine) in enumerate(zip(made, rows, strict=True), 5):
-        ((pixels, shapes),) = given.feed.batches([mine])
+        ((pixels, shapes),) = given.source.batches([mine])
         draws = draw(12, batches.generator(7, "views", step))
         torch.testing.assert_close(images, augment(pixels, shapes, draws, recipe))
         assert images.is_contiguous(memory_format=torch.channels_last)

@@ -12,8 +12,7 @@ from models.errors import RunError
 from training.fine_tuning import checkpoint, schedule
 from training.fine_tuning.checkpoint import Progress
 from training.network.resnet import Network
-
-Line = dict[str, object]
+from training.run_folder import Epoch
 
 
 def learner(seed: int = 0) -> tuple[Network, torch.optim.AdamW]:
@@ -61,8 +60,11 @@ def files_of_at_most(size_bytes: int) -> Iterator[None]:
 def test_what_is_read_back_goes_on_bit_for_bit(tmp_path: Path) -> None:
     network, optimizer = learner()
     step(network, optimizer, 1)
-    lines: list[Line] = [{"epoch": 1, "train_loss": 0.1 + 0.2, "phase": "head"}]
-    progress = Progress([1 / 3, 1e-40, 7.0], lines, threads=3)
+    epochs = [
+        Epoch(phase="head", epoch=1, train_loss=0.1 + 0.2, images_per_s=1 / 7, seconds=2e9),
+        Epoch(phase="whole", epoch=2, train_loss=0.1, error=0.25, images_per_s=3.0, seconds=3e9),
+    ]
+    progress = Progress([1 / 3, 1e-40, 7.0], epochs, threads=3)
     checkpoint.write(tmp_path, progress, network, optimizer)
 
     found = checkpoint.read(tmp_path)
@@ -186,7 +188,7 @@ def test_a_full_disk_costs_the_newest_alone_and_leaves_nothing_behind(tmp_path: 
         ) as e,
     ):
         head_only(tmp_path, 9)
-    assert str(e.value).endswith(f"go on with: python -m training train --resume {tmp_path}")
+    assert str(e.value).endswith(f"resume with: python -m training train --resume {tmp_path}")
     assert files(tmp_path) == before
     found = checkpoint.read(tmp_path)
     assert found

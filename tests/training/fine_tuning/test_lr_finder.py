@@ -1,21 +1,15 @@
-import csv
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from models.errors import RunError
 from testkit import image_sets
-from tests.training.fine_tuning.test_trainer import ALONE, network, pictures, the_same, weights_of
-from training import run_folder
-from training.__main__ import main
-from training.commands.train import train
+from tests.training.fine_tuning.test_trainer import ALONE, network, pictures, weights_of
 from training.fine_tuning import lr_finder
 from training.fine_tuning.lr_finder import Curve, suggest, sweep
 from training.fine_tuning.trainer import FineTuning
@@ -189,62 +183,3 @@ def test_a_rate_found_automatically_is_the_valley_of_the_head(
     rate = f"{valley(curve.rates[10:-5], curve.losses[10:-5]):.1e}"
     assert lr_finder.with_found_rate(trial).lr == rate
     assert capsys.readouterr().out == f"--lr auto: {rate}\n"
-
-
-# The command.
-
-
-def check_written(out: Path, text: str, phase: str) -> None:
-    first, *lines, last = text[text.index("--lr as the") :].splitlines()
-    assert (first, last) == (
-        f"--lr as the {phase} network sees it:",
-        f"wrote {out / 'lr_find.png'}",
-    )
-    assert [line.split()[0] for line in lines] == list(REFERENCES)
-    rows = list(csv.reader((out / "lr_find.csv").read_text().splitlines()))
-    assert rows[0] == ["rate", "loss"]
-    rates, losses = np.array(rows[1:], float).T
-    for line, rate in zip(lines, suggest(Curve(rates, losses)).values(), strict=True):
-        assert float(line.split()[1]) == pytest.approx(rate, rel=0.06)
-    with Image.open(out / "lr_find.png") as picture:
-        picture.load()
-        assert picture.size == (840, 480)
-        assert len(picture.convert("RGB").getcolors(10**6) or []) > 5
-
-
-def test_rates_for_a_new_head_from_the_command_line(
-    single_data: Path, tmp_path: Path, capsys: Output
-) -> None:
-    options = ["--weights", "none", "--image-size", "32", "--batch-size", "8", "--device", "cpu"]
-    arguments = ["lr-find", str(single_data), "--out", str(tmp_path / "out"), *options]
-    assert main(arguments) == 0
-    check_written(tmp_path / "out", capsys.readouterr().out, "head")
-    assert {file.name for file in (tmp_path / "out").iterdir()} == {"lr_find.csv", "lr_find.png"}
-    assert main(arguments) == 1
-    assert "is not empty" in capsys.readouterr().err
-
-
-def test_rates_for_the_whole_network_of_a_run_from_the_command_line(
-    single_data: Path, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A run of the head alone, which has a loss that can be lowered; in fewer steps."""
-    monkeypatch.setattr(lr_finder, "STEPS", 40)
-    recipe = image_sets.recipe(single_data, valid=0.75, epochs=0, batch_size=4)
-    made = run_folder.read(train(recipe, tmp_path / "run"))
-    before = weights_of(made.network())
-    assert main(["lr-find", "--from", str(made.path), "--out", str(tmp_path / "out")]) == 0
-    check_written(tmp_path / "out", capsys.readouterr().out, "whole")
-    assert the_same(before, weights_of(made.network()))
-
-
-@pytest.mark.parametrize("options", [["pets"], ["--seed", "3"], ["--recipe", "mine.toml"]])
-def test_options_beside_from_are_wrong_usage(capsys: Output, options: list[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["lr-find", "--from", "run", *options])
-    assert caught.value.code == 2
-    assert "--from RUN takes the run's own recipe: leave out " in capsys.readouterr().err
-
-
-def test_rates_from_what_is_no_run_are_one(tmp_path: Path, capsys: Output) -> None:
-    assert main(["lr-find", "--from", str(tmp_path)]) == 1
-    assert "is no complete run" in capsys.readouterr().err

@@ -4,7 +4,7 @@ from torch import nn
 
 from testkit import image_sets
 from training.fine_tuning import schedule
-from training.fine_tuning.trainer import phases
+from training.fine_tuning.schedule import phases
 from training.network.resnet import Network
 
 STEPS = 200
@@ -54,8 +54,28 @@ def test_a_phase_of_a_few_steps_learns_in_each(steps: int) -> None:
 
 
 def test_rates_are_a_geometric_progression() -> None:
-    assert schedule.rates(1e-6, 1e-1, 6) == pytest.approx([1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1])
-    assert schedule.rates(2e-3, 2e-3, 6) == pytest.approx([2e-3] * 6)
+    assert schedule.peaks(1e-6, 1e-1, 6) == pytest.approx([1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1])
+    assert schedule.peaks(2e-3, 2e-3, 6) == pytest.approx([2e-3] * 6)
+
+
+def test_phases_cover_every_step_once() -> None:
+    head, whole = phases(image_sets.recipe(freeze_epochs=2, epochs=3, lr="1e-2"), 7, 6)
+    assert (head.first, head.last, whole.first, whole.last) == (0, 14, 14, 35)
+    assert head.peaks == [0, 0, 0, 0, 0, 1e-2]
+    assert (whole.peaks[0], whole.peaks[-1]) == pytest.approx((5e-5, 5e-3))
+    assert [head.progress(step) for step in (0, 13)] == pytest.approx([0.5 / 14, 13.5 / 14])
+
+
+def test_the_curve_is_the_rate_of_the_head_and_the_loss_of_each_step_done() -> None:
+    recipe, losses = image_sets.recipe(freeze_epochs=1, epochs=2), [0.5, 0.25, 4.0, 3.0, 2.0, 1.0]
+    curve = schedule.curve(recipe, 2, 6, losses)
+    assert [loss for _, loss in curve] == losses
+    shares = [schedule.cycle(p)[0] for p in (1 / 4, 3 / 4, 1 / 8, 3 / 8, 5 / 8, 7 / 8)]
+    peaks = [1e-2] * 2 + [5e-3] * 4
+    expected = [peak * share for peak, share in zip(peaks, shares, strict=True)]
+    assert [rate for rate, _ in curve] == pytest.approx(expected)
+    for done in range(6):
+        assert schedule.curve(recipe, 2, 6, losses[:done]) == curve[:done]
 
 
 def test_each_block_s_weights_decay_and_its_norms_and_biases_do_not() -> None:
@@ -92,7 +112,7 @@ def test_what_does_not_learn_has_no_group() -> None:
 
 def test_a_turn_sets_each_group_s_rate_and_the_first_beta() -> None:
     network = Network("resnet18", 3)
-    optimizer = schedule.optimizer(network.blocks, schedule.rates(1e-4, 1e-2, 6), 0.1)
+    optimizer = schedule.optimizer(network.blocks, schedule.peaks(1e-4, 1e-2, 6), 0.1)
     second = optimizer.param_groups[0]["betas"][1]
     for progress in (0.1, 0.3, 0.7):
         schedule.turn(optimizer, progress)

@@ -39,7 +39,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @dataclass
 class Slow:
-    """A feed that takes its time over each step."""
+    """A source that takes its time over each step."""
 
     inner: Cached
     seconds: float
@@ -54,8 +54,8 @@ class Slow:
 
 def verdict(clock: Clock, pictures_s: float, network_s: float, steps: int = 4) -> str:
     pixels = torch.zeros(steps * 2, 40, 40, 3, dtype=torch.uint8)
-    feed = Slow(Cached(pixels, torch.ones(len(pixels), 2)), pictures_s, clock)
-    training = Training(feed, ["x"] * len(pixels), torch.zeros(len(pixels), dtype=torch.long))
+    source = Slow(Cached(pixels, torch.ones(len(pixels), 2)), pictures_s, clock)
+    training = Training(source, ["x"] * len(pixels), torch.zeros(len(pixels), dtype=torch.long))
     recipe, stages = image_sets.recipe(batch_size=2), Stages(CPU)
     rows = batches.order(training, recipe, 0)
     for _ in batches.batches(training, rows, 0, recipe, Ranks(0, 1, CPU), stages):

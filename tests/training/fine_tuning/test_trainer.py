@@ -1,7 +1,9 @@
 import math
-from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,13 +15,16 @@ from testkit.image_sets import SIZE_PX
 from training.data.augment import augment, draw
 from training.data.image_source import Cached
 from training.distributed import Ranks
-from training.fine_tuning import batches, schedule
+from training.fine_tuning import batches, checkpoint
 from training.fine_tuning import trainer as module
 from training.fine_tuning.batches import Training
 from training.fine_tuning.checkpoint import Progress
-from training.fine_tuning.trainer import DivergedError, Epoch, FineTuning, loss_of, phases
-from training.hardware import pick_dtype
+from training.fine_tuning.loss import loss_of
+from training.fine_tuning.schedule import Phase
+from training.fine_tuning.trainer import DivergedError, FineTuning
+from training.fine_tuning.validation import Validation
 from training.network.resnet import Network
+from training.run_folder import Epoch
 
 CPU = torch.device("cpu")
 ALONE = Ranks(0, 1, CPU)
@@ -45,7 +50,7 @@ def training(pixels: Tensor, targets: Tensor) -> Training:
 
 def images_of(given: Training) -> Tensor:
     """As an augmentation that does nothing gives them."""
-    ((pixels, _),) = given.feed.batches([torch.arange(len(given.targets))])
+    ((pixels, _),) = given.source.batches([torch.arange(len(given.targets))])
     return pixels.permute(0, 3, 1, 2).float()
 
 
@@ -57,14 +62,28 @@ def network(seed: int = 0) -> Network:
 def trained(
     own: Network,
     task: Task = "single",
-    after_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    epochs_done: list[Epoch] | None = None,
     count: int = 24,
+    validation: Validation | None = None,
     **changes: Any,
 ) -> dict[str, Tensor]:
-    """Train in place; the weights afterwards."""
+    """Train in place; the weights afterwards. `epochs_done` grows."""
     tuning = FineTuning(own, pictures(task, count), task, image_sets.recipe(**changes), ALONE)
-    tuning.run(None, lambda epoch, progress: after_epoch(epoch), lambda *_: None)
+    done = Progress(epochs=[] if epochs_done is None else epochs_done)
+    tuning.run(done, validation=validation)
     return weights_of(own)
+
+
+def validation_of(
+    own: Network, path: Path, task: Task = "single", ranks: Ranks = ALONE, **changes: Any
+) -> Validation:
+    """On the 24 pictures; an epoch has two steps."""
+    given = pictures(task)
+    images = images_of(given).permute(0, 2, 3, 1).to(torch.uint8)
+    learned = given.targets.numpy()
+    targets = learned > 0 if task == "multi" else np.eye(3, dtype=np.bool_)[learned]
+    recipe = image_sets.recipe(task=task, **changes)
+    return Validation(path, own, task, recipe, ranks, images, targets, 2)
 
 
 def weights_of(own: Network) -> dict[str, Tensor]:
@@ -73,58 +92,6 @@ def weights_of(own: Network) -> dict[str, Tensor]:
 
 def the_same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return all(torch.equal(first[name], second[name]) for name in first)
-
-
-# The loss.
-
-
-def test_cross_entropy_is_the_mean_of_minus_the_log_of_the_softmax() -> None:
-    logits, targets = (
-        torch.randn(6, 4, generator=torch.Generator().manual_seed(0)),
-        [0, 1, 2, 3, 3, 0],
-    )
-    expected = -sum(math.log(row.softmax(0)[t]) for row, t in zip(logits, targets, strict=True)) / 6
-    assert loss_of(logits, torch.tensor(targets), "single").item() == pytest.approx(
-        expected, rel=1e-5
-    )
-
-
-def test_softmax_log_and_nll_loss_are_log_softmax_and_nll_loss_are_cross_entropy() -> None:
-    logits = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
-    targets = torch.tensor([0, 1, 2, 3, 3, 0])
-    loss = loss_of(logits, targets, "single")
-    torch.testing.assert_close(loss, nn.functional.nll_loss(logits.softmax(1).log(), targets))
-    torch.testing.assert_close(loss, nn.functional.nll_loss(logits.log_softmax(1), targets))
-
-
-def test_the_softmax_of_a_pair_is_the_sigmoid_of_the_difference() -> None:
-    """So two labels lose the same as one that is there or not."""
-    logits = torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
-    targets = torch.tensor([0, 1, 1, 0, 1, 0])
-    difference = logits[:, 1:] - logits[:, :1]
-    torch.testing.assert_close(logits.softmax(1)[:, 1:], difference.sigmoid())
-    torch.testing.assert_close(
-        loss_of(logits, targets, "single"), loss_of(difference, targets[:, None].float(), "multi")
-    )
-
-
-def test_the_gradient_of_cross_entropy_is_softmax_minus_target() -> None:
-    logits = torch.randn(6, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    targets = torch.tensor([0, 1, 2, 3, 3, 0])
-    (gradient,) = torch.autograd.grad(loss_of(logits, targets, "single"), logits)
-    expected = (logits.softmax(1) - nn.functional.one_hot(targets, 4)) / 6
-    torch.testing.assert_close(gradient, expected)
-
-
-def test_binary_cross_entropy_is_sigmoid_where_log_mean() -> None:
-    generator = torch.Generator().manual_seed(0)
-    logits, targets = (
-        torch.randn(6, 4, generator=generator),
-        torch.rand(6, 4, generator=generator) < 0.5,
-    )
-    scores = logits.sigmoid()
-    expected = -torch.where(targets, scores, 1 - scores).log().mean()
-    torch.testing.assert_close(loss_of(logits, targets.float(), "multi"), expected)
 
 
 # The loop.
@@ -142,14 +109,14 @@ def test_a_few_epochs_lower_the_loss(task: Task) -> None:
         return loss_of(logits, given.targets, task).item()
 
     before, epochs = loss(), list[Epoch]()
-    trained(own, task, epochs.append, epochs=8)
+    trained(own, task, epochs, epochs=8)
     assert loss() < 0.7 * before
     assert epochs[-1].train_loss < 0.8 * epochs[0].train_loss
 
 
 def test_epochs_are_told_in_order_with_their_phase() -> None:
     epochs: list[Epoch] = []
-    trained(network(), after_epoch=epochs.append, freeze_epochs=2, epochs=1)
+    trained(network(), epochs_done=epochs, freeze_epochs=2, epochs=1)
     assert [(e.phase, e.epoch) for e in epochs] == [("head", 1), ("head", 2), ("whole", 3)]
     assert all(e.images_per_s > 0 for e in epochs)
 
@@ -157,7 +124,7 @@ def test_epochs_are_told_in_order_with_their_phase() -> None:
 @pytest.mark.parametrize(("freeze_epochs", "epochs", "phase"), [(0, 1, "whole"), (1, 0, "head")])
 def test_a_phase_without_epochs_is_left_out(freeze_epochs: int, epochs: int, phase: str) -> None:
     told: list[Epoch] = []
-    trained(network(), after_epoch=told.append, freeze_epochs=freeze_epochs, epochs=epochs)
+    trained(network(), epochs_done=told, freeze_epochs=freeze_epochs, epochs=epochs)
     assert [(e.phase, e.epoch) for e in told] == [(phase, 1)]
 
 
@@ -166,8 +133,8 @@ def test_the_train_loss_is_the_mean_over_images_however_they_are_batched() -> No
     losses = []
     for batch_size in (2, 7, 24):
         epochs: list[Epoch] = []
-        options = {"lr": "1e-12", "epochs": 0, "batch_size": batch_size}
-        trained(network(), "single", epochs.append, 25, **STILL, **options)
+        options: dict[str, Any] = {"lr": "1e-12", "epochs": 0, "batch_size": batch_size}
+        trained(network(), "single", epochs, 25, **STILL, **options)
         losses.append(epochs[0].train_loss)
     own, given = network().eval(), pictures(count=25)
     with torch.inference_mode():
@@ -184,25 +151,24 @@ def test_the_frozen_phase_changes_the_head_and_nothing_else() -> None:
     assert changed == {"fc.weight", "fc.bias"}
 
 
-def test_the_frozen_phase_stays_frozen_whatever_comes_between() -> None:
+def test_the_frozen_phase_stays_frozen_whatever_comes_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     own = network()
     before = weights_of(own)
-
-    def unfreeze(_: Epoch) -> None:
-        own.train()
-
-    after = trained(own, after_epoch=unfreeze, epochs=0, freeze_epochs=2)
+    monkeypatch.setattr(Validation, "after_epoch", lambda *_: own.train())
+    between = validation_of(own, tmp_path)
+    after = trained(own, validation=between, epochs=0, freeze_epochs=2)
     assert torch.equal(before["bn1.running_mean"], after["bn1.running_mean"])
 
 
-def test_the_whole_phase_changes_every_weight_and_statistic() -> None:
+def test_the_whole_phase_changes_every_weight_and_statistic(tmp_path: Path) -> None:
+    """A validation between epochs is in evaluation mode."""
     own = network()
     before = weights_of(own)
-
-    def evaluate(_: Epoch) -> None:
-        own.eval()
-
-    after = trained(own, after_epoch=evaluate, freeze_epochs=1, epochs=2)
+    between = validation_of(own, tmp_path)
+    after = trained(own, validation=between, freeze_epochs=1, epochs=2)
+    assert not own.training
     assert [name for name in before if torch.equal(before[name], after[name])] == []
     assert int(after["bn1.num_batches_tracked"]) == 4
 
@@ -224,12 +190,12 @@ def test_training_does_not_draw_from_the_global_generator() -> None:
 def test_a_rate_that_diverges_stops_with_the_step_the_flag_and_the_images() -> None:
     own, given = network(), pictures()
     recipe = image_sets.recipe(lr="1e10", epochs=6)
-    told: list[Progress] = []
+    done = Progress()
     tuning = FineTuning(own, given, "single", recipe, ALONE)
     expected = r"the loss of step \d+ is (nan|inf): .*; use a lower --lr than 1e10"
     with pytest.raises(DivergedError, match=expected) as caught:
-        tuning.run(None, lambda epoch, progress: told.append(progress), lambda *_: None)
-    losses = told[-1].losses  # of the steps before it, all finite
+        tuning.run(done)
+    losses = done.losses  # of the steps before it, all finite
     assert all(map(math.isfinite, losses))
     step = len(losses)
     assert f"the loss of step {step + 1} is " in str(caught.value)
@@ -250,14 +216,6 @@ def test_the_loop_takes_as_many_steps_as_the_batch_size_asks_for() -> None:
     assert int(after["bn1.num_batches_tracked"]) == 2 * 4
 
 
-def test_phases_cover_every_step_once() -> None:
-    head, whole = phases(image_sets.recipe(freeze_epochs=2, epochs=3, lr="1e-2"), 7, 6)
-    assert (head.first, head.last, whole.first, whole.last) == (0, 14, 14, 35)
-    assert head.peaks == [0, 0, 0, 0, 0, 1e-2]
-    assert (whole.peaks[0], whole.peaks[-1]) == pytest.approx((5e-5, 5e-3))
-    assert [head.progress(step) for step in (0, 13)] == pytest.approx([0.5 / 14, 13.5 / 14])
-
-
 def test_fixed_norms_keep_their_statistics_while_their_weights_learn() -> None:
     own = network()
     before = weights_of(own)
@@ -266,34 +224,100 @@ def test_fixed_norms_keep_their_statistics_while_their_weights_learn() -> None:
     assert same == {name for name in before if "running_" in name or "num_batches" in name}
 
 
-def test_the_curve_is_the_rate_of_the_head_and_the_loss_of_each_step() -> None:
-    own, made = network(), list[Progress]()
-    tuning = FineTuning(own, pictures(), "single", image_sets.recipe(epochs=2), ALONE)
-    tuning.run(None, lambda epoch, progress: made.append(progress), lambda *_: None)
-    rates, losses = zip(*tuning.curve(made[-1]), strict=True)
-    assert list(losses) == made[-1].losses
-    assert len(losses) == 6
-    shares = [schedule.cycle(p)[0] for p in (1 / 4, 3 / 4, 1 / 8, 3 / 8, 5 / 8, 7 / 8)]
-    peaks = [1e-2] * 2 + [5e-3] * 4
-    assert rates == pytest.approx([p * s for p, s in zip(peaks, shares, strict=True)])
-    assert tuning.curve(Progress(list(losses[:3]))) == tuning.curve(made[-1])[:3]
-
-
 @pytest.mark.parametrize(("every_s", "saved"), [(0, [1, 2, 3, 4, 6, 8]), (999, [4, 8])])
 def test_progress_is_saved_after_each_epoch_and_as_often_as_is_asked_for(
-    monkeypatch: pytest.MonkeyPatch, every_s: float, saved: list[int]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every_s: float, saved: list[int]
 ) -> None:
     """An epoch has four steps; the loss is looked at after each, then after every second."""
     monkeypatch.setattr(module, "_LOOK", 1)
     steps: list[int] = []
+    write = checkpoint.write
 
-    def save(progress: Progress, optimizer: torch.optim.Optimizer) -> None:
+    def watched(path: Path, progress: Progress, *others: Any) -> None:
         steps.append(progress.step)
         monkeypatch.setattr(module, "_LOOK", 2 if progress.step >= 4 else 1)
+        write(path, progress, *others)
 
+    monkeypatch.setattr(checkpoint, "write", watched)
     recipe = image_sets.recipe(batch_size=6, checkpoint_s=every_s, freeze_epochs=2, epochs=0)
-    FineTuning(network(), pictures(), "single", recipe, ALONE).run(None, lambda *_: None, save)
+    tuning = FineTuning(network(), pictures(), "single", recipe, ALONE)
+    tuning.run(Progress(), path=tmp_path)
     assert steps == saved
+
+
+def test_what_is_saved_is_the_progress_with_network_and_optimizer(tmp_path: Path) -> None:
+    own, done = network(), Progress()
+    recipe = image_sets.recipe(freeze_epochs=0, epochs=1)
+    FineTuning(own, pictures(), "single", recipe, ALONE).run(done, path=tmp_path)
+    found = checkpoint.read(tmp_path)
+    assert found and found.progress == done and len(done.losses) == 2 and len(done.epochs) == 1
+    assert {f"exp_avg.{n}" for n, _ in own.resnet.named_parameters()} <= set(found.tensors)
+    for name, value in own.resnet.state_dict().items():
+        assert torch.equal(found.tensors[f"network.{name}"], value)
+
+
+def test_only_the_first_process_saves(tmp_path: Path) -> None:
+    own = network()
+    optimizer = torch.optim.AdamW(own.resnet.parameters())
+    for rank in (1, 0):
+        ranks = Ranks(rank, 2, CPU)
+        tuning = FineTuning(own, pictures(), "single", image_sets.recipe(), ranks)
+        tuning._save(tmp_path, Progress(), optimizer)
+        assert (checkpoint.read(tmp_path) is not None) == (rank == 0)
+
+
+def test_an_epoch_s_speed_and_time_are_those_of_its_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """24 pictures in two steps of 1.17 s; 10 s went by before the training began."""
+    now_s = 100.0
+
+    def lasting(*_: Any) -> Tensor:
+        nonlocal now_s
+        now_s += 1.17
+        return torch.tensor(0.123456789)
+
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now_s))
+    monkeypatch.setattr(FineTuning, "step", lasting)
+    recipe, done = image_sets.recipe(freeze_epochs=1, epochs=1), Progress()
+    FineTuning(network(), pictures(), "single", recipe, ALONE, _began=90.0).run(done)
+    assert done.epochs == [
+        Epoch(phase="head", epoch=1, train_loss=0.12346, images_per_s=10.3, seconds=12.3),
+        Epoch(phase="whole", epoch=2, train_loss=0.12346, images_per_s=10.3, seconds=14.7),
+    ]
+
+
+def test_what_bounds_the_speed_is_told_once_a_phase(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = network()
+    between = validation_of(own, tmp_path)
+    trained(own, validation=between, freeze_epochs=2, epochs=2, batch_size=8)
+    told = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert told == ["the", "phase", "phase", "the", "phase", "phase"]
+
+
+@pytest.mark.parametrize(
+    ("enough", "phases"),
+    [(0, []), (1, ["head"]), (2, ["head"] * 2), (3, ["head"] * 2 + ["whole"])],
+)
+def test_a_validation_that_has_enough_ends_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enough: int, phases: list[str]
+) -> None:
+    """Within a phase and before one, which is not even prepared."""
+    own, done, prepared = network(), list[Epoch](), list[str]()
+    prepare = FineTuning.prepare
+
+    def watched(self: FineTuning, phase: Phase) -> torch.optim.AdamW:
+        prepared.append(phase.name)
+        return prepare(self, phase)
+
+    monkeypatch.setattr(FineTuning, "prepare", watched)
+    monkeypatch.setattr(Validation, "enough", lambda _, made: len(made.epochs) == enough)
+    between = validation_of(own, tmp_path)
+    trained(own, "single", done, validation=between, freeze_epochs=2, epochs=2)
+    assert [epoch.phase for epoch in done] == phases
+    assert prepared == sorted(set(phases))
 
 
 def test_every_step_of_every_epoch_has_chance_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,13 +330,11 @@ def test_every_step_of_every_epoch_has_chance_of_its_own(monkeypatch: pytest.Mon
         return step(self, learner, optimizer, batch)
 
     monkeypatch.setattr(FineTuning, "step", watched)
-    ((pixels, _),) = pictures().feed.batches([torch.tensor([0])])
+    ((pixels, _),) = pictures().source.batches([torch.tensor([0])])
     picture = pixels.expand(16, -1, -1, -1)
     given = training(picture, torch.arange(16) % 3)
     recipe = image_sets.recipe(batch_size=8, freeze_epochs=2, epochs=2)
-    FineTuning(network(), given, "single", recipe, ALONE).run(
-        None, lambda *_: None, lambda *_: None
-    )
+    FineTuning(network(), given, "single", recipe, ALONE).run(Progress())
     assert len(seen) == 8
     for number, images in enumerate(seen):
         chance = batches.generator(recipe.seed, "views", number)
@@ -440,21 +462,6 @@ def test_augmentation_s_strengths_reach_the_images() -> None:
         assert not the_same(still, trained(network(), epochs=0, **options)), name
 
 
-def test_the_recipe_decides_what_the_network_computes_in() -> None:
-    for dtype, expected in (("bfloat16", torch.bfloat16), ("float32", torch.float32)):
-        with module.precision(CPU, image_sets.recipe(dtype=dtype).dtype):
-            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == expected
-
-
 def test_bfloat16_reaches_the_weights() -> None:
     exact, rounded = (trained(network(), dtype=d, **STILL) for d in ("float32", "bfloat16"))
     assert not the_same(exact, rounded)
-
-
-@pytest.mark.parametrize(("units", "dtype"), [(True, "bfloat16"), (False, "float32")])
-def test_auto_is_bfloat16_where_the_processor_has_units_for_it(
-    units: bool, dtype: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": units})
-    assert pick_dtype("auto", CPU) == dtype
-    assert pick_dtype("float32", CPU) == "float32"

@@ -7,12 +7,12 @@ from PIL import Image
 from models.manifest import Preprocess
 from models.preprocess import decode
 from testkit import image_sets
-from training.data.readers import Example
+from training.data.record import Record
 from training.inspection import contact_sheet
 
 
-def examples(labels: str) -> list[Example]:
-    return [Example(f"{n}.jpg", (label,)) for n, label in enumerate(labels)]
+def records(labels: str) -> list[Record]:
+    return [Record(f"{n}.jpg", (label,)) for n, label in enumerate(labels)]
 
 
 @pytest.mark.parametrize(
@@ -26,19 +26,23 @@ def examples(labels: str) -> list[Example]:
     ],
 )
 def test_as_many_labels_as_there_are_are_shown(labels: str, chosen: str) -> None:
-    found = contact_sheet.choose(examples(labels))
-    assert sorted(example.labels[0] for example in found) == list(chosen)
-    assert len({example.file for example in found}) == len(found)
+    found = contact_sheet.choose(records(labels))
+    assert sorted(record.labels[0] for record in found) == list(chosen)
+    assert len({record.file for record in found}) == len(found)
 
 
 def test_images_without_a_label_and_with_several_are_shown_too() -> None:
-    several = [Example("a.jpg", ()), Example("b.jpg", ("x", "y")), Example("c.jpg", ("x",))]
-    assert sorted(e.file for e in contact_sheet.choose(several)) == ["a.jpg", "b.jpg", "c.jpg"]
+    several = [Record("a.jpg", ()), Record("b.jpg", ("x", "y")), Record("c.jpg", ("x",))]
+    assert sorted(record.file for record in contact_sheet.choose(several)) == [
+        "a.jpg",
+        "b.jpg",
+        "c.jpg",
+    ]
 
 
 def sheet(folder: Path, **changes: float) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
     recipe = image_sets.recipe(folder, image_size=64, **changes)
-    found = [Example("0.png", ("a label far too long for its picture",)), Example("1.png", ())]
+    found = [Record("0.png", ("a label far too long for its picture",)), Record("1.png", ())]
     return np.asarray(contact_sheet.draw_sheet(folder, found, recipe))
 
 
@@ -72,6 +76,6 @@ def test_the_options_of_augmentation_show(tmp_path: Path) -> None:
 def test_large_views_are_reduced(tmp_path: Path) -> None:
     Image.new("RGB", (300, 300), "red").save(tmp_path / "0.png")
     recipe = image_sets.recipe(tmp_path, image_size=224)
-    drawn = contact_sheet.draw_sheet(tmp_path, [Example("0.png", ("red",))], recipe)
+    drawn = contact_sheet.draw_sheet(tmp_path, [Record("0.png", ("red",))], recipe)
     assert drawn.width == 176 + 8
     assert drawn.getpixel((90, 100)) == (255, 0, 0)

@@ -1,22 +1,14 @@
-import socket
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import torchvision
-from safetensors.torch import save_file
 from torch import Tensor
 
-from models.bundle import sha256
-from models.errors import RecipeError
 from models.manifest import Task
-from training.network.resnet import Network, Served, pretrain
+from training.network.resnet import Network, Served
 
 pytestmark = pytest.mark.usefixtures("real_networks")
-
-HEAD = ("fc.weight", "fc.bias")
 
 
 def network(labels: int = 3, seed: int = 0) -> Network:
@@ -27,28 +19,6 @@ def network(labels: int = 3, seed: int = 0) -> Network:
 def pixels(count: int, side: int = 64) -> Tensor:
     generator = torch.Generator().manual_seed(count)
     return torch.randint(0, 256, (count, side, side, 3), dtype=torch.uint8, generator=generator)
-
-
-def imagenet_like(seed: int = 1) -> dict[str, Tensor]:
-    """A state dict with the thousand outputs of the weights people have."""
-    state = dict(network(1000, seed).resnet.state_dict())
-    generator = torch.Generator().manual_seed(seed)
-    for name, value in state.items():
-        if value.is_floating_point():  # running statistics too
-            state[name] = torch.rand(value.shape, generator=generator)
-    return state
-
-
-def refused(weights: Path | str, labels: int = 3) -> str:
-    own = network(labels)
-    before = {name: value.clone() for name, value in own.resnet.state_dict().items()}
-    with pytest.raises(RecipeError) as caught:
-        pretrain(own, "resnet18", str(weights))
-    assert all(torch.equal(before[n], v) for n, v in own.resnet.state_dict().items())
-    message = str(caught.value)
-    assert message.startswith(f"--weights {weights}")
-    assert "\n" not in message
-    return message
 
 
 def test_features_and_logits_have_the_promised_shapes() -> None:
@@ -116,139 +86,3 @@ def test_the_mean_of_a_map_is_the_image_s_logit(
     if task == "single":  # a softmax tells logits up to a constant an image
         means, logits = (x - x.mean(1, keepdim=True) for x in (means, logits))
     torch.testing.assert_close(means, logits, rtol=1e-4, atol=1e-4)
-
-
-def test_none_leaves_the_network_as_it_was_drawn() -> None:
-    own = network()
-    assert pretrain(own, "resnet18", "none") == ("none", None, "none")
-    drawn = network().resnet.state_dict()
-    assert all(torch.equal(drawn[n], value) for n, value in own.resnet.state_dict().items())
-
-
-def check_loaded(own: Network, state: dict[str, Tensor]) -> None:
-    """All of the body, statistics included, is the state's; the head is as it was drawn."""
-    drawn = network().resnet.state_dict()
-    for name, value in own.resnet.state_dict().items():
-        if "num_batches_tracked" not in name:
-            assert torch.equal(value, drawn[name] if name in HEAD else state[name]), name
-
-
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_a_file_of_weights_is_loaded_into_all_but_the_head(tmp_path: Path, suffix: str) -> None:
-    state, file = imagenet_like(), tmp_path / f"weights{suffix}"
-    if suffix == ".pth":
-        torch.save(state, file)
-    else:
-        save_file(state, file)
-    own = network()
-    described = pretrain(own, "resnet18", str(file))
-    assert described == (file.name, sha256(file.read_bytes()), "unknown")
-    check_loaded(own, state)
-
-
-def test_old_files_without_batch_counters_are_loaded(tmp_path: Path) -> None:
-    """As torchvision's own for ResNet-18 and 34, which are older than these counters."""
-    state = {k: v for k, v in imagenet_like().items() if not k.endswith("num_batches_tracked")}
-    torch.save(state, tmp_path / "old.pth")
-    own = network()
-    pretrain(own, "resnet18", str(tmp_path / "old.pth"))
-    check_loaded(own, state)
-
-
-def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
-    file = tmp_path / "deep.pth"
-    torch.save(torchvision.models.resnet34().state_dict(), file)
-    assert refused(file) == f"--weights {file} is no resnet18: layer1.2.bn1.bias and 79 others"
-
-
-def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
-    state = imagenet_like()
-    state["conv1.weight"] = torch.zeros(64, 1, 7, 7)
-    torch.save(state, tmp_path / "grey.pth")
-    assert "is no resnet18: conv1.weight and 0 others" in refused(tmp_path / "grey.pth")
-
-
-def test_weights_that_lack_a_key_are_refused(tmp_path: Path) -> None:
-    state = imagenet_like()
-    del state["layer3.0.conv1.weight"]
-    torch.save(state, tmp_path / "torn.pth")
-    assert "is no resnet18: layer3.0.conv1.weight" in refused(tmp_path / "torn.pth")
-
-
-@pytest.mark.parametrize("content", [[torch.zeros(2)], torch.zeros(2), {"model": {}, "epoch": 3}])
-def test_a_file_that_holds_no_state_dict_is_refused(tmp_path: Path, content: Any) -> None:
-    torch.save(content, tmp_path / "other.pth")
-    assert "is no state dict" in refused(tmp_path / "other.pth")
-
-
-def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
-    torch.save(imagenet_like(), tmp_path / "torn.pth")
-    whole = (tmp_path / "torn.pth").read_bytes()
-    for name, content in (
-        ("torn.pth", whole[: len(whole) // 2]),
-        ("text.pth", b"weights"),
-        ("text.safetensors", b"weights"),
-        ("empty.pth", b""),
-    ):
-        (tmp_path / name).write_bytes(content)
-        assert "neither imagenet, none nor a readable state dict" in refused(tmp_path / name)
-    assert "readable state dict" in refused(tmp_path / "missing.pth")
-    assert "readable state dict" in refused("ImageNet")
-
-
-class Harmful:
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Path.touch, (Path("harm"),))
-
-
-def test_a_file_that_would_run_code_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    torch.save({"conv1.weight": Harmful()}, "harmful.pth")
-    assert "readable state dict" in refused("harmful.pth")
-    assert not Path("harm").exists()
-
-
-def test_imagenet_without_network_names_the_flag(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def unreachable(*_: object, **__: object) -> None:
-        raise socket.gaierror(-3, "no network in this test")
-
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(socket, "create_connection", unreachable)
-    message = refused("imagenet")
-    assert "cannot be downloaded from" in message
-    assert "no network in this test" in message
-    assert "--weights FILE, or use --weights none" in message
-
-
-def cached(folder: Path, content: bytes) -> None:
-    """Put a file where torchvision keeps the weights that it downloaded."""
-    url = torchvision.models.get_model_weights("resnet18")["DEFAULT"].url
-    file = folder / "hub" / "checkpoints" / url.rpartition("/")[2]
-    file.parent.mkdir(parents=True)
-    file.write_bytes(content)
-
-
-def test_imagenet_weights_that_were_downloaded_before_are_loaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    state = imagenet_like()
-    torch.save(state, tmp_path / "downloaded.pth")
-    cached(tmp_path, (tmp_path / "downloaded.pth").read_bytes())
-    own = network()
-    name, digest, licence = pretrain(own, "resnet18", "imagenet")
-    assert (name, digest) == ("ResNet18_Weights.IMAGENET1K_V1", None)
-    assert "BSD-3-Clause" in licence
-    check_loaded(own, state)
-
-
-def test_a_download_that_was_damaged_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    cached(tmp_path, b"a login page")
-    assert "use --weights none" in refused("imagenet")

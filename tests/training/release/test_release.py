@@ -17,9 +17,11 @@ from testkit import image_sets
 from training import run_folder
 from training.commands.rollback import go_back
 from training.commands.train import train
+from training.data.split import Split
 from training.evaluation import comparison
-from training.evaluation.scorer import load
-from training.export import export
+from training.evaluation.scorer import Scorer, load
+from training.export import export, onnx_export
+from training.export.run_images import validation_images
 from training.release.release import (
     Comparison,
     _decision,
@@ -59,12 +61,17 @@ def quick(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> No
         task: bundle.read(store.path(name)).model
         for task, name in (("single", "colours"), ("multi", "stripes"))
     }
-    original = export.onnx_bytes
+    original = onnx_export.onnx_bytes
 
     def remembered(network: Any, size_px: int) -> bytes:
         return made[network.task] if network.task in made else original(network, size_px)
 
     monkeypatch.setattr(export, "onnx_bytes", remembered)
+
+
+def compare(run: Run, old: Scorer) -> Comparison:
+    """On the run's validation images, as each of the two is served them."""
+    return against(run, old, CPU, validation_images(run, None, [old.preprocess]))
 
 
 NAMES = {"single": "colours", "multi": "stripes"}
@@ -155,8 +162,8 @@ def decided(found: Comparison, allowed: Sequence[str] = (), forced: bool = False
 
 def test_the_verdict_is_told_with_its_figures_bounds_and_labels() -> None:
     lost = [comparison.Regression("dog", 12, 1, 0.0012), comparison.Regression("eel", 9, 2, 0.03)]
-    found = comparison(left_out=7, regressions=lost)
-    candidate = Run(Path("runs/new"), cast(Any, None), [])
+    found = compared(left_out=7, regressions=lost)
+    candidate = Run(Path("runs/new"), cast(Any, None), Split((), ()))
     assert text(found, candidate, "pets:3", decided(found, ["eel"])).splitlines() == [
         "## runs/new against pets:3",
         "",
@@ -174,7 +181,7 @@ def test_the_verdict_is_told_with_its_figures_bounds_and_labels() -> None:
         "dog: 12 images lost, 1 won (McNemar with Holm's correction, p = 0.0012)",
         "eel: 9 images lost, 2 won (McNemar with Holm's correction, p = 0.03, allowed)",
     ]
-    nothing = comparison(images=0, difference=None)
+    nothing = compared(images=0, difference=None)
     assert text(nothing, candidate, "pets:3", decided(nothing, forced=True)).splitlines() == [
         "## runs/new against pets:3",
         "",
@@ -184,7 +191,7 @@ def test_the_verdict_is_told_with_its_figures_bounds_and_labels() -> None:
 
 def test_what_was_decided_is_kept_with_its_grounds() -> None:
     lost = [comparison.Regression("dog", 12, 1, 0.0012)]
-    found = comparison(difference=difference(0.004, -0.001, 0.009), regressions=lost, gone=["cat"])
+    found = compared(difference=difference(0.004, -0.001, 0.009), regressions=lost, gone=["cat"])
     kept = _decision(found, 3, 0.01, ("dog", "cat"), [])
     assert kept == Release(
         verdict="released: not worse by more than the margin",
@@ -198,11 +205,11 @@ def test_what_was_decided_is_kept_with_its_grounds() -> None:
     )
     refused = _decision(found, 3, 0.01, (), ["it is worse", "it is old"])
     assert (refused.verdict, refused.forced) == ("refused: it is worse; it is old", True)
-    better = _decision(comparison(difference=difference(-0.02, -0.03, -0.01)), 3, 0.01, (), [])
+    better = _decision(compared(difference=difference(-0.02, -0.03, -0.01)), 3, 0.01, (), [])
     assert better.verdict == "released: better by 2.00 points of error"
-    even = _decision(comparison(difference=difference(-0.02, -0.04, 0.0)), 3, 0.01, (), [])
+    even = _decision(compared(difference=difference(-0.02, -0.04, 0.0)), 3, 0.01, (), [])
     assert even.verdict == "released: not worse by more than the margin"
-    nothing = _decision(comparison(images=0, difference=None), 3, 0.01, (), ["none"])
+    nothing = _decision(compared(images=0, difference=None), 3, 0.01, (), ["none"])
     assert (nothing.difference, nothing.images) == (None, 0)
 
 
@@ -223,7 +230,7 @@ def test_the_same_model_again_is_refused_for_too_few_images(
     with pytest.raises(ReleaseError, match=rf"^refused: too few .*; {name}:1 stays rel") as caught:
         release(run, name, own_store, CPU)
     told = re.search(r"\(--margin (0\.\d+) would accept it, --force releases", str(caught.value))
-    found = against(run, load(f"{name}:1", CPU, own_store), CPU, None)
+    found = compare(run, load(f"{name}:1", CPU, own_store))
     assert told and judge(found, float(told[1]), ()) == []
     assert own_store.versions(name) == [1]
     printed = capsys.readouterr().out
@@ -243,7 +250,7 @@ def test_a_wide_margin_lets_the_same_model_through_and_moves_released(
     assert decision is not None
     assert decision.verdict == "released: not worse by more than the margin"
     assert (decision.replaced, decision.margin, decision.forced) == (1, 0.3, False)
-    assert decision.images == sum(item.is_valid for item in run.items)
+    assert decision.images == len(run.split.valid)
     assert decision.difference is not None and decision.difference.value == 0
 
 
@@ -272,7 +279,7 @@ def test_a_label_alone_that_got_worse_is_enough_to_be_refused(
     with torch.no_grad():
         network.resnet.fc.weight[0].neg_()
         network.resnet.fc.bias[0].neg_()
-    run_folder.write_weights(tmp_path / "bad", network)
+    run_folder.write_weights(tmp_path / "bad", network.weights())
     bad = run_folder.read(tmp_path / "bad")
     refusal = (
         r"^refused: worse by more than chance at blue \(see --allow-label\); stripes:1 stays"
@@ -280,7 +287,7 @@ def test_a_label_alone_that_got_worse_is_enough_to_be_refused(
     )
     with pytest.raises(ReleaseError, match=refusal):
         release(bad, "stripes", own_store, CPU, margin=0.49)
-    found = against(bad, load("stripes:1", CPU, own_store), CPU, None)
+    found = compare(bad, load("stripes:1", CPU, own_store))
     assert judge(found, 0.49, ("blue",)) == []
 
 
@@ -300,12 +307,12 @@ def test_images_that_the_released_model_was_trained_on_are_left_out(
     single_run: Run, store: Store
 ) -> None:
     old = load("colours:1", CPU, store)
-    seen = next(item.sha256 for item in single_run.items if item.is_valid)
-    found = against(single_run, replace(old, trained_on=old.trained_on | {seen}), CPU, None)
-    whole = against(single_run, old, CPU, None)
+    seen = single_run.split.valid[0].sha256
+    found = compare(single_run, replace(old, trained_on=old.trained_on | {seen}))
+    whole = compare(single_run, old)
     assert (found.left_out, found.images) == (1, whole.images - 1)
-    everything = frozenset(item.sha256 for item in single_run.items)
-    assert against(single_run, replace(old, trained_on=everything), CPU, None).difference is None
+    everything = frozenset(record.sha256 for record in single_run.split.records)
+    assert compare(single_run, replace(old, trained_on=everything)).difference is None
 
 
 def test_each_model_sees_the_images_as_it_is_served(single_run: Run, store: Store) -> None:
@@ -318,8 +325,8 @@ def test_each_model_sees_the_images_as_it_is_served(single_run: Run, store: Stor
         return old.run(images)
 
     preprocess = old.preprocess.model_copy(update={"crop_fraction": 0.5})
-    against(single_run, replace(old, run=spying), CPU, None)
-    against(single_run, replace(old, run=spying, preprocess=preprocess), CPU, None)
+    compare(single_run, replace(old, run=spying))
+    compare(single_run, replace(old, run=spying, preprocess=preprocess))
     assert seen[0].shape == seen[1].shape and not np.array_equal(seen[0], seen[1])
 
 
@@ -336,16 +343,16 @@ def test_an_image_s_own_truth_does_not_decide_how_it_is_tagged(
         return compared(new_wrong, *others)
 
     monkeypatch.setattr(comparison, "regressions", watched)
-    held_out = sorted((i for i in multi_run.items if i.is_valid), key=lambda item: item.sha256)
-    labels = multi_run.outcome.labels
-    against(multi_run, old, CPU, None)
+    images, labels = validation_images(multi_run), multi_run.outcome.labels
+    assert old.preprocess == multi_run.outcome.preprocess
+    against(multi_run, old, CPU, images)
     before = seen.pop()
-    for row, item in enumerate(held_out):
-        turned = replace(item, labels=tuple(sorted(set(labels) - set(item.labels))))
-        items = [turned if other is item else other for other in multi_run.items]
-        against(replace(multi_run, items=items), old, CPU, None)
+    for row, record in enumerate(images.records):
+        turned = replace(record, labels=tuple(sorted(set(labels) - set(record.labels))))
+        records = [turned if other is record else other for other in images.records]
+        against(multi_run, old, CPU, replace(images, records=records))
         # each of its labels is now wrong where it was right: the same tags as before
-        assert np.array_equal(seen.pop()[row], ~before[row]), item.file
+        assert np.array_equal(seen.pop()[row], ~before[row]), record.file
 
 
 def test_labels_are_compared_by_name_whatever_their_order(
@@ -358,7 +365,7 @@ def test_labels_are_compared_by_name_whatever_their_order(
         thresholds=old.thresholds and old.thresholds[::-1],
         run=lambda images: old.run(images)[:, ::-1],
     )
-    assert against(run, turned, CPU, None) == against(run, old, CPU, None)
+    assert compare(run, turned) == compare(run, old)
 
 
 def test_labels_that_only_one_model_has_are_left_out_and_gone_ones_named(
@@ -366,12 +373,12 @@ def test_labels_that_only_one_model_has_are_left_out_and_gone_ones_named(
 ) -> None:
     old = load("colours:1", CPU, store)
     renamed = replace(old, labels=("blue", "green", "crimson"))
-    found = against(single_run, renamed, CPU, None)
+    found = compare(single_run, renamed)
     assert found.gone == ["crimson"]
-    red = sum(item.is_valid and item.labels == ("red",) for item in single_run.items)
+    red = sum(record.labels == ("red",) for record in single_run.split.valid)
     assert found.left_out == red > 0
     tags = load("stripes:1", CPU, store)
-    found = against(multi_run, replace(tags, labels=("blue", "green", "crimson")), CPU, None)
+    found = compare(multi_run, replace(tags, labels=("blue", "green", "crimson")))
     assert (found.gone, found.left_out) == (["crimson"], 0)
 
 
@@ -406,7 +413,7 @@ def test_a_gate_that_fails_releases_nothing_even_by_force(
 def test_a_release_meanwhile_is_not_overwritten(
     single_run: Run, own_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = export.onnx_bytes
+    original = vars(export)["onnx_bytes"]  # the quick one
 
     def slowly(network: Any, size_px: int) -> bytes:
         release_other = export.export(single_run, "colours", own_store)
@@ -452,5 +459,5 @@ def test_the_candidate_may_be_of_another_training(
     other = run_folder.read(train(recipe, tmp_path / "other"))
     path = release(other, "colours", own_store, CPU, force=True)
     decision = bundle.read(path).manifest.release
-    held_out = sum(item.is_valid for item in other.items)
+    held_out = len(other.split.valid)
     assert decision is not None and 0 < decision.images < held_out

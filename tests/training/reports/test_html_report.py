@@ -54,7 +54,7 @@ def page_of(path: Path) -> Page:
     return Page(path.read_text(encoding="utf-8"))
 
 
-def written(subject: scorer.Model, folder: Path, seed: int = 5) -> Page:
+def written(subject: scorer.Scorer, folder: Path, seed: int = 5) -> Page:
     """The report on new images: of one label each, or of none to three."""
     folder.mkdir()
     if subject.task == "single":
@@ -71,7 +71,7 @@ def test_a_run_s_report_stands_alone_and_leads_with_the_verdict(run: Run, task: 
     page = page_of(run.path / "report.html")
     assert page.fetched == []
     metric = run.outcome.metrics[evaluate.HEADLINE[task]]
-    images = sum(item.is_valid for item in run.items)
+    images = len(run.split.valid)
     if task == "single":
         headline = f"Wrong on {metric.value:.1%} of {images} images"
     else:
@@ -131,7 +131,7 @@ def test_a_network_without_maps_shows_its_mistakes_alone(
     single_bundle: Bundle, tmp_path: Path
 ) -> None:
     subject = scorer.load(str(single_bundle.path), CPU)
-    blind = replace(subject, look=None, run=lambda images: subject.run(images)[:, ::-1])
+    blind = replace(subject, maps=None, run=lambda images: subject.run(images)[:, ::-1])
     page = written(blind, tmp_path / "new")
     assert page.pictures and "where the network looked" not in page.text
 

@@ -5,19 +5,30 @@ import yaml
 
 from models.bundle import Bundle
 from models.manifest import Release
+from training.evaluation.evaluate import HEADLINE
 from training.reports import model_card
+from training.reports.model_card import CARD_FILE
+from training.run_folder import Run
 
 
-def parts(bundle: Bundle, release: Release | None = None) -> tuple[dict[str, Any], str]:
-    """The card's metadata and its text."""
-    manifest = bundle.manifest.model_copy(update={"release": release})
-    text = model_card.write(manifest, images=24, trained_on=24).decode()
+def parts(run: Run, bundle: Bundle, release: Release | None = None) -> tuple[dict[str, Any], str]:
+    """The metadata and the text of the card of the run's bundle."""
+    manifest = bundle.manifest
+    text = model_card.write(
+        manifest.name,
+        manifest.version,
+        run.outcome,
+        manifest.variants,
+        release,
+        images=24,
+        trained_on=24,
+    ).decode()
     _, header, body = text.split("---\n", 2)
     return yaml.safe_load(header), body
 
 
-def test_the_metadata_are_what_the_hub_reads(bundle: Bundle) -> None:
-    header, _ = parts(bundle)
+def test_the_metadata_are_what_the_hub_reads(run: Run, bundle: Bundle) -> None:
+    header, _ = parts(run, bundle)
     assert header["library_name"] == "onnx"
     assert header["pipeline_tag"] == "image-classification"
     (model,) = header["model-index"]
@@ -29,17 +40,30 @@ def test_the_metadata_are_what_the_hub_reads(bundle: Bundle) -> None:
         assert set(metric) == {"type", "name", "value"} and 0 <= metric["value"] <= 1
 
 
-def test_the_figures_are_the_manifest_s(single_bundle: Bundle, multi_bundle: Bundle) -> None:
-    for bundle, name, more in ((single_bundle, "error", False), (multi_bundle, "map", True)):
-        header, body = parts(bundle)
-        value = bundle.manifest.metrics[name].value
-        (first, *_) = header["model-index"][0]["results"][0]["metrics"]
-        assert first["value"] == pytest.approx(value if more else 1 - value, abs=1e-5)
-        assert f"| {name} | {value:.4f} |" in body
+def test_the_figures_are_the_manifest_s(run: Run, bundle: Bundle) -> None:
+    header, body = parts(run, bundle)
+    name = HEADLINE[bundle.manifest.task]
+    value = bundle.manifest.metrics[name].value
+    (first, *_) = header["model-index"][0]["results"][0]["metrics"]
+    assert first["value"] == pytest.approx(1 - value if name == "error" else value, abs=1e-5)
+    assert f"| {name} | {value:.4f} |" in body
+    gate = bundle.manifest.variants[0].gate
+    assert f"| `model.onnx` | fp32 | {gate.max_difference:.1e} (tolerance 0.0001) |" in body
 
 
-def test_the_text_says_how_to_use_it_and_where_it_comes_from(bundle: Bundle) -> None:
-    _, body = parts(bundle)
+def test_a_bundle_holds_the_card_of_its_run(run: Run, bundle: Bundle) -> None:
+    header, body = parts(run, bundle)
+    _, kept_header, kept_body = bundle.files[CARD_FILE].decode().split("---\n", 2)
+    assert (yaml.safe_load(kept_header), kept_body) == (
+        header,
+        body.replace("On 24 held-out", f"On {len(run.split.valid)} held-out").replace(
+            "on 24 images of", f"on {len(run.split.train)} images of"
+        ),
+    )
+
+
+def test_the_text_says_how_to_use_it_and_where_it_comes_from(run: Run, bundle: Bundle) -> None:
+    _, body = parts(run, bundle)
     manifest = bundle.manifest
     assert f"model={manifest.name}" in body
     assert f"uint8 `[N, {manifest.preprocess.image_size_px}," in body
@@ -49,7 +73,7 @@ def test_the_text_says_how_to_use_it_and_where_it_comes_from(bundle: Bundle) -> 
     assert "Release:" not in body
 
 
-def test_a_forced_release_is_told(bundle: Bundle) -> None:
+def test_a_forced_release_is_told(run: Run, bundle: Bundle) -> None:
     decision = Release(
         verdict="refused: it is worse",
         replaced=1,
@@ -60,5 +84,5 @@ def test_a_forced_release_is_told(bundle: Bundle) -> None:
         allowed_labels=(),
         forced=True,
     )
-    _, body = parts(bundle, decision)
+    _, body = parts(run, bundle, decision)
     assert "Release: refused: it is worse Released nevertheless (`--force`)." in body

@@ -1,12 +1,12 @@
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
-from training.data.split import Item
+from training.data.record import Record
 from training.evaluation import evaluate
 from training.evaluation.evaluate import Evaluation
 from training.reports import summary
+from training.run_folder import Epoch
 
 
 def evaluation(task: str, images: int = 40) -> Evaluation:
@@ -19,8 +19,8 @@ def evaluation(task: str, images: int = 40) -> Evaluation:
     return Evaluation(
         "single" if task == "single" else "multi",
         ("cat", "dog"),
-        [Item(f"{n}.jpg", "", ("cat",), True) for n in range(images)],
-        [Path(f"{n}.jpg") for n in range(images)],
+        [Record(f"{n}.jpg", ("cat",), "valid") for n in range(images)],
+        lambda rows: np.zeros((len(rows), 8, 8, 3), np.uint8),
         targets,
         scores,
         scores,
@@ -28,15 +28,19 @@ def evaluation(task: str, images: int = 40) -> Evaluation:
     )
 
 
-def of(task: str, epochs: Any = ()) -> summary.Verdict:
+def of(task: str, epochs: Sequence[Epoch] = ()) -> summary.Verdict:
     found = evaluation(task)
     return summary.of(found, found.measure(), epochs)
 
 
-def epochs(*losses: float) -> list[dict[str, Any]]:
+def epochs(*losses: float) -> list[Epoch]:
+    """One of the head, then one of the whole network with each of the validation losses."""
+    rows = [("head", 0.1), *(("whole", loss) for loss in losses)]
     return [
-        {"phase": "head", "valid_loss": 0.1},
-        *({"phase": "whole", "valid_loss": loss} for loss in losses),
+        Epoch(
+            phase=phase, epoch=number, train_loss=0, valid_loss=loss, images_per_s=1, seconds=number
+        )
+        for number, (phase, loss) in enumerate(rows, 1)
     ]
 
 

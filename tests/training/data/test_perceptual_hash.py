@@ -1,0 +1,77 @@
+import io
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance
+from scipy.fft import dctn
+
+from testkit.image_sets import photo
+from training.data.near_duplicates import DISTANCE
+from training.data.perceptual_hash import perceptual_hash
+
+
+def distance(first: Image.Image, second: Image.Image) -> int:
+    hashes = perceptual_hash(first), perceptual_hash(second)
+    assert hashes[0] is not None and hashes[1] is not None
+    return (hashes[0] ^ hashes[1]).bit_count()
+
+
+def again(picture: Image.Image, quality: int = 95) -> Image.Image:
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=quality)
+    return Image.open(buffer)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_hash_is_the_signs_of_the_lowest_frequencies_about_their_median(seed: int) -> None:
+    """Against SciPy's transform in floating point; its ties cannot be told."""
+    picture = photo(seed)
+    grey = picture.convert("L").resize((32, 32), Image.Resampling.BILINEAR)
+    waves = dctn(np.asarray(grey, np.float64), norm="ortho")[:8, :8].ravel()[1:]
+    bits = "".join("01"[int(wave > np.median(waves))] for wave in waves)
+    assert perceptual_hash(picture) == int(bits + "0", 2)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda p: p.resize((p.width // 2, p.height // 2), Image.Resampling.LANCZOS),
+        lambda p: p.resize((p.width * 2, p.height * 2)),
+        lambda p: again(p, quality=60),
+        lambda p: ImageEnhance.Brightness(p).enhance(0.9),
+        lambda p: ImageEnhance.Brightness(p).enhance(1.1),
+        lambda p: p.convert("L"),
+        lambda p: p.crop((2, 2, p.width - 2, p.height - 2)),
+    ],
+)
+def test_a_picture_that_is_nearly_the_same_has_nearly_the_same_hash(
+    change: Callable[[Image.Image], Image.Image],
+) -> None:
+    for seed in range(10):
+        picture = photo(seed, (240, 180))
+        assert distance(picture, change(picture)) <= DISTANCE
+
+
+def test_other_pictures_have_other_hashes() -> None:
+    pictures = [photo(seed) for seed in range(40)]
+    distances = [
+        distance(first, second)
+        for number, first in enumerate(pictures)
+        for second in pictures[:number]
+    ]
+    assert min(distances) > 2 * DISTANCE
+    assert np.mean(distances) == pytest.approx(31.5, abs=1)
+
+
+@pytest.mark.parametrize("kind", ["flat", "noise", "halves", "ramp"])
+def test_a_picture_too_plain_to_tell_has_no_hash(kind: str) -> None:
+    row = np.arange(96)
+    pixels = {
+        "flat": np.full((72, 96), 90),
+        "noise": np.random.default_rng(0).normal(120, 8, (72, 96)),
+        "halves": np.tile(row // 48 * 200, (72, 1)),
+        "ramp": np.tile(row * 2, (72, 1)),
+    }[kind]
+    picture = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+    assert perceptual_hash(again(picture)) is None

@@ -1,0 +1,24 @@
+import pytest
+
+from training.data.record import Record, Scan
+
+
+@pytest.mark.parametrize(
+    ("file", "form", "lies"),
+    [
+        ("a.jpg", "JPEG", False),
+        ("deep/er.png/a.JPEG", "JPEG", False),
+        ("a.Png", "PNG", False),
+        ("a.webp", "WEBP", False),
+        ("a.jpg", "PNG", True),
+        ("a.png.jpeg", "WEBP", True),
+        ("a.webp", "JPEG", True),
+        ("a.data", "PNG", False),  # says nothing
+        ("jpg", "PNG", False),
+        ("a.jpg", None, False),  # no image: that is another fault
+    ],
+)
+def test_an_extension_lies_if_it_names_another_format(
+    file: str, form: str | None, lies: bool
+) -> None:
+    assert Record(file, (), scan=Scan(format=form)).extension_lies == lies

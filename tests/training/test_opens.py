@@ -1,0 +1,168 @@
+"""From DATA to a released bundle an image is opened twice: to train, and to prove it unchanged."""
+
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from models.store import Store
+from testkit import image_sets, opens
+from training import run_folder
+from training.commands.evaluate import evaluate
+from training.commands.train import resume, train
+from training.data import contents, prepare
+from training.data.contents import Contents
+from training.data.perceptual_hash import SIDE_PX
+from training.data.record import Record
+from training.export.run_images import training_images
+from training.fine_tuning.trainer import FineTuning
+from training.recipe import Recipe
+from training.release.release import release
+from training.run_folder import Run
+
+CPU = torch.device("cpu")
+GOLDEN = 5  # images that the bundle's golden files are made of, once more decoded
+
+
+@dataclass
+class Heard:
+    """What was opened and decoded; filled in at the end."""
+
+    files: Sequence[Path]
+    decodes: Counter[tuple[str, float]]
+
+
+@contextmanager
+def heard() -> Iterator[Heard]:
+    with opens.opened() as files, opens.decoded() as decodes:
+        yield Heard(files, decodes)
+
+
+@dataclass(frozen=True)
+class Walk:
+    """A run, from DATA to its release in the place of another model that is served otherwise."""
+
+    data: Path
+    run: Run
+    training: Heard
+    releasing: Heard
+
+    def opens(self, heard: Heard, side: Sequence[Record]) -> list[int]:
+        return [heard.files.count(self.data / record.file) for record in side]
+
+
+def forms(heard: Heard, record: Record) -> dict[float, int]:
+    """How often the image was decoded, by the pixels that its shorter side has at least."""
+    return {size: n for (digest, size), n in heard.decodes.items() if digest == record.sha256}
+
+
+def recipe_of(data: Path, **changes: object) -> Recipe:
+    return image_sets.recipe(data, valid=0.5, freeze_epochs=1, epochs=0, **changes)
+
+
+@pytest.fixture(scope="module")
+def walk(single_data: Path, store: Store, tmp_path_factory: pytest.TempPathFactory) -> Walk:
+    folder = tmp_path_factory.mktemp("walk")
+    own = Store(Path(shutil.copytree(store.root, folder / "store")))  # version 1 crops 0.9
+    with heard() as training:
+        train(recipe_of(single_data, crop_fraction=0.95), folder / "run")
+    run = run_folder.read(folder / "run")
+    with heard() as releasing:
+        release(run, "colours", own, CPU, force=True)
+    return Walk(single_data, run, training, releasing)
+
+
+def test_training_opens_every_image_once(walk: Walk) -> None:
+    for side in (walk.run.split.train, walk.run.split.valid):
+        assert len(side) == 24
+        assert set(walk.opens(walk.training, side)) == {1}
+
+
+def test_a_release_opens_every_image_that_was_held_out_once_and_no_other(walk: Walk) -> None:
+    assert set(walk.opens(walk.releasing, walk.run.split.valid)) == {1}
+    assert set(walk.opens(walk.releasing, walk.run.split.train)) == {0}
+
+
+def test_int8_opens_an_image_that_it_is_calibrated_with_once(walk: Walk) -> None:
+    with heard() as calibrating:
+        assert len(training_images(walk.run, None, most=10)) == 10
+    opens = walk.opens(calibrating, walk.run.split.train)
+    assert sorted(opens) == [0] * 14 + [1] * 10
+    assert set(calibrating.decodes.values()) == {1} and len(calibrating.decodes) == 10
+
+
+def test_an_image_is_decoded_once_for_each_form_that_it_is_needed_in(walk: Walk) -> None:
+    """To be told from copies; presized, or as it is served, by the older model too."""
+    presized, served, as_of_old = 40.0, 32 / 0.95, 32 / 0.9
+    for record in walk.run.split.train:
+        assert forms(walk.training, record) == {SIDE_PX: 1, presized: 1}
+        assert forms(walk.releasing, record) == {}
+    ordered = sorted(walk.run.split.valid, key=lambda record: record.sha256)
+    for record in walk.run.split.valid:
+        assert forms(walk.training, record) == {SIDE_PX: 1, served: 1}
+    for record in ordered[GOLDEN:]:
+        assert forms(walk.releasing, record) == {served: 1, as_of_old: 1}
+    for record in ordered[:GOLDEN]:
+        assert forms(walk.releasing, record).keys() == {served, as_of_old, 384}
+
+
+def test_where_memory_has_no_room_training_opens_an_image_a_second_time(
+    single_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contents, "free_memory", lambda: 0)
+    with opens.opened() as files:
+        train(recipe_of(single_data), tmp_path / "run")
+    assert {files.count(file) for file in single_data.rglob("*.jpg")} == {2}
+
+
+def test_an_evaluation_opens_every_image_once(
+    walk: Walk, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those that were trained on to tell that by their hash; the report opens none again."""
+    with heard() as evaluating:
+        evaluate(str(walk.run.path), str(walk.data), {}, "cpu", tmp_path / "out")
+    for side in (walk.run.split.train, walk.run.split.valid):
+        assert set(walk.opens(evaluating, side)) == {1}
+    assert not any(forms(evaluating, record) for record in walk.run.split.train)
+    assert all(forms(evaluating, record) == {32 / 0.95: 1} for record in walk.run.split.valid)
+
+
+def test_a_resumed_run_opens_every_image_once(
+    single_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(FineTuning, "step", stop)
+        train(recipe_of(single_data), tmp_path / "run")
+    with opens.opened() as files:
+        resume(tmp_path / "run")
+    assert {files.count(file) for file in single_data.rglob("*.jpg")} == {1}
+
+
+def test_no_bytes_of_files_are_kept_while_training_from_files(
+    single_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There was no memory for the pictures either."""
+    made = Contents()
+    monkeypatch.setattr(prepare, "Contents", lambda: made)
+    images, kept = list(single_data.rglob("*.jpg")), []
+    step = FineTuning.step
+
+    def watched(*arguments: Any) -> Any:
+        with opens.opened() as files:
+            for image in images:
+                made.take(image)
+        kept.append(len(images) - len(files))
+        return step(*arguments)
+
+    monkeypatch.setattr(FineTuning, "step", watched)
+    train(recipe_of(single_data, cache="none", workers=0), tmp_path / "run")
+    assert set(kept) == {0}

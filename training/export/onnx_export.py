@@ -1,0 +1,34 @@
+"""The network as an ONNX file: its tensors, its operators' version, and nothing of this machine."""
+
+import warnings
+
+import onnx
+import torch
+
+from models.manifest import Tensors
+from training.network.resnet import Served
+
+OPSET = 20
+TENSORS = Tensors()
+
+
+def onnx_bytes(network: Served, image_size_px: int) -> bytes:
+    """The network as one ONNX file: images uint8 `[N, S, S, 3]`, any N -> scores, maps."""
+    example = torch.zeros(2, image_size_px, image_size_px, 3, dtype=torch.uint8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's, about its own internals
+        program = torch.onnx.export(
+            network,
+            (example,),
+            dynamo=True,
+            external_data=False,
+            opset_version=OPSET,
+            input_names=[TENSORS.images],
+            output_names=[TENSORS.scores, str(TENSORS.maps)],
+            dynamic_shapes={TENSORS.images: {0: torch.export.Dim("batch", min=1)}},
+            verbose=False,
+        )
+    model: onnx.ModelProto = program.model_proto  # type: ignore[union-attr]
+    for node in model.graph.node:
+        del node.metadata_props[:]  # stack traces with the paths of this machine
+    return bytes(model.SerializeToString())
