@@ -418,7 +418,7 @@ def test_a_release_meanwhile_is_not_overwritten(
     def slowly(network: Any, size_px: int) -> bytes:
         release_other = export.export(single_run, "colours", own_store)
         own_store.release("colours", int(release_other.name))
-        return original(network, size_px)
+        return bytes(original(network, size_px))
 
     def once(network: Any, size_px: int) -> bytes:
         monkeypatch.setattr(export, "onnx_bytes", original)
