@@ -236,7 +236,7 @@ DRIVER = """
 import errno, os, sys
 from pathlib import Path
 from models.store import Store
-from tests.models.bundles import FILES, manifest
+from testkit.bundles import FILES, manifest
 
 folder, mode = Path(sys.argv[1]), sys.argv[2]
 Store(folder / "warm").add("pets", lambda version: (manifest(), FILES))  # imports are done

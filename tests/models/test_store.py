@@ -190,7 +190,7 @@ ADDER = """
 import sys, time
 from pathlib import Path
 from models.store import Store
-from tests.models.bundles import FILES, manifest
+from testkit.bundles import FILES, manifest
 
 root, mark = Path(sys.argv[1]), sys.argv[2]
 (root / f"ready-{mark}").touch()

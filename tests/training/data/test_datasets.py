@@ -8,7 +8,7 @@ from training.data import datasets
 from training.data.datasets import Dataset
 from training.data.record import Record
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
+SHARED = Path(__file__).parents[4] / "shared" / "data"
 
 
 def refused(path: Path, *arguments: str | None) -> str:
