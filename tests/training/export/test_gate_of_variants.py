@@ -174,13 +174,13 @@ def test_labels_in_another_order_are_refused_with_both_figures(tmp_path: Path) -
 
 def test_a_few_decisions_that_differ_are_no_excuse_for_other_labels(tmp_path: Path) -> None:
     """The grey golden image is a tie, which any change decides."""
-    model = tiny.network("single", tiny.WEIGHTS + np.float32(0.1) * LEANING)
-    whole = bundles.read(tiny.add(tmp_path, "tiny", "single", int8=model))
-    variant = Variant.model_construct(**variant_of(whole, "int8"))
-    assert gate.check(whole, variant, clear(24)).flips > 0
+    model = tiny_models.network("single", tiny_models.WEIGHTS + np.float32(0.1) * LEANING)
+    whole = bundles.read(tiny_models.add(tmp_path, "tiny", "single"))
+    files, answers = whole.files, clear(24)
+    assert gate.check(model, "int8", whole.manifest, files, answers).flips > 0
     turned = whole.manifest.model_copy(update={"labels": ("green", "red", "blue")})
     with pytest.raises(GateError, match="int8: error on .* labels or thresholds are not the netw"):
-        gate.check(replace(whole, manifest=turned), variant, clear(24))
+        gate.check(model, "int8", turned, files, answers)
 
 
 def test_other_thresholds_are_refused(tmp_path: Path) -> None:
