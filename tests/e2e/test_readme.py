@@ -21,10 +21,11 @@ def commands(heading: str) -> str:
 
 
 def run(script: str, clone: Path) -> "subprocess.CompletedProcess[str]":
+    own = {"BENTOML_HOME": str(clone / "bentoml"), "LABRADOR_DRAIN_S": "0", "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         ["bash", "-euc", script],
         cwd=clone,
-        env={**os.environ, "BENTOML_HOME": str(clone / "bentoml"), "LABRADOR_DRAIN_S": "0"},
+        env={**os.environ, **own},
         capture_output=True,
         text=True,
         timeout=550,
