@@ -31,7 +31,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__)
     parser.add_argument("--once", action="store_true", help="stop after the answers")
     parser.add_argument("--port", type=int, default=3000)
+    parser.add_argument("--dtype", default="auto", help="as of `training train`")
     options = parser.parse_args()
+    given = f"{TRAINING} --dtype {options.dtype}"
     shutil.rmtree(FOLDER, ignore_errors=True)
 
     say("1. Images: six shapes on busy backgrounds, a set for each task")
@@ -40,8 +42,8 @@ def main() -> int:
     print("demo/shapes: which shape is it?   demo/scenes: which shapes are in it?")
 
     say("2. Train: a ResNet-18 for each task, from nothing")
-    training(f"train demo/shapes {TRAINING} --epochs 5 --out demo/runs/shapes")
-    training(f"train demo/scenes/labels.csv {TRAINING} --epochs 10 --out demo/runs/scenes")
+    training(f"train demo/shapes {given} --epochs 5 --out demo/runs/shapes")
+    training(f"train demo/scenes/labels.csv {given} --epochs 10 --out demo/runs/scenes")
 
     say("3. Export to ONNX, through the gate")
     for name in ("shapes", "scenes"):
