@@ -138,8 +138,10 @@ def _timed(command: Sequence[object], start: str = "{") -> tuple[list[float], li
 
 def _wrong(task: Task, scores: Any, targets: Any) -> tuple[float, float, float]:
     """Error, or 1 - mAP, and its 95 % interval."""
-    said = decide(scores, None)
-    figures = metrics.with_intervals(evaluate.figures(task, scores, said, targets), len(scores))
+    predicted = decide(scores, None)
+    figures = metrics.with_intervals(
+        evaluate.figures(task, scores, predicted, targets), len(scores)
+    )
     found = figures[evaluate.HEADLINE[task]]
     if task == "single":
         return found.value, found.low, found.high

@@ -1,8 +1,8 @@
 """`python -m serving predict`: a model's answers to many files as a CSV, by the service's own code.
 
-Columns: path; model; said (the likeliest label, or all tags, separated by spaces); error (the code
-and the reason where a file is no image that the service would take); one score a label. A line is
-written as soon as its batch is done, so a call that was stopped goes on where it was.
+Columns: path; model; predicted (the likeliest label, or all tags, separated by spaces); error (the
+code and the reason where a file is no image that the service would take); one score a label. A line
+is written as soon as its batch is done, so a call that was stopped resumes where it was.
 """
 
 import csv
@@ -28,7 +28,7 @@ from serving.session import Place, Session, open_proved
 from serving.settings import Settings
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp"}  # in folders; a file that is named is always read
-_COLUMNS = ["path", "model", "said", "error"]
+_COLUMNS = ["path", "model", "predicted", "error"]
 
 Pixels = NDArray[np.uint8] | LabradorError
 
@@ -129,10 +129,10 @@ def _rows(
             continue
         row: NDArray[np.float32] = next(scores)
         if manifest.task == "single":
-            said = decision.classify(row, manifest, top_k=1)[0].label
+            predicted = decision.classify(row, manifest, top_k=1)[0].label
         else:
-            said = " ".join(tag.label for tag in decision.tag(row, manifest))
-        yield [file, _named(manifest), said, "", *row.tolist()]
+            predicted = " ".join(tag.label for tag in decision.tag(row, manifest))
+        yield [file, _named(manifest), predicted, "", *row.tolist()]
 
 
 def _done(out: Path, header: list[str], model: str) -> dict[str, str]:

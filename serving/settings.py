@@ -90,7 +90,7 @@ def read_settings() -> Settings:
     valid = [PREFIX + name.upper() for name in Settings.model_fields]
     for name in sorted(os.environ):
         if name.upper().startswith(PREFIX) and name.upper() not in (*valid, *OF_TRAINING):
-            raise SettingsError(f"{name} is no setting; valid: {', '.join(valid)}")
+            raise SettingsError(f"unknown setting {name}; valid: {', '.join(valid)}")
     try:
         return Settings()
     except ValidationError as error:

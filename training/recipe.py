@@ -171,7 +171,7 @@ def resolve(options: dict[str, Any], file: Path | None = None) -> Recipe:
 def _explain(problem: Any) -> str:
     name = ".".join(str(part) for part in problem["loc"]) or "recipe"
     if problem["type"] == "extra_forbidden":
-        return f"{name} is no option; there are: {', '.join(Recipe.model_fields)}"
+        return f"unknown option {name}; valid: {', '.join(Recipe.model_fields)}"
     if problem["type"] == "missing":
         return f"{name} is missing"
     message = problem["msg"].removeprefix("Value error, ")

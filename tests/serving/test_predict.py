@@ -43,7 +43,7 @@ def test_each_image_has_a_line_with_the_scores_that_the_service_gives(
     out = tmp_path / "out.csv"
     assert predicted(store, out, images, model=model) == []
     header, *rows = rows_of(out)
-    assert header == ["path", "model", "said", "error", "red", "green", "blue"]
+    assert header == ["path", "model", "predicted", "error", "red", "green", "blue"]
     files = [*(images / f"{n}.jpg" for n in range(4)), images / "inside" / "4.JPEG"]
     assert [row[0] for row in rows] == [str(file) for file in files]
     manifest = tiny_models.content(model, 1, "single" if task == "single" else "multi")[0]

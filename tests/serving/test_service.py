@@ -121,7 +121,7 @@ def test_a_bad_setting_stops_it_with_one_line(tmp_path: Path) -> None:
         script, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
     )
     assert run.returncode != 0
-    assert "LABRADOR_MAX_QUEU is no setting; valid: LABRADOR_MODELS, " in run.stderr
+    assert "unknown setting LABRADOR_MAX_QUEU; valid: LABRADOR_MODELS, " in run.stderr
     assert "Traceback" not in run.stderr
 
 

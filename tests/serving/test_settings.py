@@ -54,7 +54,7 @@ def test_an_unknown_variable_is_refused_with_the_valid_ones(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv(name, "1")
-    with pytest.raises(SettingsError, match=f"^{name} is no setting; .*LABRADOR_MAX_QUEUE"):
+    with pytest.raises(SettingsError, match=f"^unknown setting {name}; .*LABRADOR_MAX_QUEUE"):
         read_settings()
 
 

@@ -146,7 +146,7 @@ def test_an_unknown_key_in_a_file_lists_the_valid_ones(tmp_path: Path, capsys: O
     file = tmp_path / "recipe.toml"
     file.write_text("epoch = 3\n")
     message = wrong_usage(["train", "pets", "--recipe", str(file)], capsys)
-    assert "epoch is no option; there are: data, pattern, images, task, valid, seed" in message
+    assert "unknown option epoch; valid: data, pattern, images, task, valid, seed" in message
 
 
 @pytest.mark.parametrize(

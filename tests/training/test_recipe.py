@@ -44,7 +44,7 @@ def test_text_from_the_command_line_becomes_numbers() -> None:
 
 def test_an_unknown_key_is_refused_with_the_valid_ones(tmp_path: Path) -> None:
     message = refused({}, toml(tmp_path, "epoch = 3\n"))
-    assert message.startswith("epoch is no option; there are: data, pattern, ")
+    assert message.startswith("unknown option epoch; valid: data, pattern, ")
     assert all(name in message for name in Recipe.model_fields)
 
 

@@ -17,12 +17,12 @@ _DRAWS = 2_000
 _TAIL = 0.025
 
 
-def bins(said: NDArray[np.float32]) -> NDArray[np.int64]:
+def bins(predicted: NDArray[np.float32]) -> NDArray[np.int64]:
     """The bin, from 0, of each probability; all are equally wide."""
-    return np.asarray(np.minimum(said * np.float32(BINS), BINS - 1), np.int64)
+    return np.asarray(np.minimum(predicted * np.float32(BINS), BINS - 1), np.int64)
 
 
-def measure(said: NDArray[np.float32], true: NDArray[np.bool_]) -> Metric:
+def measure(predicted: NDArray[np.float32], true: NDArray[np.bool_]) -> Metric:
     """Root mean square calibration error of probabilities `[N, K]`, with its 95 % interval.
 
     sqrt(Σ share gap²) over the bins; gap: mean probability less the share that came true.
@@ -34,7 +34,7 @@ def measure(said: NDArray[np.float32], true: NDArray[np.bool_]) -> Metric:
     the median of a calibrated model's count as that: luck is no certainty (power-constrained
     limits: Cowan, Cranmer, Gross, Vitells, 2011).
     """
-    gaps, covariance = _gaps(said, true)
+    gaps, covariance = _gaps(predicted, true)
     seen, chance = float(gaps @ gaps), float(np.trace(covariance))
     variances, axes = np.linalg.eigh(covariance)
     root = axes * np.sqrt(np.maximum(variances, 0)) @ axes.T
@@ -60,7 +60,7 @@ def measure(said: NDArray[np.float32], true: NDArray[np.bool_]) -> Metric:
 
 
 def _gaps(
-    said: NDArray[np.float32], true: NDArray[np.bool_]
+    predicted: NDArray[np.float32], true: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Each bin's gap times the root of its share `[BINS]`, and the covariance of chance in these.
 
@@ -68,16 +68,16 @@ def _gaps(
     variance is taken for less than that of calibrated, independent claims: a bin of few claims that
     all came true would otherwise seem to have none.
     """
-    images, claims = said.shape
-    place = np.arange(images)[:, None] * BINS + bins(said)
-    exact = said.astype(np.float64)
+    images, claims = predicted.shape
+    place = np.arange(images)[:, None] * BINS + bins(predicted)
+    exact = predicted.astype(np.float64)
 
     def by_image(values: NDArray[np.float64]) -> NDArray[np.float64]:
         sums = np.bincount(place.ravel(), values.ravel(), images * BINS)
         return np.asarray(sums.reshape(images, BINS), np.float64)
 
     gaps = by_image((exact - true) / claims)
-    shares = by_image(np.full(said.shape, 1 / claims)).mean(0)
+    shares = by_image(np.full(predicted.shape, 1 / claims)).mean(0)
     calibrated = by_image(exact * (1 - exact) / claims**2).mean(0) / images
     apart = gaps - gaps.mean(0)
     covariance = apart.T @ apart / (max(images - 1, 1) * images)

@@ -15,7 +15,7 @@ _CONFIDENCE_EDGES = tuple((edge + 1) / _CONFIDENCE_BINS for edge in range(_CONFI
 def claims(
     task: Task, scores: NDArray[np.float32], targets: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """What calibration is about: probabilities said `[N, K]`, and whether each came true.
+    """What calibration is about: probabilities predicted `[N, K]`, and whether each came true.
 
     Single-label: of the likeliest label (K = 1); multi-label: of every label (K = C).
     """
@@ -32,12 +32,12 @@ def decide(scores: NDArray[np.float32], thresholds: Sequence[float] | None) -> N
     return np.eye(scores.shape[1], dtype=np.bool_)[rank(scores)[:, 0]]
 
 
-def baseline(scores: NDArray[np.float32], said: NDArray[np.bool_]) -> Baseline:
-    """The reference for drift: how often each label is said, and how confidently."""
+def baseline(scores: NDArray[np.float32], predicted: NDArray[np.bool_]) -> Baseline:
+    """The reference for drift: how often each label is predicted, and how confidently."""
     bins = np.searchsorted(_CONFIDENCE_EDGES, scores.max(1))
     counts = np.bincount(np.minimum(bins, _CONFIDENCE_BINS - 1), minlength=_CONFIDENCE_BINS)
     return Baseline(
-        label_share=tuple(said.mean(0).tolist()),
+        label_share=tuple(predicted.mean(0).tolist()),
         confidence_edges=_CONFIDENCE_EDGES,
         confidence_counts=tuple(counts.tolist()),
     )

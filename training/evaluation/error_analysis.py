@@ -16,11 +16,11 @@ Truth = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class LabelFigures:
-    """One label's figures, shares from 0 to 1; None where nothing was said or true of it."""
+    """One label's figures, shares from 0 to 1; None where nothing was predicted or true of it."""
 
     label: str
     images: int
-    said: int
+    predicted: int
     precision: float | None
     recall: float | None
     average_precision: float | None
@@ -28,10 +28,10 @@ class LabelFigures:
 
 @dataclass(frozen=True)
 class Confused:
-    """How many images of the label `true` were called `said`."""
+    """How many images of the label `true` were called `predicted`."""
 
     true: str
-    said: str
+    predicted: str
     count: int
 
 
@@ -39,14 +39,14 @@ class Confused:
 class Mistake:
     """An image that is decided wrongly, by its row.
 
-    loss: in nats (multi-label: mean over labels). `said` and `true` are the columns that explain
-    it: single-label, the likeliest and the true label; multi-label, the costliest wrong label as
-    one of them, and None as the other.
+    loss: in nats (multi-label: mean over labels). `predicted` and `true` are the columns that
+    explain it: single-label, the likeliest and the true label; multi-label, the costliest wrong
+    label as one of them, and None as the other.
     """
 
     row: int
     loss: float
-    said: int | None
+    predicted: int | None
     true: int | None
 
 
@@ -62,19 +62,19 @@ class Sweep:
 
 
 def by_label(
-    scores: Scores, said: Truth, targets: Truth, labels: Sequence[str]
+    scores: Scores, predicted: Truth, targets: Truth, labels: Sequence[str]
 ) -> list[LabelFigures]:
-    """scores, said and targets `[N, C]`: how likely, what was decided, what is true."""
+    """scores, predicted and targets `[N, C]`: how likely, what was decided, what is true."""
     ranked = metrics.label_precisions(scores, targets)
     figures = []
     for column, label in enumerate(labels):
-        true, found = int(targets[:, column].sum()), int(said[:, column].sum())
-        both = int((said[:, column] & targets[:, column]).sum())
+        true, found = int(targets[:, column].sum()), int(predicted[:, column].sum())
+        both = int((predicted[:, column] & targets[:, column]).sum())
         figures.append(
             LabelFigures(
                 label,
                 images=true,
-                said=found,
+                predicted=found,
                 precision=both / found if found else None,
                 recall=both / true if true else None,
                 average_precision=float(ranked[column]) if true else None,
@@ -83,9 +83,9 @@ def by_label(
     return figures
 
 
-def confusion(said: Truth, targets: Truth) -> NDArray[np.int64]:
+def confusion(predicted: Truth, targets: Truth) -> NDArray[np.int64]:
     """Images by true label (rows) and decided label (columns): `[C, C]`. Single-label only."""
-    return targets.T.astype(np.int64) @ said.astype(np.int64)
+    return targets.T.astype(np.int64) @ predicted.astype(np.int64)
 
 
 def most_confused(
@@ -94,19 +94,19 @@ def most_confused(
     """Pairs of different labels confused at least `min_count` ≥ 1 times, most often first."""
     wrong = np.where(np.eye(len(labels), dtype=np.bool_), 0, matrix)
     found = [
-        Confused(labels[true], labels[said], int(wrong[true, said]))
-        for true, said in np.argwhere(wrong >= max(min_count, 1))
+        Confused(labels[true], labels[predicted], int(wrong[true, predicted]))
+        for true, predicted in np.argwhere(wrong >= max(min_count, 1))
     ]
     return sorted(found, key=lambda pair: -pair.count)
 
 
 def top_losses(
-    scores: Scores, said: Truth, targets: Truth, task: Task, count: int
+    scores: Scores, predicted: Truth, targets: Truth, task: Task, count: int
 ) -> list[Mistake]:
     """The `count` wrongly decided images with the highest loss, highest first."""
     likelihood = np.where(targets, scores, 1 - scores).astype(np.float64)
     costs = -np.log(np.maximum(likelihood, 1e-12))  # [N, C]
-    wrong = said != targets
+    wrong = predicted != targets
     losses = costs[targets] if task == "single" else costs.mean(1)
     rows = np.flatnonzero(wrong.any(1))
     rows = rows[np.argsort(-losses[rows], kind="stable")][:count]
@@ -115,10 +115,10 @@ def top_losses(
         true: int | None
         called: int | None
         if task == "single":
-            called, true = int(said[row].argmax()), int(targets[row].argmax())
+            called, true = int(predicted[row].argmax()), int(targets[row].argmax())
         else:
             worst = int(np.where(wrong[row], costs[row], -1).argmax())
-            called, true = (worst, None) if said[row, worst] else (None, worst)
+            called, true = (worst, None) if predicted[row, worst] else (None, worst)
         mistakes.append(Mistake(row, float(losses[row]), called, true))
     return mistakes
 

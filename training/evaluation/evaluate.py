@@ -34,7 +34,7 @@ HEADLINE: dict[Task, str] = {"single": "error", "multi": "map"}
 class Evaluation:
     """What a model answered to images that it was not trained on. Arrays are `[N, C]`.
 
-    pictures: the images at some rows as served, uint8 `[n, S, S, 3]`. scores and said: what the
+    pictures: the images at some rows as served, uint8 `[n, S, S, 3]`. scores and predicted: what the
     model answers as it is shipped; uncalibrated: the scores at temperature 1.
     """
 
@@ -45,15 +45,15 @@ class Evaluation:
     targets: NDArray[np.bool_]
     scores: NDArray[np.float32]
     uncalibrated: NDArray[np.float32]
-    said: NDArray[np.bool_]
+    predicted: NDArray[np.bool_]
 
     @cached_property
     def by_label(self) -> list[LabelFigures]:
-        return error_analysis.by_label(self.scores, self.said, self.targets, self.labels)
+        return error_analysis.by_label(self.scores, self.predicted, self.targets, self.labels)
 
     def measure(self) -> dict[str, Metric]:
         """The task's figures with intervals; rms_calibration_error also at temperature 1."""
-        shipped = figures(self.task, self.scores, self.said, self.targets)
+        shipped = figures(self.task, self.scores, self.predicted, self.targets)
         return {
             **metrics.with_intervals(shipped, len(self.scores)),
             "rms_calibration_error": self._calibration(self.scores),

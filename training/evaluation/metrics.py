@@ -107,7 +107,7 @@ def _label_precisions(
     scores: Scores, targets: NDArray[np.bool_], weights: Weights
 ) -> NDArray[np.float64]:
     columns = zip(scores.T, targets.T, strict=True)
-    return np.stack([average_precision(said, true, weights) for said, true in columns], 1)
+    return np.stack([average_precision(predicted, true, weights) for predicted, true in columns], 1)
 
 
 def separation(scores: Scores, targets: NDArray[np.bool_], weights: Weights) -> NDArray[np.float64]:

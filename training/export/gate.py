@@ -165,8 +165,8 @@ def _figures(
     reference: Reference,
 ) -> dict[str, float]:
     targets = encode(reference.records, labels)
-    said = decide(scores, thresholds)
-    return metrics.values(evaluate.figures(task, scores, said, targets), len(scores))
+    predicted = decide(scores, thresholds)
+    return metrics.values(evaluate.figures(task, scores, predicted, targets), len(scores))
 
 
 def _check_graph(model: bytes) -> None:

@@ -131,13 +131,13 @@ def against(run: Run, old: Scorer, device: torch.device, images: RunImages) -> C
     pixels = torch.from_numpy(images.images[outcome.preprocess][rows])
     logits = logits_of(run.network().to(device), pixels, device)
     scores = old.run(images.images[old.preprocess][rows])
-    said = decide(logits, None)
+    predicted = decide(logits, None)
     if outcome.task == "multi":
-        _, said = calibration.cross_fitted(logits, targets, outcome.task)
+        _, predicted = calibration.cross_fitted(logits, targets, outcome.task)
     new_columns = [outcome.labels.index(label) for label in common]
     old_columns = [old.labels.index(label) for label in common]
     targets = targets[:, new_columns]
-    new_wrong = said[:, new_columns] != targets
+    new_wrong = predicted[:, new_columns] != targets
     old_wrong = decide(scores, old.thresholds)[:, old_columns] != targets
     if outcome.task == "single":
         difference = comparison.errors(new_wrong.any(1), old_wrong.any(1))

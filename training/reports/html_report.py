@@ -113,7 +113,7 @@ def _labels(evaluation: Evaluation, measured: dict[str, Metric]) -> dict[str, An
     table = evaluation.by_label
     found: dict[str, Any] = dict.fromkeys(("confusion", "confused", "label_curves", "sweep"))
     if evaluation.task == "single":
-        matrix = error_analysis.confusion(evaluation.said, evaluation.targets)
+        matrix = error_analysis.confusion(evaluation.predicted, evaluation.targets)
         found["confusion"] = Markup(plots.confusion(matrix, labels))
         found["confused"] = error_analysis.most_confused(matrix, labels, min_count=2)[:_CONFUSED]
         shown = sorted(table, key=lambda row: 1 if row.recall is None else row.recall)
@@ -138,14 +138,14 @@ def _calibration(evaluation: Evaluation) -> dict[str, Any]:
     whose = "the likeliest label" if task == "single" else "every label"
     return {
         "calibration": Markup(plots.calibration(before, shipped)),
-        "calibration_words": f"The probability said of {whose}, in 15 bins, and how often it came"
+        "calibration_words": f"The probability predicted of {whose}, in 15 bins, and how often it came"
         " true. On the diagonal, 80 % means 80 %.",
     }
 
 
 def _mistakes(evaluation: Evaluation, model: Scorer) -> list[dict[str, Any]]:
     worst = error_analysis.top_losses(
-        evaluation.scores, evaluation.said, evaluation.targets, evaluation.task, _MISTAKES
+        evaluation.scores, evaluation.predicted, evaluation.targets, evaluation.task, _MISTAKES
     )
     if not worst:
         return []
@@ -169,7 +169,7 @@ def _lines(mistake: Mistake, evaluation: Evaluation) -> list[dict[str, Any]]:
     row, labels = mistake.row, evaluation.labels
     single = evaluation.task == "single"
     explained = [
-        ("called" if single else "wrongly tagged", mistake.said),
+        ("called" if single else "wrongly tagged", mistake.predicted),
         ("is" if single else "not tagged", mistake.true),
     ]
     lines: list[dict[str, Any]] = [
@@ -178,7 +178,7 @@ def _lines(mistake: Mistake, evaluation: Evaluation) -> list[dict[str, Any]]:
         if label is not None
     ]
     if not single:
-        for words, which in (("has", evaluation.targets), ("tagged", evaluation.said)):
+        for words, which in (("has", evaluation.targets), ("tagged", evaluation.predicted)):
             names = ", ".join(labels[label] for label in np.flatnonzero(which[row]).tolist())
             lines.append({"words": words, "label": names or "nothing", "score": None})
     return lines

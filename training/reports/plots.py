@@ -69,18 +69,18 @@ def confusion(matrix: NDArray[np.int64], labels: Sequence[str]) -> str:
 
 
 def calibration(before: Claims, shipped: Claims) -> str:
-    """What was said against how often it was true; before calibration and as shipped."""
+    """What was predicted against how often it was true; before calibration and as shipped."""
     figure = Figure(figsize=(4.6, 4.4))
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color=_GREY, linewidth=1, linestyle=":", label="as it should be")
-    for (said, came_true), colour, words in (
+    for (predicted, came_true), colour, words in (
         (before, _ORANGE, "before calibration"),
         (shipped, _BLUE, "as shipped"),
     ):
-        bins = calibration_error.bins(said).ravel()
+        bins = calibration_error.bins(predicted).ravel()
         counts = np.bincount(bins, minlength=calibration_error.BINS)
         filled = counts > 0
-        mean = np.bincount(bins, said.ravel(), len(counts))[filled] / counts[filled]
+        mean = np.bincount(bins, predicted.ravel(), len(counts))[filled] / counts[filled]
         share = np.bincount(bins, came_true.ravel(), len(counts))[filled] / counts[filled]
         axes.plot(mean, share, "o-", color=colour, label=words, markersize=4)
     axes.set(xlabel="what the model says", ylabel="how often it is true", xlim=(0, 1), ylim=(0, 1))

@@ -65,9 +65,9 @@ def _labels(evaluation: Evaluation) -> list[str]:
             f" them {', '.join(few[:3])}: single figures of theirs say little."
         )
     if evaluation.task == "single":
-        matrix = error_analysis.confusion(evaluation.said, evaluation.targets)
+        matrix = error_analysis.confusion(evaluation.predicted, evaluation.targets)
         for pair in error_analysis.most_confused(matrix, evaluation.labels, min_count=2)[:1]:
-            notes.append(f"Most often, {pair.true} is called {pair.said}: {pair.count} times.")
+            notes.append(f"Most often, {pair.true} is called {pair.predicted}: {pair.count} times.")
     return notes
 
 

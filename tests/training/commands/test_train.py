@@ -83,9 +83,9 @@ def test_figures_are_cross_fitted_on_the_held_out_images(
     figures = evaluate.figures(outcome.task, scores, tags, targets)
     expected = metrics.with_intervals(figures, len(scores))
     before = calibration.probabilities(logits, outcome.task, 1)
-    for name, said in (("", scores), ("_uncalibrated", before)):
+    for name, predicted in (("", scores), ("_uncalibrated", before)):
         expected[f"rms_calibration_error{name}"] = calibration_error.measure(
-            *decisions.claims(outcome.task, said, targets)
+            *decisions.claims(outcome.task, predicted, targets)
         )
     for name, metric in outcome.metrics.items():
         assert metric.value == pytest.approx(expected[name].value, abs=1e-4), name
@@ -116,8 +116,8 @@ def test_what_is_shipped_is_fitted_on_all_held_out_images(
     if outcome.thresholds is not None:
         expected = calibration.fit_thresholds(shipped, targets)
         assert outcome.thresholds == pytest.approx(expected, abs=1e-4)
-    said = decisions.decide(shipped, outcome.thresholds)
-    assert outcome.baseline == decisions.baseline(shipped, said)
+    predicted = decisions.decide(shipped, outcome.thresholds)
+    assert outcome.baseline == decisions.baseline(shipped, predicted)
 
 
 def test_the_task_can_be_learned(single_run: Run) -> None:

@@ -19,44 +19,46 @@ TASKS: tuple[Task, ...] = ("single", "multi")
 class World:
     """Images to draw from: what a model says of each `[M, K]`, and how probable it really is."""
 
-    said: NDArray[np.float32]
+    predicted: NDArray[np.float32]
     probability: NDArray[np.float64]
 
     @cached_property
     def error(self) -> float:
         """Root mean square calibration error over 15 bins."""
-        bins = np.minimum((self.said * np.float32(15)).astype(int), 14)
+        bins = np.minimum((self.predicted * np.float32(15)).astype(int), 14)
         total = 0.0
         for number in range(15):
             held = bins == number
             if held.any():
-                gap = (self.said[held].astype(np.float64) - self.probability[held]).mean()
+                gap = (self.predicted[held].astype(np.float64) - self.probability[held]).mean()
                 total += held.mean() * gap**2
         return float(np.sqrt(total))
 
     def draw(self, images: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Images and what comes true of each claim; the claims about an image hang together."""
         random = np.random.default_rng(seed)
-        rows = random.integers(0, len(self.said), images)
-        shape = (images, self.said.shape[1])
+        rows = random.integers(0, len(self.predicted), images)
+        shape = (images, self.predicted.shape[1])
         luck = 0.6 * random.normal(size=(images, 1)) + 0.8 * random.normal(size=shape)
-        return self.said[rows], norm.cdf(luck) < self.probability[rows]
+        return self.predicted[rows], norm.cdf(luck) < self.probability[rows]
 
 
 @cache
 def world(task: Task, exaggeration: float) -> World:
     """Confident claims about one label, or mostly negative ones about twenty.
 
-    exaggeration: the share of the log-odds said that has no ground.
+    exaggeration: the share of the log-odds predicted that has no ground.
     """
     random = np.random.default_rng(0)
     if task == "single":
-        said = (0.1 + 0.9 * random.beta(4, 1.2, (20_000, 1))).astype(np.float32)
+        predicted = (0.1 + 0.9 * random.beta(4, 1.2, (20_000, 1))).astype(np.float32)
     else:
         images, labels = random.normal(0, 0.7, (20_000, 1)), random.normal(-2.5, 1.5, 20)
-        said = expit(images + labels + random.normal(0, 1.5, (20_000, 20))).astype(np.float32)
-    odds = logit(said.astype(np.float64).clip(1e-6, 1 - 1e-6))
-    return World(said, expit((1 - exaggeration) * odds) if exaggeration else said.astype(float))
+        predicted = expit(images + labels + random.normal(0, 1.5, (20_000, 20))).astype(np.float32)
+    odds = logit(predicted.astype(np.float64).clip(1e-6, 1 - 1e-6))
+    return World(
+        predicted, expit((1 - exaggeration) * odds) if exaggeration else predicted.astype(float)
+    )
 
 
 def missed(task: Task, exaggeration: float, images: int, draws: int) -> tuple[float, float]:
@@ -108,7 +110,7 @@ def test_the_estimate_is_right_on_average_where_the_plain_one_is_too_high(
     drawn_from = world(task, exaggeration)
     draws = [drawn_from.draw(300, seed) for seed in range(100)]
     squares = [calibration_error.measure(*draw).value ** 2 for draw in draws]
-    plain = [World(said, true.astype(np.float64)).error ** 2 for said, true in draws]
+    plain = [World(predicted, true.astype(np.float64)).error ** 2 for predicted, true in draws]
     assert np.mean(squares) == pytest.approx(drawn_from.error**2, rel=0.08)
     assert np.mean(plain) > 1.1 * drawn_from.error**2
 
@@ -131,9 +133,9 @@ def test_the_interval_narrows_with_more_images() -> None:
 
 def test_one_bin_s_error_is_its_gap_less_what_chance_adds() -> None:
     """Forty claims of 0.9 of which 24 came true: with one bin the interval is chi's."""
-    said = np.full((40, 1), 0.9, np.float32)
+    predicted = np.full((40, 1), 0.9, np.float32)
     true = np.arange(40)[:, None] < 24
-    found = calibration_error.measure(said, true)
+    found = calibration_error.measure(predicted, true)
     variance = np.var(true, ddof=1) / 40
     assert found.value == pytest.approx(np.sqrt(0.3**2 - variance), abs=1e-6)
     deviation = np.sqrt(variance)
@@ -143,18 +145,18 @@ def test_one_bin_s_error_is_its_gap_less_what_chance_adds() -> None:
 
 
 def test_bins_weigh_as_many_claims_as_they_hold() -> None:
-    said = np.array([[0.95]] * 900 + [[0.05]] * 100, np.float32)
+    predicted = np.array([[0.95]] * 900 + [[0.05]] * 100, np.float32)
     true = np.array([[True]] * 450 + [[False]] * 450 + [[True]] * 20 + [[False]] * 80)
-    assert calibration_error.measure(said, true).value == pytest.approx(
+    assert calibration_error.measure(predicted, true).value == pytest.approx(
         np.sqrt(0.9 * 0.45**2 + 0.1 * 0.15**2), rel=0.01
     )
 
 
 def test_claims_that_hang_together_are_no_more_than_one() -> None:
-    said = np.linspace(0.8, 1, 80, dtype=np.float32)[:, None]
+    predicted = np.linspace(0.8, 1, 80, dtype=np.float32)[:, None]
     true = np.arange(80)[:, None] % 2 == 0
-    once = calibration_error.measure(said, true)
-    often = calibration_error.measure(np.repeat(said, 6, 1), np.repeat(true, 6, 1))
+    once = calibration_error.measure(predicted, true)
+    often = calibration_error.measure(np.repeat(predicted, 6, 1), np.repeat(true, 6, 1))
     assert often.model_dump() == pytest.approx(once.model_dump(), rel=0.02)
 
 
@@ -184,9 +186,9 @@ def test_bins_are_fifteen_of_one_width() -> None:
 
 
 def test_it_is_the_same_every_time_and_in_any_order() -> None:
-    said, true = world("multi", 0.2).draw(80, 0)
+    predicted, true = world("multi", 0.2).draw(80, 0)
     order = np.random.default_rng(1).permutation(80)
-    once = calibration_error.measure(said, true)
-    assert calibration_error.measure(said, true) == once
-    turned = calibration_error.measure(said[order], true[order])
+    once = calibration_error.measure(predicted, true)
+    assert calibration_error.measure(predicted, true) == once
+    turned = calibration_error.measure(predicted[order], true[order])
     assert turned.model_dump() == pytest.approx(once.model_dump(), abs=1e-9)

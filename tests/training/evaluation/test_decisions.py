@@ -12,8 +12,8 @@ def test_a_decision_is_the_likeliest_label_or_those_at_their_thresholds() -> Non
 
 def test_the_baseline_counts_what_is_said_and_how_confidently() -> None:
     scores = np.array([[0.04, 0.02], [0.06, 0], [1, 0.9], [0.3, 0.97], [0, 0]], np.float32)
-    said = decide(scores, (0.3, 0.95))
-    found = baseline(scores, said)
+    predicted = decide(scores, (0.3, 0.95))
+    found = baseline(scores, predicted)
     assert found.label_share == (0.4, 0.2)
     assert found.confidence_edges == pytest.approx(np.linspace(0.05, 1, 20))
     assert dict(enumerate(found.confidence_counts)) == {n: 0 for n in range(20)} | {
@@ -26,7 +26,10 @@ def test_the_baseline_counts_what_is_said_and_how_confidently() -> None:
 def test_claims_are_the_likeliest_label_s_or_every_label_s() -> None:
     scores = np.array([[0.2, 0.5, 0.3], [0.4, 0.2, 0.4]], np.float32)
     targets = np.array([[0, 1, 0], [0, 0, 1]], np.bool_)
-    said, true = claims("single", scores, targets)
-    assert (said.ravel().tolist(), true.ravel().tolist()) == ([0.5, np.float32(0.4)], [True, False])
-    said, true = claims("multi", scores, targets)
-    assert said is scores and true is targets
+    predicted, true = claims("single", scores, targets)
+    assert (predicted.ravel().tolist(), true.ravel().tolist()) == (
+        [0.5, np.float32(0.4)],
+        [True, False],
+    )
+    predicted, true = claims("multi", scores, targets)
+    assert predicted is scores and true is targets

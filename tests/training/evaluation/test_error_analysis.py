@@ -29,15 +29,15 @@ def multi(images: int = 60) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDA
 
 
 def test_the_confusion_matrix_is_scikit_learn_s() -> None:
-    _, said, targets = single()
-    expected = peer.confusion_matrix(targets.argmax(1), said.argmax(1), labels=range(4))
-    assert np.array_equal(error_analysis.confusion(said, targets), expected)
+    _, predicted, targets = single()
+    expected = peer.confusion_matrix(targets.argmax(1), predicted.argmax(1), labels=range(4))
+    assert np.array_equal(error_analysis.confusion(predicted, targets), expected)
 
 
 def test_most_confused_pairs_come_first_and_rare_ones_can_be_left_out() -> None:
     matrix = np.array([[9, 3, 0], [5, 9, 1], [0, 0, 9]])
     found = error_analysis.most_confused(matrix, LABELS[:3])
-    assert [(pair.true, pair.said, pair.count) for pair in found] == [
+    assert [(pair.true, pair.predicted, pair.count) for pair in found] == [
         ("dog", "cat", 5),
         ("cat", "dog", 3),
         ("dog", "eel", 1),
@@ -48,14 +48,14 @@ def test_most_confused_pairs_come_first_and_rare_ones_can_be_left_out() -> None:
 
 @pytest.mark.parametrize("task", ["single", "multi"])
 def test_figures_of_labels_are_scikit_learn_s(task: str) -> None:
-    scores, said, targets = single() if task == "single" else multi()
-    found = error_analysis.by_label(scores, said, targets, LABELS)
+    scores, predicted, targets = single() if task == "single" else multi()
+    found = error_analysis.by_label(scores, predicted, targets, LABELS)
     precision, recall, _, images = peer.precision_recall_fscore_support(
-        targets, said, zero_division=0
+        targets, predicted, zero_division=0
     )
     assert [one.label for one in found] == LABELS
     for number, one in enumerate(found):
-        assert (one.images, one.said) == (images[number], said[:, number].sum())
+        assert (one.images, one.predicted) == (images[number], predicted[:, number].sum())
         assert (one.precision or 0) == pytest.approx(precision[number])
         assert (one.recall or 0) == pytest.approx(recall[number])
         if images[number]:
@@ -65,21 +65,21 @@ def test_figures_of_labels_are_scikit_learn_s(task: str) -> None:
 
 
 def test_top_losses_of_single_label_are_the_wrong_images_with_least_likely_truth() -> None:
-    scores, said, targets = single()
-    found = error_analysis.top_losses(scores, said, targets, "single", 10)
+    scores, predicted, targets = single()
+    found = error_analysis.top_losses(scores, predicted, targets, "single", 10)
     truth = scores[targets]
-    wrong = [row for row in np.argsort(truth) if not (said & targets)[row].any()]
+    wrong = [row for row in np.argsort(truth) if not (predicted & targets)[row].any()]
     assert [one.row for one in found] == wrong[:10]
     first = found[0]
     assert first.loss == pytest.approx(-np.log(truth[first.row]), rel=1e-5)
-    assert said[first.row, first.said] and targets[first.row, first.true]
+    assert predicted[first.row, first.predicted] and targets[first.row, first.true]
 
 
 def test_top_losses_of_multi_label_name_the_costliest_wrong_label() -> None:
     scores = np.array([[0.9, 0.2], [0.6, 0.1], [0.1, 0.05]], np.float32)
     targets = np.array([[1, 0], [0, 0], [0, 1]], np.bool_)
     found = error_analysis.top_losses(scores, scores >= 0.5, targets, "multi", 10)
-    assert [(one.row, one.said, one.true) for one in found] == [(2, None, 1), (1, 0, None)]
+    assert [(one.row, one.predicted, one.true) for one in found] == [(2, None, 1), (1, 0, None)]
     expected = peer.log_loss(targets[2], scores[2].astype(float))
     assert found[0].loss == pytest.approx(expected, rel=1e-5)
 

@@ -8,15 +8,15 @@ MAPS = np.random.default_rng(0).normal(0, 1, (3, 4, 4)).astype(np.float32)
 
 
 def test_evidence_of_a_confusion_is_the_difference_of_two_labels_at_each_place() -> None:
-    found = activation_maps.evidence(MAPS, Mistake(0, 1.0, said=2, true=0))
+    found = activation_maps.evidence(MAPS, Mistake(0, 1.0, predicted=2, true=0))
     expected = MAPS[2] - MAPS[0]
     np.testing.assert_allclose(found, expected - expected.mean(), atol=1e-6)
 
 
 def test_evidence_for_a_wrong_tag_is_its_own_and_against_a_missing_one_turned() -> None:
     own = MAPS[1] - MAPS[1].mean()
-    wrong = activation_maps.evidence(MAPS, Mistake(0, 1.0, said=1, true=None))
-    missing = activation_maps.evidence(MAPS, Mistake(0, 1.0, said=None, true=1))
+    wrong = activation_maps.evidence(MAPS, Mistake(0, 1.0, predicted=1, true=None))
+    missing = activation_maps.evidence(MAPS, Mistake(0, 1.0, predicted=None, true=1))
     np.testing.assert_allclose(wrong, own, atol=1e-6)
     np.testing.assert_allclose(missing, -own, atol=1e-6)
 
