@@ -34,8 +34,8 @@ HEADLINE: dict[Task, str] = {"single": "error", "multi": "map"}
 class Evaluation:
     """What a model answered to images that it was not trained on. Arrays are `[N, C]`.
 
-    pictures: the images at some rows as served, uint8 `[n, S, S, 3]`. scores and predicted: what the
-    model answers as it is shipped; uncalibrated: the scores at temperature 1.
+    pictures: the images at some rows as served, uint8 `[n, S, S, 3]`. scores and predicted: what
+    the model answers as it is shipped; uncalibrated: the scores at temperature 1.
     """
 
     task: Task

@@ -16,8 +16,8 @@ def evidence(maps: NDArray[np.float32], mistake: Mistake) -> NDArray[np.float32]
     """Where the decision comes from: `[h, w]`, above 0 where most speaks for it, below 0 least.
 
     maps: logits `[C, h, w]`. What counts is the difference of the two labels' logits, or one
-    label's own logit (its sign turned where the label should have been predicted), compared with its
-    mean over the positions: of a clear mistake every position is for it.
+    label's own logit (its sign turned where the label should have been predicted), compared with
+    its mean over the positions: of a clear mistake every position is for it.
     """
     zeros = np.zeros_like(maps[0])
     spoke_for = zeros if mistake.predicted is None else maps[mistake.predicted]

@@ -138,8 +138,8 @@ def _calibration(evaluation: Evaluation) -> dict[str, Any]:
     whose = "the likeliest label" if task == "single" else "every label"
     return {
         "calibration": Markup(plots.calibration(before, shipped)),
-        "calibration_words": f"The probability predicted of {whose}, in 15 bins, and how often it came"
-        " true. On the diagonal, 80 % means 80 %.",
+        "calibration_words": f"The probability predicted of {whose}, in 15 bins, and how often it"
+        " came true. On the diagonal, 80 % means 80 %.",
     }
 
 
