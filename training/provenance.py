@@ -14,7 +14,7 @@ _LIBRARIES = ("torch", "torchvision", "onnx", "onnxscript", "numpy", "pillow")
 
 
 def provenance(recipe: Recipe, sides: Split, weights: tuple[str, str | None, str]) -> Provenance:
-    """Where a network comes from; `weights` as `network.pretrain` describes them."""
+    """Where a network comes from; `weights` as `pretrained.start` describes them."""
     return Provenance(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         git_commit=_git_commit(),

@@ -16,10 +16,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from benchmarks.rolling_update import CONFIGURATION, Proxy, configure, proxy
 from models import errors
 from serving.settings import Settings
 from testkit import tiny_models
+from testkit.proxy import CONFIGURATION, Proxy, configure, proxy
 from testkit.servers import Server, free_port, serve
 
 pytestmark = pytest.mark.skipif(

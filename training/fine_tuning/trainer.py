@@ -1,7 +1,7 @@
 """The training loop: the head alone, then the whole network, each under a one-cycle schedule.
 
 Whatever chance decides follows from the seed and the step's number alone. So a run that was killed
-goes on from a checkpoint as if it had not been, and several processes draw what one would.
+resumes from a checkpoint as if it had not been, and several processes draw what one would.
 """
 
 import math
