@@ -24,7 +24,7 @@ _CONTEXT.set_forkserver_preload(["pytest", "testkit.processes"])
 
 
 class Command:
-    """`python -m training WORDS…`, begun, on one thread."""
+    """`python -m training WORDS…`, begun, on as many threads as the tests have."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ def _run(
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # multiprocessing ignores it
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))  # as in the tests themselves
     narrow_resnet.put_in_place()
     if prepare:
         prepare()

@@ -242,13 +242,14 @@ def test_two_processes_cannot_train_into_one_folder(
 
 def test_a_run_goes_on_with_as_many_threads_as_it_began_with(own: Path) -> None:
     """Another number of them would add up in another order."""
-    torch.set_num_threads(2)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
     try:
         with pytest.raises(StoppedError), stopped_before(0, 0):
             resume(own)
-        assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == threads
     finally:
-        torch.set_num_threads(1)
+        torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize(
@@ -278,6 +279,7 @@ def test_other_images_need_a_new_run(own: Path, change: str, named: str) -> None
 def test_a_run_on_two_threads_goes_on_bit_for_bit_wherever_it_is_resumed(
     single_data: Path, tmp_path: Path
 ) -> None:
+    threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
         whole = train(recipe_of(single_data), tmp_path / "whole")
@@ -287,7 +289,7 @@ def test_a_run_on_two_threads_goes_on_bit_for_bit_wherever_it_is_resumed(
         resume(tmp_path / "run")
         assert torch.get_num_threads() == 2
     finally:
-        torch.set_num_threads(1)
+        torch.set_num_threads(threads)
     assert outcome(tmp_path / "run") == outcome(whole)
 
 
