@@ -71,14 +71,20 @@ def test_each_image_is_opened_once(single_data: Path, tmp_path: Path) -> None:
     assert sorted(file for file in files if file.suffix == ".jpg") == sorted(data.rglob("*.jpg"))
 
 
+def answers(task: str, request: pytest.FixtureRequest) -> tuple[Run, Any, Any]:
+    """The run of the task, with its network's logits of the validation images and their targets."""
+    made: Run = request.getfixturevalue(f"{task}_run")
+    source: Path = request.getfixturevalue(f"{task}_data")
+    root = source if source.is_dir() else source.parent / "images"
+    return made, logits_of(made, root), targets_of(made)
+
+
 @pytest.mark.parametrize("task", ["single", "multi"])
 def test_figures_are_cross_fitted_on_the_held_out_images(
     task: str, request: pytest.FixtureRequest
 ) -> None:
-    made: Run = request.getfixturevalue(f"{task}_run")
-    source: Path = request.getfixturevalue(f"{task}_data")
-    root = source if source.is_dir() else source.parent / "images"
-    outcome, logits, targets = made.outcome, logits_of(made, root), targets_of(made)
+    made, logits, targets = answers(task, request)
+    outcome = made.outcome
     scores, tags = calibration.cross_fitted(logits, targets, outcome.task)
     figures = evaluate.figures(outcome.task, scores, tags, targets)
     expected = metrics.with_intervals(figures, len(scores))
@@ -106,10 +112,8 @@ def test_figures_are_cross_fitted_on_the_held_out_images(
 def test_what_is_shipped_is_fitted_on_all_held_out_images(
     task: str, request: pytest.FixtureRequest
 ) -> None:
-    made: Run = request.getfixturevalue(f"{task}_run")
-    source: Path = request.getfixturevalue(f"{task}_data")
-    root = source if source.is_dir() else source.parent / "images"
-    outcome, logits, targets = made.outcome, logits_of(made, root), targets_of(made)
+    made, logits, targets = answers(task, request)
+    outcome = made.outcome
     temperature = calibration.fit_temperature(logits, targets, outcome.task)
     assert outcome.temperature == pytest.approx(temperature, rel=1e-3)
     shipped = calibration.probabilities(logits, outcome.task, temperature)
