@@ -20,13 +20,13 @@ from models.errors import (
     ImageMissing,
     TooManyImages,
 )
+from serving.bentoml_internals import PICKLE
 from serving.settings import PARTS_MAX
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 IMAGE_PART = "image"
-PICKLED = b"application/vnd.bentoml+pickle"  # between BentoML's services
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ def take_apart(body: bytes, headers: Headers) -> Content:
     says, because the bytes decide. Raises ImageMissing, TooManyImages and BadParameter.
     """
     kind, options = parse_options_header(headers.get("content-type"))
-    if kind == PICKLED:
+    if kind == PICKLE.encode():
         raise FormatUnsupported(
-            "the request is pickled, as bentoml.depends sends it, and what is pickled can run code:"
-            " call Labrador() in your own service, or bentoml.SyncHTTPClient(URL)"
+            "the request is a pickle, which can run code when it is read: send the image itself, or"
+            " a multipart form, as bentoml.SyncHTTPClient(URL) and bentoml.depends(Labrador) do"
         )
     if not body:
         parts = []

@@ -1,6 +1,7 @@
 """POST /classify and /tag, in the order of a request: read, choose, decode, run, decide, answer."""
 
 import asyncio
+import pickle
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -15,6 +16,7 @@ from models import decision
 from models.errors import LabradorError
 from models.manifest import Manifest, Task
 from models.preprocess import decode
+from serving.bentoml_internals import PICKLE, asks_for_pickle
 from serving.body import read, take_apart
 from serving.deadline import reading, waited_for
 from serving.metrics import Metrics, Observation
@@ -45,7 +47,7 @@ class Predictor:
 
     async def answer(self, request: Request, task: Task, observed: Observation) -> Response:
         """The response; raises the errors of a request. `observed` gets the model's name."""
-        self._registry.check_room(task)
+        self._registry.check_accepts(task)
         now_s = asyncio.get_running_loop().time()
         timeout = timeout_s(request.headers.get("x-timeout-ms"), self._settings.timeout_s)
         deadline_s = now_s + timeout
@@ -68,8 +70,11 @@ class Predictor:
 
         with self._metrics.stage("respond"):
             results = [self._result(answer, served.manifest, decide) for answer in answers]
-            answer = results[0] if len(results) == 1 else {"results": results}
-            return JSONResponse({"model": naming(served.manifest), **answer})
+            only = results[0] if len(results) == 1 else {"results": results}
+            answer = {"model": naming(served.manifest), **only}
+            if asks_for_pickle(request.headers):
+                return Response(pickle.dumps(answer), media_type=PICKLE)
+            return JSONResponse(answer)
 
     def close(self) -> None:
         self._decoders.shutdown()

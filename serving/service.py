@@ -60,6 +60,7 @@ class Labrador:
 
         return Local(read_settings())
 
+    @bentoml_internals.ask_as_multipart
     @bentoml.api  # type: ignore[untyped-decorator]
     def classify(
         self, image: list[Path], top_k: int | None = None, model: str | None = None
@@ -67,6 +68,7 @@ class Labrador:
         """The likeliest labels."""
         return self._local.answer("single", image, {"top_k": top_k, "model": model})
 
+    @bentoml_internals.ask_as_multipart
     @bentoml.api  # type: ignore[untyped-decorator]
     def tag(
         self, image: list[Path], threshold: float | None = None, model: str | None = None

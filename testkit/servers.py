@@ -55,12 +55,14 @@ def metric(url: str, series: str) -> float:
     return 0.0
 
 
-def command(folder: Path, port: int, **settings: object) -> tuple[list[str], dict[str, str]]:
+def command(
+    folder: Path, port: int, service: str = ".", **settings: object
+) -> tuple[list[str], dict[str, str]]:
     """The command line and the environment of a server that keeps its files in `folder`."""
     environment = {name: v for name, v in os.environ.items() if not name.startswith("LABRADOR_")}
     environment |= {f"LABRADOR_{name.upper()}": str(value) for name, value in settings.items()}
     environment |= {"BENTOML_HOME": str(folder / "bentoml"), "TMPDIR": str(folder)}
-    script = [sys.executable, "-m", "bentoml", "serve", "--port", str(port)]
+    script = [sys.executable, "-m", "bentoml", "serve", service, "--port", str(port)]
     return script, environment
 
 
@@ -78,11 +80,15 @@ def serve(
     ready: bool = True,
     workers: int = 1,
     port: int | None = None,
+    service: str = ".",
     **settings: object,
 ) -> Iterator[Server]:
-    """A server with these settings, up until the block ends; `ready`: wait until it says so."""
+    """A server with these settings, up until the block ends; `ready`: wait until it says so.
+
+    service: as `bentoml serve` takes it; default: the one of bentofile.yaml.
+    """
     port = port or free_port()
-    script, environment = command(folder, port, **{"drain_s": 0, **settings})
+    script, environment = command(folder, port, service, **{"drain_s": 0, **settings})
     environment["BENTOML_CONFIG_OPTIONS"] = f"services.labrador.workers={workers}"
     log_file = folder / "server.log"
     with log_file.open("wb") as log:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from examples import client, python_api
 from models.errors import RecipeError
 from models.preprocess import decode
 from testkit import image_sets, tiny_models
+from testkit.in_process import until
 from testkit.servers import ROOT, Server, serve
 from training import run_folder
 from training.data import datasets
@@ -158,3 +160,18 @@ def test_the_script_trains_exports_and_answers_as_the_trained_network(
         expected = network(torch.from_numpy(pixels[None].copy()))[0][0].numpy()
     got = {one.label: one.probability for one in said}
     np.testing.assert_allclose([got[label] for label in run.outcome.labels], expected, atol=1e-4)
+
+
+def test_a_service_of_ones_own_has_labrador_beside_it(tmp_path: Path) -> None:
+    tiny_models.add(tmp_path, "colours", "single")
+    with (
+        tempfile.TemporaryDirectory() as folder,  # a socket's path is 103 characters at most
+        serve(
+            Path(folder), service="examples.own_service:Captions", model_store=tmp_path
+        ) as captions,
+    ):
+        until(lambda: "colours:1 works" in captions.log())
+        answer = httpx.post(
+            f"{captions.url}/caption", files=[("image", tiny_models.picture((200, 30, 30)))]
+        )
+        assert answer.text == "This is probably red (100%)."

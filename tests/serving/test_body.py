@@ -85,7 +85,7 @@ def test_any_other_body_is_one_image_whatever_its_header_says(kind: str) -> None
 
 
 def test_a_pickle_is_refused_and_not_opened() -> None:
-    with pytest.raises(FormatUnsupported, match="pickled, as bentoml.depends sends it"):
+    with pytest.raises(FormatUnsupported, match="a pickle, which can run code"):
         take_apart(b"bytes", Headers({"Content-Type": "application/vnd.bentoml+pickle"}))
 
 
