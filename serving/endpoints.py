@@ -49,15 +49,16 @@ class Endpoints:
         ]
 
     async def classify(self, request: Request) -> Response:
-        self._check(request)
+        self._keys.check(request.headers)
         return await self._predictor.answer(request, "single", request.state.observed)
 
     async def tag(self, request: Request) -> Response:
-        self._check(request)
+        self._keys.check(request.headers)
         return await self._predictor.answer(request, "multi", request.state.observed)
 
     async def models(self, request: Request) -> Response:
-        self._check(request)
+        self._keys.check(request.headers)
+        self._registry.check_loaded()
         return JSONResponse({"models": [_describe(s) for s in self._registry.served.values()]})
 
     async def livez(self, request: Request) -> Response:
@@ -86,10 +87,6 @@ class Endpoints:
 
     async def schema(self, request: Request) -> Response:
         return JSONResponse(self._schema)
-
-    def _check(self, request: Request) -> None:
-        self._keys.check(request.headers)
-        self._registry.check_loaded()
 
 
 def _describe(served: Served) -> dict[str, Any]:

@@ -4,6 +4,7 @@ The same decoder, sessions and decisions as over HTTP.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,20 @@ from numpy.typing import NDArray
 from models import bundle
 from models.errors import BundleError, DataError, LabradorError
 from models.hardware import cpu_cores
-from models.manifest import Task
+from models.manifest import Manifest, Preprocess, Task
 from models.preprocess import decode
 from models.store import Store
 from serving.prediction import decision_of, entry
 from serving.registry import naming, pick
 from serving.session import Place, Session, open_proved
 from serving.settings import Settings
+
+
+@dataclass
+class _Model:
+    path: Path
+    manifest: Manifest
+    session: Session | None = None
 
 
 class Local:
@@ -32,9 +40,8 @@ class Local:
         paths = [store.path(reference) for reference in settings.models or store.names()]
         if not paths:
             raise BundleError(f"there is no model in {store.root}")
-        self._manifests = {m.name: m for m in map(bundle.read_manifest, paths)}
-        self._paths = dict(zip(self._manifests, paths, strict=True))
-        self._sessions: dict[str, Session] = {}
+        models = [_Model(path, bundle.read_manifest(path)) for path in paths]
+        self._models = {model.manifest.name: model for model in models}
 
     def answer(
         self, task: Task, images: Sequence[Path] | Path | str, parameters: dict[str, Any]
@@ -45,11 +52,11 @@ class Local:
         DataError for a file that cannot be read.
         """
         given = {name: str(value) for name, value in parameters.items() if value is not None}
-        name = pick(self._manifests, task, given.pop("model", None))
-        manifest, session = self._manifests[name], self._session(name)
+        model = pick(self._models, task, given.pop("model", None))
+        manifest, session = model.manifest, self._session(model)
         decide = decision_of(given, manifest)
         files = [images] if isinstance(images, Path | str) else images
-        pixels = [self._pixels(Path(file), name) for file in files]
+        pixels = [self._pixels(Path(file), manifest.preprocess) for file in files]
         if len(pixels) == 1 and isinstance(pixels[0], LabradorError):
             raise pixels[0]
         good = [image for image in pixels if not isinstance(image, LabradorError)]
@@ -64,19 +71,18 @@ class Local:
         answer = results[0] if len(results) == 1 else {"results": results}
         return {"model": naming(manifest), **answer}
 
-    def _session(self, name: str) -> Session:
-        if name not in self._sessions:
-            whole = bundle.read(self._paths[name])
+    def _session(self, model: _Model) -> Session:
+        if model.session is None:
             place = Place(threads=cpu_cores(), worker=0)
-            self._sessions[name] = open_proved(whole, self._settings, place)
-        return self._sessions[name]
+            model.session = open_proved(bundle.read(model.path), self._settings, place)
+        return model.session
 
-    def _pixels(self, file: Path, name: str) -> NDArray[np.uint8] | LabradorError:
+    def _pixels(self, file: Path, preprocess: Preprocess) -> NDArray[np.uint8] | LabradorError:
         try:
             data = file.read_bytes()
         except OSError as error:
             return DataError(f"{file} cannot be read: {error.strerror}")
         try:
-            return decode(data, self._manifests[name].preprocess, self._settings.max_megapixels)
+            return decode(data, preprocess, self._settings.max_megapixels)
         except LabradorError as error:
             return error

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from models import bundle
 from models.errors import BadParameter, BundleError, LabradorError, ModelUnknown, NotReady
@@ -167,38 +168,47 @@ class Registry:
                 raise NotReady(f"{name}: {fault}")
             self._metrics.model_ready.labels(name).set(1)
 
-    def check_room(self, task: Task) -> None:
-        """Raises Overloaded if no model of the task takes an image: before a body is read, so that
-        a refusal costs little when there are many.
+    def check_accepts(self, task: Task) -> None:
+        """Raises NotReady until every model is proved, and Overloaded if no model of the task has
+        room for an image: before a body is read, so that refusing costs little under load.
         """
+        self.check_loaded()
         batchers = [s.batcher for s in self.served.values() if s.manifest.task == task]
         if batchers:
             max(batchers, key=lambda batcher: batcher.room).check_room(1)
 
     def choose(self, task: Task, name: str | None) -> Served:
         """The model `name`, or the only one of the task. Raises what `pick` does."""
-        return self.served[pick({n: s.manifest for n, s in self.served.items()}, task, name)]
+        return pick(self.served, task, name)
 
 
-def pick(manifests: Mapping[str, Manifest], task: Task, name: str | None) -> str:
-    """The name of the model that is meant: `name`, or the only one of the task.
+class _HasManifest(Protocol):
+    @property
+    def manifest(self) -> Manifest: ...
+
+
+Model = TypeVar("Model", bound=_HasManifest)
+
+
+def pick(models: Mapping[str, Model], task: Task, name: str | None) -> Model:
+    """Of models by name: the one called `name`, or the only one of the task.
 
     Raises ModelUnknown if there is none, BadParameter if there are several or `name` does the
     other task.
     """
-    names = [n for n, manifest in manifests.items() if manifest.task == task]
+    names = [n for n, model in models.items() if model.manifest.task == task]
     if name is None:
         if len(names) == 1:
-            return names[0]
+            return models[names[0]]
         if names:
             raise BadParameter(f"several models are served; choose model={' or '.join(names)}")
         raise ModelUnknown(f"no {task}-label model is served; GET /models lists what is")
-    if name not in manifests:
+    if name not in models:
         raise ModelUnknown(f"no model {name!r:.80}; served here: {', '.join(names) or 'none'}")
     if name not in names:
-        other = manifests[name].task
+        other = models[name].manifest.task
         raise BadParameter(f"{name} is a {other}-label model: use {ENDPOINTS[other]}")
-    return name
+    return models[name]
 
 
 def naming(manifest: Manifest) -> dict[str, str]:

@@ -237,11 +237,11 @@ def test_a_body_is_refused_unread_only_if_every_model_of_the_task_is_full(
     def test(registry: Registry) -> None:
         one, other = registry.served["one"].batcher, registry.served["other"].batcher
         with one.admitted(64):
-            registry.check_room("single")
+            registry.check_accepts("single")
             with other.admitted(64):
-                registry.check_room("multi")
+                registry.check_accepts("multi")
                 with pytest.raises(Overloaded, match="64 wait"):
-                    registry.check_room("single")
+                    registry.check_accepts("single")
 
     _loaded(Settings(model_store=tmp_path, max_queue=64), metrics, test)
 
