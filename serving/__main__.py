@@ -15,8 +15,8 @@ from serving.settings import read_api_keys, read_settings
 _BAD_SHOWN = 5
 
 
-def main(arguments: list[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+def main(arguments: list[str] | None = None, prog: str = "python -m serving") -> int:
+    options = parser(prog).parse_args(arguments)
     try:
         return int(options.command(options))
     except (LabradorError, OSError) as error:
@@ -50,9 +50,9 @@ def _bench(options: argparse.Namespace) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m serving", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+def parser(prog: str = "python -m serving") -> argparse.ArgumentParser:
+    whole = argparse.ArgumentParser(prog=prog, description=__doc__)
+    commands = whole.add_subparsers(required=True, metavar="COMMAND")
 
     predicting = commands.add_parser(
         "predict", help="a model's answers to many images, without a server, as a CSV"
@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     testing.add_argument(
         "--api-keys-file", type=Path, help="as LABRADOR_API_KEYS_FILE; the first key is sent"
     )
-    return parser
+    return whole
 
 
 def _positive(text: str) -> int:

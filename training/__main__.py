@@ -13,9 +13,9 @@ from models.errors import LabradorError, RecipeError
 from training.arguments import parse, parser
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, prog: str = "python -m training") -> int:
     try:
-        call = parse(arguments)
+        call = parse(arguments, prog)
         with open(os.devnull, "w") as nowhere:
             first = int(os.environ.get("RANK", 0)) == 0  # of the processes that torchrun started
             with nullcontext() if first else redirect_stdout(nowhere):
@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
                 command = importlib.import_module(f"training.commands.{call.module}")
                 getattr(command, call.function)(**call.arguments)
     except RecipeError as error:
-        parser().error(str(error))
+        parser(prog).error(str(error))
     except (LabradorError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

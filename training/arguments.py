@@ -5,7 +5,8 @@ that do not exist, folders in use, names that are none.
 """
 
 import argparse
-from collections.abc import Callable, Iterable, Sequence
+import difflib
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
@@ -15,7 +16,7 @@ from models.errors import RecipeError
 from models.store import Store, default_root
 from training import run_folder
 from training.data import datasets
-from training.recipe import Recipe, resolve
+from training.recipe import GROUPS, Recipe, resolve
 from training.release import MARGIN, check_margin
 
 INSPECTED = (  # what of a recipe matters to inspect
@@ -35,14 +36,28 @@ class Call:
     arguments: dict[str, Any]
 
 
-def parse(words: list[str] | None) -> Call:
+def parse(words: list[str] | None, prog: str) -> Call:
     """The call that the words mean. Exits with 2 on wrong usage, with 0 after help.
 
-    Raises RecipeError, DataError, RunError, BundleError or ReleaseError for what cannot be used.
+    prog: how the program was called. Raises RecipeError, DataError, RunError, BundleError or
+    ReleaseError for what cannot be used.
     """
-    options = parser().parse_args(words)
+    options, unknown = parser(prog).parse_known_args(words)
+    if unknown:
+        options.parser.error("; ".join(_unknown(unknown, options.parser)))
     call: Call = options.check(options)
     return call
+
+
+def _unknown(words: Sequence[str], parser: argparse.ArgumentParser) -> Iterator[str]:
+    """What is wrong with words that the command does not have."""
+    flags = [word.partition("=")[0] for word in words if word.startswith("-")]
+    for flag in flags:
+        near = difflib.get_close_matches(flag, parser._option_string_actions, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"{parser.prog} --help lists the valid ones"
+        yield f"unknown option {flag}; {hint}"
+    if not flags:
+        yield f"unexpected: {' '.join(words)}"
 
 
 def _inspect(options: argparse.Namespace) -> Call:
@@ -141,9 +156,9 @@ def _of(options: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names}
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(prog: str = "python -m training") -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser(
-        prog="python -m training",
+        prog=prog,
         description="From a folder of images to a fine-tuned ResNet, exported and released.",
         epilog="Exit codes: 0 done; 1 refused or failed, in a line that says why; 2 wrong usage.",
     )
@@ -153,7 +168,7 @@ def parser() -> argparse.ArgumentParser:
         name: str, check: Callable[[argparse.Namespace], Call], help: str
     ) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=help, description=help)
-        added.set_defaults(check=check)
+        added.set_defaults(check=check, parser=added)
         return added
 
     inspecting = command("inspect", _inspect, "look at DATA before training: an audit")
@@ -255,14 +270,18 @@ def _add_data(parser: argparse.ArgumentParser, optional: bool = False) -> None:
     parser.add_argument("--out", type=Path, metavar="RUN", help="default: runs/<time>")
 
 
-def _add_fields(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
-    for name in names:
-        field = Recipe.model_fields[name]
-        default = "" if field.default is None else f"; default: {field.default}"
-        text = f"{field.description}{default}"
-        parser.add_argument(
-            _flag(name), metavar=_kind(field.annotation), help=text.replace("%", "%%")
-        )
+def _add_fields(parser: argparse.ArgumentParser, names: Collection[str]) -> None:
+    """Recipe fields as options, under the headings of their groups."""
+    for heading, members in GROUPS.items():
+        fields = [name for name in members if name in names]
+        group = parser.add_argument_group(heading) if fields else parser
+        for name in fields:
+            field = Recipe.model_fields[name]
+            default = "" if field.default is None else f"; default: {field.default}"
+            text = f"{field.description}{default}"
+            group.add_argument(
+                _flag(name), metavar=_kind(field.annotation), help=text.replace("%", "%%")
+            )
 
 
 def _kind(annotation: Any) -> str:

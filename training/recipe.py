@@ -2,6 +2,7 @@
 
 import shlex
 import tomllib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -143,6 +144,15 @@ class Recipe(Frozen):
         """Peak rates (stem, head) of the whole network; fastai's `fine_tune` does the same."""
         stem, colon, head = self.lr.partition(":")
         return (float(stem), float(head)) if colon else (float(stem) / 200, float(stem) / 2)
+
+
+GROUPS: Mapping[str, Sequence[str]] = {  # every option of a recipe but DATA, as help shows them
+    "data": ("pattern", "images", "task", "valid", "seed", "relabel", "quarantine"),
+    "network": ("arch", "weights", "image_size", "crop_fraction", "norms"),
+    "schedule": ("epochs", "freeze_epochs", "lr", "batch_size", "weight_decay", "early_stop"),
+    "augmentation": ("flip", "rotation", "scale", "warp", "light"),
+    "running": ("device", "dtype", "cache", "workers", "checkpoint_s"),
+}
 
 
 def data_words(recipe: Recipe) -> str:

@@ -1,0 +1,109 @@
+"""The command `labrador`: its table is that of the packages, and a wheel of it works anywhere."""
+
+import argparse
+import importlib
+import os
+import site
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+import labrador
+from serving import __main__ as serving_main
+from testkit import image_sets
+from testkit.servers import ROOT, free_port
+from training import arguments
+
+
+def test_it_has_every_command_of_the_packages() -> None:
+    for package, parser in (
+        ("training", arguments.parser()),
+        ("serving", serving_main.parser()),
+    ):
+        kind = argparse._SubParsersAction
+        (commands,) = (action for action in parser._actions if isinstance(action, kind))
+        expected = {*commands.choices, *(["serve"] if package == "serving" else [])}
+        assert set(labrador.COMMANDS[package]) == expected
+
+
+def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert labrador.main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    for verbs in labrador.COMMANDS.values():
+        assert all(f"  {verb} " in printed for verb in verbs)
+    assert labrador.main([]) == 2
+
+
+def test_an_unknown_command_is_refused_with_the_valid_ones(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert labrador.main(["trian"]) == 2
+    assert "unknown command 'trian'; valid: inspect, lr-find, train" in capsys.readouterr().err
+
+
+def test_a_missing_library_is_named_with_the_extra_that_has_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(_: str) -> None:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    assert labrador.main(["train"]) == 1
+    assert "torch, which is not installed: pip install 'labrador[train]'" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel of this checkout in an environment of its own, beside the libraries of this one."""
+    folder = tmp_path_factory.mktemp("wheel")
+    uv: list[str | Path] = [sys.executable, "-m", "uv"]
+    build = [*uv, "build", "--quiet", "--wheel", "--no-build-isolation", "--out-dir", folder, ROOT]
+    subprocess.run([*build, "--python", sys.executable], check=True)
+    environment = folder / "environment"
+    subprocess.run([*uv, "venv", "--quiet", "--python", sys.executable, environment], check=True)
+    python = environment / "bin" / "python"
+    (wheel,) = folder.glob("*.whl")
+    install = [*uv, "pip", "install", "--quiet", "--offline", "--no-deps", "--python", python]
+    subprocess.run([*install, wheel], check=True)
+    (packages,) = environment.glob("lib/*/site-packages")
+    (packages / "libraries.pth").write_text("\n".join(site.getsitepackages()))
+    return environment / "bin" / "labrador"
+
+
+def test_a_wheel_trains_exports_and_serves_from_any_folder(installed: Path, tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"LABRADOR_MODEL_STORE": str(tmp_path / "store"), "LABRADOR_DRAIN_S": "0"}
+    images = image_sets.class_folders(tmp_path / "images", 8)
+
+    def run(*words: object) -> str:
+        done = subprocess.run(
+            [str(installed), *map(str, words)],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "usage: labrador train" in run("train", "--help")
+    small = ("--weights", "none", "--image-size", 32, "--epochs", 1, "--arch", "resnet18")
+    run("train", images, *small, "--out", "run")
+    run("export", "run", "--name", "tints")
+    port = free_port()
+    serve = [str(installed), "serve", "--port", str(port)]
+    with subprocess.Popen(serve, cwd=tmp_path, env=environment) as server:
+        try:
+            transport = httpx.HTTPTransport(retries=20)  # doubling pauses: refused at first
+            with httpx.Client(transport=transport, base_url=f"http://127.0.0.1:{port}") as client:
+                while client.get("/readyz").status_code != 200:
+                    assert server.poll() is None
+                image = next(images.rglob("*.jpg")).read_bytes()
+                answer = client.post("/classify", content=image).json()
+        finally:
+            server.terminate()
+    assert answer["model"] == {"name": "tints", "version": "1"}
