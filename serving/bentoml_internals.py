@@ -35,6 +35,15 @@ def workers(service: str) -> int:
     return cpu_cores() if count == "cpu_count" else int(count)
 
 
+def address() -> tuple[str, int] | None:
+    """Host and port of BentoML's configuration; None where it is elsewhere."""
+    try:
+        http: Any = import_module(CONFIGURATION).BentoMLContainer.http
+        return http.host.get(), http.port.get()
+    except (ImportError, AttributeError, KeyError):
+        return None
+
+
 def stop_telemetry() -> None:
     """Let BentoML tell its maker nothing, although `bentoml serve` asked before it loaded us."""
     os.environ["BENTOML_DO_NOT_TRACK"] = "True"

@@ -18,9 +18,9 @@ import bentoml
 from starlette.types import ASGIApp
 
 from models.errors import LabradorError
-from serving import bentoml_internals
+from serving import bentoml_internals, preflight
 from serving.metrics import FOLDER_VARIABLE
-from serving.settings import read_api_keys, read_settings
+from serving.settings import read_settings
 
 if TYPE_CHECKING:
     from serving.local import Local
@@ -81,9 +81,9 @@ class Labrador:
         """Runs once a server, before its workers."""
         bentoml_internals.stop_telemetry()
         try:
-            read_api_keys(read_settings().api_keys_file)
+            preflight.check()
         except LabradorError as error:
-            sys.exit(str(error))
+            sys.exit(f"error: {error}")
         folder = tempfile.mkdtemp(prefix="labrador-metrics-")
         os.environ[FOLDER_VARIABLE] = folder
         atexit.register(shutil.rmtree, folder, ignore_errors=True)

@@ -49,6 +49,11 @@ class Settings(BaseSettings):
         description="seconds between looks at which versions are released, to serve those;"
         " 0: never",
     )
+    wait_for_models: bool = Field(
+        default=False,
+        description="start, though not ready, while a model is missing from the store, as an"
+        " orchestrator wants; otherwise the server says what is missing and exits",
+    )
     max_body_mb: float = Field(default=10, gt=0, le=1024, description="largest request body")
     max_megapixels: float = Field(
         default=25, gt=0, le=MEGAPIXELS_MAX, description="largest image, told by its header"

@@ -22,6 +22,7 @@ before = telemetry.do_not_track()
 bentoml_internals.stop_telemetry()
 service.Labrador.inject_config()
 print(before, telemetry.do_not_track(), bentoml_internals.workers("labrador"))
+print(*bentoml_internals.address())
 """
 
 
@@ -47,7 +48,7 @@ def test_this_bentoml_has_them_where_we_look() -> None:
         text=True,
         timeout=120,
     )
-    assert (done.returncode, done.stdout) == (0, "False True 2\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "False True 2\n0.0.0.0 3000\n"), done.stderr
     folder = bentoml_internals.swagger_ui()
     assert folder and {"swagger-ui.css", "swagger-ui-bundle.js"} <= set(os.listdir(folder))
 
@@ -59,6 +60,7 @@ def test_a_bentoml_that_moved_them_is_served_without(
         monkeypatch.setattr(bentoml_internals, name, "bentoml_moved.elsewhere")
     assert bentoml_internals.workers("labrador") == 1
     assert "one worker is assumed" in caplog.text
+    assert bentoml_internals.address() is None
     bentoml_internals.stop_telemetry()
     assert "set BENTOML_DO_NOT_TRACK=True" in caplog.text
     assert os.environ["BENTOML_DO_NOT_TRACK"] == "True"

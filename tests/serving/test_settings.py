@@ -24,6 +24,7 @@ def test_defaults_are_those_of_the_product_page_and_each_setting_is_described() 
         "precision": "auto",
         "gpu_memory_mb": 0,
         "reload_s": 0,
+        "wait_for_models": False,
         "max_body_mb": 10,
         "max_megapixels": 25,
         "max_queue": 256,
