@@ -1,4 +1,4 @@
-"""Rooms import one way, as `docs/architecture.md` has it."""
+"""The rooms of `training/` import each other as `docs/architecture.md` says."""
 
 import ast
 import re
@@ -11,7 +11,7 @@ TRAINING = ROOT / "training"
 
 
 def rooms() -> dict[str, set[str]]:
-    """What each room may import, in the document's order, from the top floor down."""
+    """What each room may import, in the document's order, from the top down."""
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     section = text.partition("## The rooms of `training/`")[2].partition("\n## ")[0]
     table: dict[str, set[str]] = {}
@@ -24,7 +24,7 @@ def rooms() -> dict[str, set[str]]:
 
 
 def imported(file: Path) -> Iterator[str]:
-    """Every module that a file imports, wherever in it: `training.data`, `training.data.split`."""
+    """Every module that a file imports, anywhere in it: `training.data`, `training.data.split`."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
@@ -38,7 +38,7 @@ def room_of(module: str) -> str | None:
     return parts[1] if parts[0] == "training" and len(parts) > 1 else None
 
 
-def test_each_room_is_in_the_document_and_each_in_the_document_is_there() -> None:
+def test_the_document_lists_exactly_the_rooms_that_exist() -> None:
     found = {path.stem for path in TRAINING.iterdir() if path.name != "__pycache__"}
     assert set(rooms()) == found - {"__init__"}
 

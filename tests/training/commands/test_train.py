@@ -86,12 +86,12 @@ def test_figures_are_cross_fitted_on_the_held_out_images(
     made, logits, targets = answers(task, request)
     outcome = made.outcome
     scores, tags = calibration.cross_fitted(logits, targets, outcome.task)
-    figures = evaluate.figures(outcome.task, scores, tags, targets)
+    figures = evaluate.task_metrics(outcome.task, scores, tags, targets)
     expected = metrics.with_intervals(figures, len(scores))
     before = calibration.probabilities(logits, outcome.task, 1)
     for name, predicted in (("", scores), ("_uncalibrated", before)):
         expected[f"rms_calibration_error{name}"] = calibration_error.measure(
-            *decisions.claims(outcome.task, predicted, targets)
+            *decisions.calibration_pairs(outcome.task, predicted, targets)
         )
     for name, metric in outcome.metrics.items():
         assert metric.value == pytest.approx(expected[name].value, abs=1e-4), name
