@@ -173,10 +173,10 @@ def test_a_manifest_does_not_change_in_memory() -> None:
         ({"labels": []}, "labels"),
         ({"labels": ["cat", "dog", "cat"]}, "labels must be distinct"),
         ({"labels": ["cat", "dog", ""]}, "labels must be distinct and not empty"),
-        ({"labels": ["cat", "dog"]}, "one share a label"),
+        ({"labels": ["cat", "dog"]}, "one share per label"),
         ({"thresholds": [0.5, 0.5, 0.5]}, "multi-label models only"),
-        (multi(thresholds=None), "one threshold a label"),
-        (multi(thresholds=[0.5, 0.5]), "one threshold a label"),
+        (multi(thresholds=None), "one threshold per label"),
+        (multi(thresholds=[0.5, 0.5]), "one threshold per label"),
         (multi(thresholds=[0.5, 0.5, 1.01]), r"thresholds\.2"),
         (multi(thresholds=[0.5, math.nan, 0.5]), r"thresholds\.1"),
         ({"temperature": 0.0}, "temperature"),
@@ -205,7 +205,7 @@ def test_a_manifest_that_makes_no_sense_is_refused(changes: dict[str, Any], mess
     ],
 )
 def test_a_path_that_leaves_the_bundle_or_is_odd_is_refused(path: str) -> None:
-    with pytest.raises(ValidationError, match=r"no relative path|has characters"):
+    with pytest.raises(ValidationError, match=r"not a relative path|has characters"):
         manifest(FILES | {path: b""})
 
 

@@ -410,7 +410,7 @@ def test_the_first_bytes_tell_each_format_that_is_not_ours(start: bytes, name: s
 def test_half_a_signature_is_none(start: bytes) -> None:
     with pytest.raises(ImageUndecodable) as caught:
         image_format(start)
-    assert str(caught.value) == "the bytes are no JPEG, PNG or WebP image"
+    assert str(caught.value) == "the bytes are not a JPEG, PNG or WebP image"
 
 
 @pytest.mark.parametrize(

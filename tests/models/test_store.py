@@ -124,7 +124,7 @@ def test_unknown_names_and_versions_are_refused_with_the_choices(store: Store) -
 )
 def test_what_is_no_reference_is_refused(reference: str, store: Store) -> None:
     store.add("pets", make)
-    assert refused(store, reference).endswith(" is no model: use NAME or NAME:VERSION")
+    assert refused(store, reference).endswith(" is not a model: use NAME or NAME:VERSION")
 
 
 @pytest.mark.parametrize("name", ["", "Pets", "../pets", "a/b", "pets\n", "_pets", "p" * 64])
@@ -135,7 +135,9 @@ def test_a_bad_name_is_refused_before_anything_is_written(name: str, store: Stor
         lambda: store.release(name, 1),
         lambda: store.released(name),
     ):
-        with pytest.raises(BundleError, match="is no name: use 1 to 63 lower-case letters"):
+        with pytest.raises(
+            BundleError, match="is not a valid name: use 1 to 63 lower-case letters"
+        ):
             call()
     assert not store.root.exists()
 

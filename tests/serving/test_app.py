@@ -223,7 +223,7 @@ def test_a_url_in_place_of_an_image_is_never_fetched(client: httpx.Client) -> No
 
 def test_an_unknown_model_is_not_found(client: httpx.Client) -> None:
     response = client.post("/classify?model=pets", content=RED)
-    assert "'pets'; served here: colours" in _problem(response, 404, "model_unknown")
+    assert "'pets'; valid: colours" in _problem(response, 404, "model_unknown")
 
 
 @pytest.mark.parametrize("path", ["/", "/nope", "/classify/", "/docs.json", "/healthz", "/docs2"])
@@ -318,7 +318,7 @@ def test_a_changed_bundle_is_named_and_the_server_stays_up(
     model = tiny_models.add(tmp_path, "changed", "single") / MODEL_FILE
     model.write_bytes(model.read_bytes() + b"\0")
     server = inside(ready=False, model_store=tmp_path)
-    assert "changed/1/model.onnx was changed" in _reason(server)
+    assert "changed/1/model.onnx is corrupt" in _reason(server)
     assert 'labrador_model_ready{model="changed"} 0.0' in get(f"{server.url}/metrics").text
     assert "not ready: " in caplog.text
 

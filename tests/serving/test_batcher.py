@@ -189,7 +189,9 @@ def test_a_full_queue_refuses_and_says_when_to_come_back(metrics: Metrics) -> No
     async def test(batcher: Batcher) -> None:
         with batcher.admitted(60), batcher.admitted(4):
             assert batcher.room == 0
-            with pytest.raises(Overloaded, match="^1 more images do not fit: 64 wait and 64 may;"):
+            with pytest.raises(
+                Overloaded, match="^no room for 1 more images: 64 of 64 are waiting;"
+            ):
                 batcher.check_room(1)
             with pytest.raises(Overloaded), batcher.admitted(1):
                 raise AssertionError("it was admitted")
@@ -205,7 +207,7 @@ def test_retry_after_is_the_time_of_what_waits_at_the_measured_rate(metrics: Met
         with batcher.admitted(held), pytest.raises(Overloaded) as refusal:
             batcher.check_room(65)
         assert str(refusal.value) == (
-            f"65 more images do not fit: {held} wait and 64 may;"
+            f"no room for 65 more images: {held} of 64 are waiting;"
             f" try again in {refusal.value.retry_after_s} s"
         )
         return refusal.value.retry_after_s

@@ -58,7 +58,7 @@ def test_an_open_loop_sends_at_its_rate(server: Server, pictures: list[Path]) ->
 def test_stages_and_the_client_s_own_cost_are_told(server: Server, pictures: list[Path]) -> None:
     text = measured(plan(server), pictures)
     assert re.search(r"mean ms: read [\d.]+, decode [\d.]+, queue [\d.]+, infer [\d.]+, resp", text)
-    assert re.search(r"this client's CPU \d+% \([\d.]+ ms an answer\)", text)
+    assert re.search(r"this client's CPU \d+% \([\d.]+ ms per answer\)", text)
 
 
 def test_refusals_are_shed_or_failed_and_never_among_the_times(
@@ -103,4 +103,4 @@ def test_the_sentence_names_the_bottleneck() -> None:
     assert "the model runs 48% of the time" in bench.bottleneck(two_workers)
     idle = bench.bottleneck(load(3, 1))
     assert idle.endswith(": neither is the bottleneck.")
-    assert "decode 5.0" in idle and "4.0 images a run" in idle and "infer 30.0" in idle
+    assert "decode 5.0" in idle and "4.0 images per run" in idle and "infer 30.0" in idle

@@ -58,7 +58,7 @@ def test_a_bentoml_that_moved_them_is_served_without(
     for name in ("CONFIGURATION", "TELEMETRY", "SERVER"):
         monkeypatch.setattr(bentoml_internals, name, "bentoml_moved.elsewhere")
     assert bentoml_internals.workers("labrador") == 1
-    assert "one worker is assumed" in caplog.text
+    assert "assuming one worker" in caplog.text
     bentoml_internals.stop_telemetry()
     assert "set BENTOML_DO_NOT_TRACK=True" in caplog.text
     assert os.environ["BENTOML_DO_NOT_TRACK"] == "True"

@@ -35,7 +35,7 @@ def test_the_requests_own_deadline_counts_while_reading_too(read_s: float) -> No
         async with reading(now_s + 0.01, now_s + read_s):
             await asyncio.sleep(FOREVER_S)
 
-    with pytest.raises(DeadlineExceeded, match="before the body had come"):
+    with pytest.raises(DeadlineExceeded, match="before the body arrived"):
         asyncio.run(test())
 
 

@@ -86,7 +86,7 @@ def test_what_is_wrong_is_raised(local: Local, red: Path, tmp_path: Path) -> Non
         local.answer("single", [tmp_path / "gone.jpg"], {})
     with pytest.raises(BadParameter, match="top_k=7: use 1 to 3"):
         local.answer("single", [red], {"top_k": 7})
-    with pytest.raises(ModelUnknown, match="no model 'dogs'; served here: colours"):
+    with pytest.raises(ModelUnknown, match="unknown model 'dogs'; valid: colours"):
         local.answer("single", [red], {"model": "dogs"})
 
 

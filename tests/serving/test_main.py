@@ -40,7 +40,7 @@ def test_the_load_test_from_the_command_line(server: Server, picture: Path, caps
     arguments = ["bench", server.url, str(picture), "--model", "tags", "--seconds", "0.5"]
     assert main([*arguments, "--clients", "1", "--rate", "10"]) == 0
     text = capsys.readouterr().out
-    assert text.startswith(f"{server.url}/tag?model=tags, 1 pictures of ")
+    assert text.startswith(f"{server.url}/tag?model=tags, 1 images of ")
     assert "| 1 clients |" in text and "| 10/s |" in text
     assert main([*arguments[:3], "--model", "pets"]) == 1
     assert capsys.readouterr().err.startswith("error: --model pets: choose one of")

@@ -103,11 +103,13 @@ def test_a_file_of_another_model_or_kind_is_left_alone(
     predicted(own, out, images)
     before = out.read_bytes()
     Store(own).release("colours", 2)
-    with pytest.raises(DataError, match="has answers of colours:1, not colours:2: give another"):
+    with pytest.raises(
+        DataError, match="has predictions of colours:1, not colours:2: give another"
+    ):
         predicted(own, out, images)
     assert out.read_bytes() == before
     out.write_text("a,b\n1,2\n")
-    with pytest.raises(DataError, match="has other columns"):
+    with pytest.raises(DataError, match="does not have the columns"):
         predicted(own, out, images)
 
 
@@ -116,7 +118,9 @@ def test_what_is_not_there_is_named(store: Path, images: Path, tmp_path: Path) -
     with pytest.raises(DataError, match="gone.jpg does not exist"):
         predicted(store, out, images / "gone.jpg")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="no images in .*empty: files that end in .jpeg, .jpg"):
+    with pytest.raises(
+        DataError, match="no images in .*empty: none of the files ends in .jpeg, .jpg"
+    ):
         predicted(store, out, tmp_path / "empty")
     with pytest.raises(BundleError, match="no model pets"):
         predicted(store, out, images, model="pets")

@@ -67,7 +67,7 @@ def test_models_and_versions_can_be_chosen(store: Path, metrics: Metrics) -> Non
 def test_a_changed_file_is_named(tmp_path: Path, metrics: Metrics) -> None:
     model = tiny_models.add(tmp_path, "colours", "single") / MODEL_FILE
     model.write_bytes(model.read_bytes()[:-1] + b"\0")
-    assert f"{model} was changed" in _reason(Settings(model_store=tmp_path), metrics)
+    assert f"{model} is corrupt" in _reason(Settings(model_store=tmp_path), metrics)
 
 
 def test_a_network_with_other_scores_is_not_ready(tmp_path: Path, metrics: Metrics) -> None:
@@ -98,7 +98,7 @@ def test_a_failure_that_nobody_foresaw_is_a_reason_too(
     (tmp_path / "odd" / "RELEASED").unlink()
     (tmp_path / "odd" / "RELEASED").mkdir()
     reason = _reason(Settings(model_store=tmp_path), metrics)
-    assert reason == "loading failed with IsADirectoryError; the log says more"
+    assert reason == "loading failed with IsADirectoryError; see the log"
     failed, unready = caplog.records
     assert (failed.name, failed.getMessage()) == ("serving.registry", "loading failed")
     assert failed.exc_info is not None
@@ -133,7 +133,7 @@ def test_what_is_served_says_where_it_is_from_and_how_it_runs(
 
     settings = Settings(model_store=tmp_path, device="cpu", max_batch=5, max_queue=77)
     _loaded(settings, metrics, test)
-    assert caplog.messages == [f"told:1 works in fp32 on {CPU}"]
+    assert caplog.messages == [f"told:1 runs in fp32 on {CPU}"]
 
 
 def test_a_models_counts_begin_at_0_when_it_is_loaded(tmp_path: Path, metrics: Metrics) -> None:
@@ -165,7 +165,7 @@ def test_draining_is_not_ready_but_goes_on_serving(store: Path, metrics: Metrics
         registry.drain()
         registry.check_loaded()
         registry.check_alive()
-        with pytest.raises(NotReady, match="^draining: this worker stops soon$"):
+        with pytest.raises(NotReady, match="^draining: this worker is about to stop$"):
             registry.check_ready()
 
     _loaded(Settings(model_store=store), metrics, test)
@@ -188,13 +188,13 @@ def test_the_only_model_of_a_task_needs_no_name(store: Path, metrics: Metrics) -
             BadParameter,
             "several models are served; choose model=colours or paints",
         ),
-        ("single", "pets", ModelUnknown, "no model 'pets'; served here: colours, paints"),
-        ("multi", "pets", ModelUnknown, "no model 'pets'; served here: none"),
+        ("single", "pets", ModelUnknown, "unknown model 'pets'; valid: colours, paints"),
+        ("multi", "pets", ModelUnknown, "unknown model 'pets'; valid: none"),
         (
             "multi",
             None,
             ModelUnknown,
-            "no multi-label model is served; GET /models lists what is",
+            "no multi-label model is served; GET /models lists the served models",
         ),
         ("multi", "colours", BadParameter, "colours is a single-label model: use /classify"),
     ],
@@ -240,7 +240,7 @@ def test_a_body_is_refused_unread_only_if_every_model_of_the_task_is_full(
             registry.check_room("single")
             with other.admitted(64):
                 registry.check_room("multi")
-                with pytest.raises(Overloaded, match="64 wait"):
+                with pytest.raises(Overloaded, match="64 of 64 are waiting"):
                     registry.check_room("single")
 
     _loaded(Settings(model_store=tmp_path, max_queue=64), metrics, test)
@@ -400,7 +400,7 @@ def test_a_version_that_failed_is_tried_again_after_another_was_served(
     tiny_models.add(tmp_path, "again", "single")
     _followed(tmp_path, metrics, scenario)
     (message,) = (record.getMessage() for record in caplog.records)
-    assert message.startswith(f"{path} is not served: BundleError: {path / MODEL_FILE} was changed")
+    assert message.startswith(f"{path} is not served: BundleError: {path / MODEL_FILE} is corrupt")
 
 
 def test_a_store_that_cannot_be_read_for_a_while_changes_nothing(

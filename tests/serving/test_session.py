@@ -97,7 +97,7 @@ def test_a_network_that_is_not_the_manifests_is_refused(
 def test_bytes_that_are_no_network_are_refused(store: Path) -> None:
     whole = bundle_of(store, "colours")
     broken = Bundle(whole.path, whole.manifest, {**whole.files, MODEL_FILE: b"no network"})
-    with pytest.raises(BundleError, match="colours.*refuses the network"):
+    with pytest.raises(BundleError, match="colours.*can't load the network"):
         session_of(broken)
 
 
@@ -129,8 +129,8 @@ def test_auto_passes_over_a_variant_that_fails_here(
     assert open_proved(whole, Settings(device="cpu"), PLACE).variant.precision == "fp32"
     (record,) = caplog.records
     assert record.name == "serving.session"
-    assert record.getMessage().startswith(f"{whole.path}: int8 is passed over: ")
-    assert len(record.getMessage()) > len(f"{whole.path}: int8 is passed over: None")
+    assert record.getMessage().startswith(f"{whole.path}: falling back from int8: ")
+    assert len(record.getMessage()) > len(f"{whole.path}: falling back from int8: None")
     with pytest.raises((BundleError, GateError)):
         open_proved(whole, Settings(device="cpu", precision="int8"), PLACE)
 

@@ -114,11 +114,11 @@ def test_cuda_that_falls_back_is_an_error_and_with_auto_a_warning(
 ) -> None:
     monkeypatch.setattr(on_cuda, "works", False)
     whole = bundle_of(store, "colours")
-    reason = "asked for CUDA, ONNX Runtime uses CPUExecutionProvider"
+    reason = "ONNX Runtime uses CPUExecutionProvider instead of CUDA"
     with pytest.raises(DeviceError, match=f"^{reason}$"):
         session_of(whole, "cuda")
     assert session_of(whole, "auto").provider == CPU
-    assert caplog.messages == [f"there is a GPU, but the CPU has to do: {reason}"]
+    assert caplog.messages == [f"there is a GPU, but falling back to the CPU: {reason}"]
     assert caplog.records[0].name == "serving.session"
 
 

@@ -118,7 +118,7 @@ def test_a_missing_or_empty_file_of_api_keys_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="No such file"):
         read_api_keys(tmp_path / "none")
     (tmp_path / "empty").write_text("\n")
-    with pytest.raises(SettingsError, match="holds no key"):
+    with pytest.raises(SettingsError, match="contains no key"):
         read_api_keys(tmp_path / "empty")
 
 

@@ -31,7 +31,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory, store_root: Path) -> Iterator
     folder = tmp_path_factory.mktemp("pair")
     with serve(folder, workers=2, model_store=store_root, reload_s=0.05) as running:
         end_s = time.monotonic() + WITHIN_S
-        while running.log().count("works in fp32") < 2 and time.monotonic() < end_s:
+        while running.log().count("runs in fp32") < 2 and time.monotonic() < end_s:
             time.sleep(0.1)
         yield running
 
