@@ -41,10 +41,10 @@ def predict(reference: str, paths: Sequence[Path], out: Path, settings: Settings
     model.
     """
     files = find(paths)
-    whole = bundle.read(Store(settings.model_store).path(reference))
+    loaded = bundle.read(Store(settings.model_store).path(reference))
     cores = cpu_cores()
-    session = open_proved(whole, settings, Place(threads=cores, worker=0))
-    manifest = whole.manifest
+    session = open_proved(loaded, settings, Place(threads=cores, worker=0))
+    manifest = loaded.manifest
     header = [*_COLUMNS, *manifest.labels]
     done = _done(out, header, _named(manifest))
     missing = [file for file in files if str(file) not in done]
@@ -144,10 +144,10 @@ def _done(out: Path, header: list[str], model: str) -> dict[str, str]:
     if not out.exists():
         return {}
     content = out.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        out.write_bytes(whole)
-    rows = list(csv.reader(io.StringIO(whole.decode("utf-8", "replace"), newline="")))
+    complete = content[: content.rfind(b"\n") + 1]
+    if complete != content:
+        out.write_bytes(complete)
+    rows = list(csv.reader(io.StringIO(complete.decode("utf-8", "replace"), newline="")))
     if not rows:
         return {}
     if rows[0] != header:
