@@ -275,7 +275,7 @@ def test_evaluation_of_what_is_no_model_is_one(
     single_data: Path, tmp_path: Path, capsys: Output
 ) -> None:
     assert main(["evaluate", str(tmp_path), "--data", str(single_data)]) == 1
-    assert "is no bundle" in one_line(capsys)
+    assert "is not a bundle" in one_line(capsys)
     assert main(["evaluate", "no-such:1", "--data", str(single_data)]) == 1
     assert "no model no-such in" in one_line(capsys)
 
@@ -378,8 +378,8 @@ print("code", code, "imported", *sorted({name.partition(".")[0] for name in sys.
         ("evaluate no-such:1 --data DATA", 1, "no model no-such in"),
         ("evaluate RUN --data gone", 1, "gone does not exist"),
         ("export gone --name pets --store STORE", 1, "gone is no complete run"),
-        ("export RUN --name Pets --store STORE", 1, "'Pets' is no name"),
-        ("release RUN --name Pets --store STORE", 1, "'Pets' is no name"),
+        ("export RUN --name Pets --store STORE", 1, "'Pets' is not a valid name"),
+        ("release RUN --name Pets --store STORE", 1, "'Pets' is not a valid name"),
         ("release RUN --name pets --margin 1 --store STORE", 1, "--margin 1.0: use a share above"),
         ("rollback pets --store STORE", 1, "no model pets in STORE; there are: none"),
     ],

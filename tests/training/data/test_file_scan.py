@@ -82,7 +82,7 @@ def test_a_turn_is_found_and_the_hash_is_of_the_upright_picture(
     [
         (b"", "the image has no bytes"),
         (encoded(photo(0), "GIF"), "the image is a GIF; send JPEG, PNG or WebP"),
-        (b"hello", "the bytes are no JPEG, PNG or WebP image"),
+        (b"hello", "the bytes are not a JPEG, PNG or WebP image"),
         (encoded(photo(0), "JPEG")[:900], "the JPEG image is damaged or incomplete"),
         (encoded(photo(0), "PNG")[:900], "the PNG image is damaged or incomplete"),
     ],

@@ -84,7 +84,7 @@ def test_exporting_a_run_again_gives_the_same_bundle(
 
 @pytest.mark.usefixtures("quick")
 def test_an_invalid_name_is_refused(single_run: Run, tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="'Pets!' is no name"):
+    with pytest.raises(BundleError, match="'Pets!' is not a valid name"):
         export(single_run, "Pets!", Store(tmp_path))
     assert left_in(Store(tmp_path)) == []
 

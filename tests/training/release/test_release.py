@@ -444,7 +444,7 @@ def test_rollback_refuses_a_missing_or_corrupt_version(own_store: Store, single_
         go_back("colours", own_store, 7)
     release(single_run, "colours", own_store, CPU, margin=0.3)
     (own_store.path("colours:1") / "model.onnx").write_bytes(b"")
-    with pytest.raises(BundleError, match="model.onnx was changed"):
+    with pytest.raises(BundleError, match="model.onnx is corrupt"):
         go_back("colours", own_store)
     assert own_store.released("colours") == 2
 
