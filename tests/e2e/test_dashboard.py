@@ -17,7 +17,7 @@ from PIL import Image
 from benchmarks import dashboard, drift
 from models.manifest import Baseline
 from testkit import tiny_models
-from testkit.colour_model import HELD_OUT, RED, add, ask, colours, said
+from testkit.colour_model import RED, VALIDATION_IMAGES, add, ask, colours, measured_baseline
 from testkit.prometheus import RULES, firing, query, shortened, until, watching
 from testkit.servers import ROOT, Server, serve
 
@@ -134,7 +134,7 @@ def test_other_images_than_held_out_make_the_drift_alerts_fire_and_no_others(
     tmp_path: Path,
 ) -> None:
     random = np.random.default_rng(2)
-    held_out = colours(random, HELD_OUT)
+    validation = colours(random, VALIDATION_IMAGES)
     alike = colours(random, 320)
     pale = colours(random, 320, above=30)
     asked: dict[tuple[Any, str], list[tuple[int, int, int]]] = {
@@ -147,7 +147,7 @@ def test_other_images_than_held_out_make_the_drift_alerts_fire_and_no_others(
     }
     store = tmp_path / "store"
     for task, name in asked:
-        add(store, name, task, held_out)
+        add(store, name, task, validation)
     rules = [file for file in shortened(tmp_path, "2m") if file.name != "cuda.yml"]
     with (
         serve(tmp_path, model_store=store) as server,
@@ -169,14 +169,19 @@ def test_other_images_than_held_out_make_the_drift_alerts_fire_and_no_others(
         assert firing(url) == expected
         for (task, name), pictures in asked.items():
             manifest, _ = tiny_models.content(name, 1, task)
-            _check_distances(url, name, said(manifest, pictures), said(manifest, held_out))
+            _check_distances(
+                url,
+                name,
+                measured_baseline(manifest, pictures),
+                measured_baseline(manifest, validation),
+            )
 
 
-def _check_distances(url: str, model: str, now: Baseline, held_out: Baseline) -> None:
+def _check_distances(url: str, model: str, now: Baseline, validation: Baseline) -> None:
     """What Prometheus recorded of a model is what NumPy says of the same images."""
-    n, m = sum(now.confidence_counts), sum(held_out.confidence_counts)
-    p, q = np.array(now.label_share), np.array(held_out.label_share)
-    bins = np.array(now.confidence_counts) / n, np.array(held_out.confidence_counts) / m
+    n, m = sum(now.confidence_counts), sum(validation.confidence_counts)
+    p, q = np.array(now.label_share), np.array(validation.label_share)
+    bins = np.array(now.confidence_counts) / n, np.array(validation.confidence_counts) / m
     expected = {
         "labrador_predictions:bray_curtis6h": drift.bray_curtis(p, q),
         "labrador_predictions:chance6h": drift.chance_of_labels(q, n, m),
