@@ -30,7 +30,7 @@ from training.data.prepare import prepare
 from training.data.targets import encode, loss_targets
 from training.distributed import Ranks
 from training.evaluation import metrics
-from training.fine_tuning.batches import Batch, Training
+from training.fine_tuning.batches import Batch, TrainingSet
 from training.fine_tuning.checkpoint import Progress
 from training.fine_tuning.loss import precision
 from training.fine_tuning.schedule import Phase
@@ -144,7 +144,7 @@ class RealSet:
 
     recipe: Recipe
     labels: tuple[str, ...]
-    training: Training
+    training: TrainingSet
     validation: dict[float, Tensor]  # crop fraction -> images as served
     targets: NDArray[np.bool_]
 
@@ -164,7 +164,7 @@ def real_set(folder: Path, name: str) -> RealSet:
     return RealSet(
         recipe.model_copy(update={"task": task}),
         labels,
-        Training(
+        TrainingSet(
             Cached(*squares),
             [record.file for record in chosen],
             loss_targets(encode(chosen, labels), task),

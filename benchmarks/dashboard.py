@@ -29,7 +29,7 @@ from PIL import Image
 from models.store import Store
 from serving.settings import PARTS_MAX
 from testkit import tiny_models
-from testkit.colour_model import HELD_OUT, RED, Colour, add, ask, colours
+from testkit.colour_model import RED, VALIDATION_IMAGES, Colour, add, ask, colours
 from testkit.prometheus import query, shortened, until, watching
 from testkit.servers import ROOT, Server, serve
 
@@ -55,12 +55,12 @@ def filled(expression: str, model: str = ".*") -> str:
 
 def add_models(store: Path, random: np.random.Generator) -> None:
     for name, task in TASKS.items():
-        add(store, name, task, colours(random, HELD_OUT))
+        add(store, name, task, colours(random, VALIDATION_IMAGES))
 
 
 def swap(server: Server, store: Path, random: np.random.Generator) -> None:
     """A version of colours that both workers swap in, and one that neither can."""
-    add(store, "colours", "single", colours(random, HELD_OUT))
+    add(store, "colours", "single", colours(random, VALIDATION_IMAGES))
     tiny_models.add(
         store, "colours", "single", tiny_models.network("single", tiny_models.WEIGHTS * 0.1)
     )

@@ -31,7 +31,15 @@ def test_the_tests_pass_with_the_newest_versions(
     uv = [sys.executable, "-m", "uv"]
     subprocess.run([*uv, "venv", "--quiet", "--python", sys.executable, environment], check=True)
     python = environment / "bin" / "python"
-    install: list[str | Path] = [*uv, "pip", "install", "--quiet", "--system-certs", "--python", python]
+    install: list[str | Path] = [
+        *uv,
+        "pip",
+        "install",
+        "--quiet",
+        "--system-certs",
+        "--python",
+        python,
+    ]
     subprocess.run([*install, "--upgrade", "--compile-bytecode", *wanted], check=True)
     with capsys.disabled():
         print("\nnewer than locked:", ", ".join(_newer(python)) or "nothing")

@@ -17,7 +17,7 @@ from PIL import Image
 from benchmarks import dashboard, drift
 from models.manifest import Baseline
 from testkit import tiny_models
-from testkit.colour_model import HELD_OUT, RED, add, ask, colours, said
+from testkit.colour_model import RED, VALIDATION_IMAGES, add, ask, colours, measured_baseline
 from testkit.prometheus import RULES, firing, query, shortened, until, watching
 from testkit.servers import ROOT, Server, serve
 
@@ -134,7 +134,7 @@ def test_images_unlike_the_validation_images_make_only_the_drift_alerts_fire(
     tmp_path: Path,
 ) -> None:
     random = np.random.default_rng(2)
-    validation = colours(random, HELD_OUT)
+    validation = colours(random, VALIDATION_IMAGES)
     alike = colours(random, 320)
     pale = colours(random, 320, above=30)
     asked: dict[tuple[Any, str], list[tuple[int, int, int]]] = {
@@ -169,7 +169,12 @@ def test_images_unlike_the_validation_images_make_only_the_drift_alerts_fire(
         assert firing(url) == expected
         for (task, name), images in asked.items():
             manifest, _ = tiny_models.content(name, 1, task)
-            _check_distances(url, name, said(manifest, images), said(manifest, validation))
+            _check_distances(
+                url,
+                name,
+                measured_baseline(manifest, images),
+                measured_baseline(manifest, validation),
+            )
 
 
 def _check_distances(url: str, model: str, now: Baseline, validation: Baseline) -> None:
