@@ -23,8 +23,8 @@ class Findings:
     task: str
     images: int
     split_is_given: bool
-    trained: int  # training images without the quarantine; 0 if the split is refused
-    held_out: int  # validation images, likewise
+    training_images: int  # training images without the quarantine; 0 if the split is refused
+    validation_images: int  # validation images, likewise
     labels: dict[str, int]  # most images first
     few: list[str]  # labels with fewer than FEW images
     unlabelled: int
@@ -87,8 +87,8 @@ def find(dataset: Dataset, refused: Sequence[str], valid: float, seed: int) -> F
         task=dataset.task,
         images=len(records),
         split_is_given=all(record.side is not None for record in records),
-        trained=len(sides.train),
-        held_out=len(sides.valid),
+        training_images=len(sides.train),
+        validation_images=len(sides.valid),
         labels=dict(counts.most_common()),
         few=sorted(label for label, count in counts.items() if count < FEW),
         unlabelled=sum(not record.labels for record in records),

@@ -91,7 +91,7 @@ def test_every_planted_fault_is_found_and_named(planted: Path, tmp_path: Path) -
     empty, spelled = found["refused"]
     assert f"the class folders bird of {planted} have no images" in empty
     assert "'Redfox', 'red fox' differ only by case or spaces" in spelled
-    assert found["trained"] + found["held_out"] == 45
+    assert found["training_images"] + found["validation_images"] == 45
 
 
 def test_the_report_names_what_was_found(planted: Path, tmp_path: Path, capsys: Output) -> None:
@@ -142,7 +142,10 @@ def test_the_fixes_that_the_report_asks_for_make_the_data_trainable(
     assert (path / "quarantine.csv").read_bytes() == Path(quarantine).read_bytes()
     sides = run_folder.read(path).split
     assert len(sides.records) == 45
-    assert (len(sides.train), len(sides.valid)) == (again["trained"], again["held_out"])
+    assert (len(sides.train), len(sides.valid)) == (
+        again["training_images"],
+        again["validation_images"],
+    )
     side_of = {record.file: record.side for record in sides.records}
     for group in again["duplicates"] + again["near_duplicates"]:
         assert len({side_of[file] for file in group}) == 1
@@ -174,7 +177,7 @@ def test_leaks_across_a_given_split_are_found_and_the_training_copy_is_listed(
     assert listed(tmp_path / "out") == {
         "00.jpg": "leak: the same bytes as the validation image leak.jpg"
     }
-    assert (found["trained"], found["held_out"], found["unlabelled"]) == (7, 4, 2)
+    assert (found["training_images"], found["validation_images"], found["unlabelled"]) == (7, 4, 2)
     text = capsys.readouterr().out
     assert "1 leaks: the same bytes on both sides of the given split:\n    00.jpg, leak" in text
     assert "  2 images have no label\n" in text
@@ -204,7 +207,7 @@ def test_a_folder_of_nothing_but_bad_files_is_still_inspected(
         (tmp_path / "data" / label / "a.jpg").write_bytes(content)
     found = look(tmp_path / "data", tmp_path / "out")
     assert len(found["quarantine"]) == 2
-    assert (found["widths_px"], found["trained"], found["held_out"]) == ([], 0, 0)
+    assert (found["widths_px"], found["training_images"], found["validation_images"]) == ([], 0, 0)
     assert "no image can be used: there is no contact sheet" in capsys.readouterr().out
 
 

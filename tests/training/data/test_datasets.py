@@ -515,7 +515,7 @@ def test_all_faults_that_can_be_skipped_are_reported(tmp_path: Path) -> None:
 
 @pytest.mark.data
 @pytest.mark.parametrize(
-    ("path", "task", "labels", "trained", "held_out"),
+    ("path", "task", "labels", "trained", "validation"),
     [
         ("pets", "single", 37, 222, 148),
         ("voc2007/train.csv", "multi", 20, 3475, 990),
@@ -523,11 +523,11 @@ def test_all_faults_that_can_be_skipped_are_reported(tmp_path: Path) -> None:
     ],
 )
 def test_the_real_sets_are_read(
-    path: str, task: str, labels: int, trained: int, held_out: int
+    path: str, task: str, labels: int, trained: int, validation: int
 ) -> None:
     if not (SHARED / path).exists():
         pytest.skip(f"no real images: {path} is not in ../shared/data")
     found = datasets.read(str(SHARED / path))
     assert (found.task, len(found.labels)) == (task, labels)
     assert sum(record.side != "valid" for record in found.records) == trained
-    assert sum(record.side == "valid" for record in found.records) == held_out
+    assert sum(record.side == "valid" for record in found.records) == validation
