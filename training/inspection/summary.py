@@ -20,7 +20,8 @@ _EXIF = {  # orientation, as stored
 def lines(name: str, found: Findings) -> Iterator[str]:
     yield (
         f"{name}: {found.images} images, {len(found.labels)} labels, {found.task}-label;"
-        f" train would use {found.training_images} for training and {found.validation_images} for validation"
+        f" train would use {found.training_images} for training and {found.validation_images} for"
+        " validation"
     )
     yield from _labels(found)
     yield from found.notes
