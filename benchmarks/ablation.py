@@ -1,12 +1,12 @@
-"""What each choice of the recipe is worth, on the real sets: the negative results too.
+"""What each choice in the recipe is worth, on real data sets; includes the negative results.
 
 python -m benchmarks.ablation FOLDER RESULTS
 
 FOLDER as for `benchmarks.training`, and `pets/`. Every variant is fine-tuned from the same weights,
-with the same splits and seeds as a base recipe whose norms go by the batch, on a quarter of the
-training images of Caltech-101 and VOC 2007 and on all of Oxford Pets. RESULTS is a JSON-lines file
-that an interrupted call goes on with. Prints a table: held-out error (1 - mAP for VOC), the mean
-over the seeds, and in brackets the difference to the base of each seed.
+with the same splits and seeds as a base recipe that normalizes with batch statistics, on a quarter
+of the training images of Caltech-101 and VOC 2007 and on all of Oxford Pets. RESULTS is a
+JSON-lines file from which an interrupted call resumes. Prints a table: validation error (1 - mAP
+for VOC), the mean over the seeds, and in brackets the difference from the base for each seed.
 """
 
 import json
@@ -30,7 +30,7 @@ from training.data.prepare import prepare
 from training.data.targets import encode, loss_targets
 from training.distributed import Ranks
 from training.evaluation import metrics
-from training.fine_tuning.batches import Batch, Training
+from training.fine_tuning.batches import Batch, TrainingSet
 from training.fine_tuning.checkpoint import Progress
 from training.fine_tuning.loss import precision
 from training.fine_tuning.schedule import Phase
@@ -80,7 +80,7 @@ class Mixed(FineTuning):
 
 
 class Averaged(FineTuning):
-    """An exponential moving average of the weights, over some 50 steps."""
+    """An exponential moving average of the weights, over about 50 steps."""
 
     average: AveragedModel | None = None
 
@@ -99,7 +99,7 @@ class Averaged(FineTuning):
 
 
 class ConcatHead(Network):
-    """fastai's head: both poolings, two linear layers, norms, dropout."""
+    """fastai's head: average and max pooling, two linear layers, batch norm, dropout."""
 
     def __init__(self, arch: Any, labels: int) -> None:
         super().__init__(arch, labels)
@@ -121,32 +121,32 @@ class WithConcatHead(FineTuning):
 
 
 VARIANTS: dict[str, tuple[dict[str, Any], type[FineTuning], type[Network]]] = {
-    "norms by batch": ({}, FineTuning, Network),
+    "batch norm": ({}, FineTuning, Network),
     "lr halved": ({"lr": "4e-3"}, FineTuning, Network),
     "lr doubled": ({"lr": "16e-3"}, FineTuning, Network),
-    "same rate from stem to head": ({"lr": "1e-3:1e-3"}, FineTuning, Network),
+    "one learning rate for all layers": ({"lr": "1e-3:1e-3"}, FineTuning, Network),
     "no frozen epochs": ({"freeze_epochs": 0}, FineTuning, Network),
-    "norms fixed": ({"norms": "fixed"}, FineTuning, Network),
-    "norms fixed, lr doubled": ({"norms": "fixed", "lr": "16e-3"}, FineTuning, Network),
+    "fixed batch norm": ({"norms": "fixed"}, FineTuning, Network),
+    "fixed batch norm, lr doubled": ({"norms": "fixed", "lr": "16e-3"}, FineTuning, Network),
     "fastai's head": ({}, WithConcatHead, ConcatHead),
     "label smoothing 0.1": ({}, Smoothed, Network),
     "mixup 0.2": ({}, Mixed, Network),
-    "average of weights 0.98": ({}, Averaged, Network),
+    "weight average 0.98": ({}, Averaged, Network),
     "crops from 0.25 of the area": ({"scale": 0.25}, FineTuning, Network),
 }
-BASE = "norms by batch"
-CROPS = (0.8, 0.9, 1.0)  # the default is measured at all of them, the variants at 0.9
+BASE = "batch norm"
+CROPS = (0.8, 0.9, 1.0)  # the base is measured at all of them, the variants at 0.9
 
 
 @dataclass(frozen=True)
 class RealSet:
-    """One set, decoded once for all of its runs."""
+    """One data set, decoded once for all its runs."""
 
     recipe: Recipe
     labels: tuple[str, ...]
-    training: Training
-    held_out: dict[float, Tensor]  # crop fraction -> images as served
-    truth: NDArray[np.bool_]
+    training: TrainingSet
+    validation: dict[float, Tensor]  # crop fraction -> images as served
+    targets: NDArray[np.bool_]
 
 
 @cache
@@ -164,7 +164,7 @@ def real_set(folder: Path, name: str) -> RealSet:
     return RealSet(
         recipe.model_copy(update={"task": task}),
         labels,
-        Training(
+        TrainingSet(
             Cached(*squares),
             [record.file for record in chosen],
             loss_targets(encode(chosen, labels), task),
@@ -178,7 +178,7 @@ def real_set(folder: Path, name: str) -> RealSet:
 
 
 def run(folder: Path, name: str, variant: str, seed: int) -> dict[str, Any]:
-    """Fine-tune one variant; the held-out figure at each crop fraction."""
+    """Fine-tune one variant; returns the validation metric at each crop fraction."""
     images = real_set(folder, name)
     changes, tuned, kind = VARIANTS[variant]
     recipe = images.recipe.model_copy(update=changes | {"seed": seed})
@@ -192,19 +192,19 @@ def run(folder: Path, name: str, variant: str, seed: int) -> dict[str, Any]:
     tuning.run(Progress())
     if isinstance(tuning, Averaged) and tuning.average is not None:
         network.load_state_dict(tuning.average.module.state_dict())
-    figures = {}
+    measured = {}
     for crop in CROPS if variant == BASE else (recipe.crop_fraction,):
         with precision(CPU, recipe.dtype):
-            logits = logits_of(network, images.held_out[crop], CPU)
-        figures[str(crop)] = _wrong(task, logits, images.truth)
-    return {"set": name, "variant": variant, "seed": seed, "figures": figures}
+            logits = logits_of(network, images.validation[crop], CPU)
+        measured[str(crop)] = _wrong(task, logits, images.targets)
+    return {"set": name, "variant": variant, "seed": seed, "figures": measured}
 
 
-def _wrong(task: Task, logits: Any, truth: Any) -> float:
+def _wrong(task: Task, logits: Any, targets: Any) -> float:
     """Error, or 1 - mAP."""
     if task == "single":
-        return float((logits.argmax(1) != truth.argmax(1)).mean())
-    return 1 - float(np.nanmean(metrics.label_precisions(logits, truth)))
+        return float((logits.argmax(1) != targets.argmax(1)).mean())
+    return 1 - float(np.nanmean(metrics.label_precisions(logits, targets)))
 
 
 def table(results: list[dict[str, Any]]) -> str:

@@ -1,11 +1,11 @@
-"""The dashboard's picture: its own queries, asked of a Prometheus that watches a service at work.
+"""Draws the dashboard: runs its queries on a Prometheus that scrapes a running service.
 
 python -m benchmarks.dashboard FILE.png [MINUTES]
 
-Serves two tiny models by two workers and asks them: for the first half of the time with images like
-those held out, for the second with one colour only. Between the halves come a swap, one that fails,
-and more work than they can do. The rules' window of six hours is a third of the time here, so that
-the drift can be seen to come.
+Serves two tiny models with two workers and sends them images: for the first half of the time like
+the validation images, for the second of one colour only. Between the halves come a swap, a swap
+that fails, and an overload. The rules' window of six hours is shortened to a third of the time, so
+that the drift becomes visible.
 """
 
 import io
@@ -29,7 +29,7 @@ from PIL import Image
 from models.store import Store
 from serving.settings import PARTS_MAX
 from testkit import tiny_models
-from testkit.colour_model import HELD_OUT, RED, Colour, add, ask, colours
+from testkit.colour_model import RED, VALIDATION_IMAGES, Colour, add, ask, colours
 from testkit.prometheus import query, shortened, until, watching
 from testkit.servers import ROOT, Server, serve
 
@@ -38,16 +38,16 @@ TASKS: dict[str, Any] = {"colours": "single", "tags": "multi"}
 _COLUMNS = 3
 _CLIENTS = 6
 
-Answers = list[tuple[str, list[dict[str, Any]]]]  # of each target: its legend and its series
+Answers = list[tuple[str, list[dict[str, Any]]]]  # for each target: its legend and its series
 
 
 def panels() -> Iterator[dict[str, Any]]:
-    """Those that ask something; a row does not."""
+    """Those with queries; rows have none."""
     yield from (panel for panel in DASHBOARD["panels"] if "targets" in panel)
 
 
 def filled(expression: str, model: str = ".*") -> str:
-    """A panel's expression as Grafana fills it, for all instances."""
+    """A panel's expression with its variables filled in as by Grafana, for all instances."""
     for name, value in {"$__rate_interval": "20s", "$model": model, "$instance": ".*"}.items():
         expression = expression.replace(name, value)
     return expression
@@ -55,12 +55,12 @@ def filled(expression: str, model: str = ".*") -> str:
 
 def add_models(store: Path, random: np.random.Generator) -> None:
     for name, task in TASKS.items():
-        add(store, name, task, colours(random, HELD_OUT))
+        add(store, name, task, colours(random, VALIDATION_IMAGES))
 
 
 def swap(server: Server, store: Path, random: np.random.Generator) -> None:
-    """A version of colours that both workers swap in, and one that none can."""
-    add(store, "colours", "single", colours(random, HELD_OUT))
+    """A version of colours that both workers swap in, and one that neither can."""
+    add(store, "colours", "single", colours(random, VALIDATION_IMAGES))
     tiny_models.add(
         store, "colours", "single", tiny_models.network("single", tiny_models.WEIGHTS * 0.1)
     )
@@ -74,46 +74,46 @@ def swap(server: Server, store: Path, random: np.random.Generator) -> None:
     release(3, "failed")
 
 
-def press(server: Server, random: np.random.Generator) -> None:
-    """More than the workers can do, some of it in less time than it takes."""
-    pictures = [tiny_models.picture(colour, 400) for colour in colours(random, PARTS_MAX)]
+def overload(server: Server, random: np.random.Generator) -> None:
+    """Send more than the workers can handle, some of it with deadlines too short to meet."""
+    images = [tiny_models.picture(colour, 400) for colour in colours(random, PARTS_MAX)]
 
     def client() -> None:
         for timeout_ms in ("5", "30000", "5", "30000"):
-            parts = [("image", ("picture.jpg", picture, "image/jpeg")) for picture in pictures]
+            parts = [("image", ("image.jpg", image, "image/jpeg")) for image in images]
             headers = {"X-Timeout-Ms": timeout_ms}
             httpx.post(f"{server.url}/classify", files=parts, headers=headers, timeout=30)
 
-    wanted = ('rejected_total{reason="overloaded"}', 'dropped_total{reason="expired"}')
-    before = [server.metric(f"labrador_{series}") for series in wanted]
+    series = ('rejected_total{reason="overloaded"}', 'dropped_total{reason="expired"}')
+    before = [server.metric(f"labrador_{name}") for name in series]
 
-    def pressed() -> bool:
+    def overloaded() -> bool:
         clients = [threading.Thread(target=client) for _ in range(_CLIENTS)]
         for one in clients:
             one.start()
         for one in clients:
             one.join()
-        now = [server.metric(f"labrador_{series}") for series in wanted]
+        now = [server.metric(f"labrador_{name}") for name in series]
         return all(after > earlier for after, earlier in zip(now, before, strict=True))
 
-    until(pressed)
+    until(overloaded)
 
 
 def ask_for(server: Server, random: np.random.Generator, duration_s: float, drifted: bool) -> None:
-    """Both models, one to eight images at a time, now and then with something that is none."""
+    """Ask both models with one to eight images at a time, occasionally with an invalid image."""
     end_s = time.monotonic() + duration_s
     while time.monotonic() < end_s:
         for name, task in TASKS.items():
             count = int(random.integers(1, 9))
-            pictures: list[Colour] = [RED] * count if drifted else colours(random, count)
-            ask(server, task, name, pictures)
+            images: list[Colour] = [RED] * count if drifted else colours(random, count)
+            ask(server, task, name, images)
         if random.random() < 0.05:
-            httpx.post(f"{server.url}/classify", content=b"no picture")
+            httpx.post(f"{server.url}/classify", content=b"not an image")
         time.sleep(random.exponential(0.1))
 
 
 def draw(url: str, last_s: int, file: Path) -> None:
-    """Every panel over the last seconds, a row's panels once for each model, as a PNG."""
+    """Draw every panel over the last `last_s` seconds, bar charts once per model, as a PNG."""
     plots = [
         (panel, model)
         for panel in panels()
@@ -155,7 +155,7 @@ def _lines(axes: Axes, answers: Answers) -> None:
 
 
 def _named(legend: str, labels: dict[str, str]) -> str:
-    """As Grafana fills it: {{model}} becomes the model's name."""
+    """The legend as Grafana fills it in: {{model}} becomes the model's name."""
     return re.sub(r"{{(\w+)}}", lambda place: labels[place[1]], legend)
 
 
@@ -193,7 +193,7 @@ def main(file: Path, minutes: float) -> None:
         ):
             ask_for(server, random, half_s, drifted=False)
             for _ in range(3):
-                press(server, random)
+                overload(server, random)
             swap(server, store, random)
             ask_for(server, random, half_s, drifted=True)
             draw(url, math.ceil(minutes * 60), file)

@@ -1,4 +1,4 @@
-"""The environment of a peer, apart from ours: made from its hash-pinned lock in `peers/`."""
+"""A peer's own virtual environment, created from its hash-pinned lock file in `peers/`."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ PEERS = Path(__file__).parent / "peers"
 
 
 def installed(work: Path, peer: str) -> Path:
-    """The folder `bin` of the environment `work/peer`, which is made if it is missing."""
+    """The folder `bin` of the environment `work/peer`, which is created if missing."""
     environment = work / peer
     binaries = environment / "bin"
     if not environment.exists():

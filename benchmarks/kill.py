@@ -1,10 +1,10 @@
-"""Kills a training run again and again, at random moments, and lets it go on: is it the same run?
+"""Kills a training run at random moments and resumes it, again and again: is the result identical?
 
 python -m benchmarks.kill DATA [KILLS]
 
-DATA as for `train`, or `drawn` for images drawn here. Prints at which step each kill came and from
-which the run goes on, and the hash of the weights with that of a run that was left alone. Exit code
-1 if they differ.
+DATA as for `train`, or `drawn` for images drawn here. Prints after which step each
+attempt began, the newest checkpoint when it was killed, and the hash of the final weights next to
+that of an uninterrupted run. Exit code 1 if they differ.
 """
 
 import random
@@ -43,15 +43,15 @@ def main(data: str, kills: int) -> int:
         (folder / "recipe.toml").write_text(RECIPE)
         new = ["train", data, "--recipe", str(folder / "recipe.toml"), "--out"]
         started = time.perf_counter()
-        command(*new, str(folder / "alone")).communicate()
+        command(*new, str(folder / "uninterrupted")).communicate()
         longest_s = (time.perf_counter() - started) / 4
-        expected = weights(folder / "alone")
+        expected = weights(folder / "uninterrupted")
 
         same, done, path = True, 0, folder / "0"
         while done < kills:
             words = [*new, str(path)] if not path.exists() else ["train", "--resume", str(path)]
             process = command(*words)
-            went_on = wait_for_steps(process, path)
+            began_after = wait_for_steps(process, path)
             ended = process.poll() is not None or sleep(process, chance.uniform(0, longest_s))
             if ended:
                 same &= report(path, expected)
@@ -60,7 +60,9 @@ def main(data: str, kills: int) -> int:
             process.send_signal(signal.SIGKILL)
             process.communicate()
             done += 1
-            print(f"kill {done:2}: began after step {went_on}, newest checkpoint: {steps(path)}")
+            print(
+                f"kill {done:2}: began after step {began_after}, newest checkpoint: {steps(path)}"
+            )
         if path.exists():
             command("train", "--resume", str(path)).communicate()
             same &= report(path, expected)
@@ -74,11 +76,11 @@ def command(*words: str) -> subprocess.Popen[str]:
 
 
 def wait_for_steps(process: subprocess.Popen[str], path: Path) -> int:
-    """Until training begins; the step it begins after."""
+    """Wait until training begins; returns the step after which it does."""
     begins_after = 0
     assert process.stdout
     for line in process.stdout:
-        if found := re.match(r"going on with .* after step (\d+)", line):
+        if found := re.match(r"resuming .* after step (\d+)", line):
             begins_after = int(found[1])
         if line.startswith("training images come from"):
             break
@@ -88,7 +90,7 @@ def wait_for_steps(process: subprocess.Popen[str], path: Path) -> int:
 
 
 def sleep(process: subprocess.Popen[str], seconds: float) -> bool:
-    """Whether it ended in that time."""
+    """Wait; returns whether the process ended in that time."""
     try:
         process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
@@ -108,13 +110,14 @@ def weights(path: Path) -> str:
 def report(path: Path, expected: str) -> bool:
     found = weights(path)
     print(
-        f"killed: {found}\nalone:  {expected}\n{'the same' if found == expected else 'DIFFERENT'}"
+        f"killed:        {found}\nuninterrupted: {expected}\n"
+        f"{'identical' if found == expected else 'DIFFERENT'}"
     )
     return found == expected
 
 
 def draw(folder: Path, images: int) -> Path:
-    """Noise in three colours, a folder for each."""
+    """Noisy images of three colours, a folder for each colour."""
     random_pixels = np.random.default_rng(0)
     for number in range(images):
         colour = np.array([(210, 40, 40), (40, 190, 50), (30, 50, 210)][number % 3])

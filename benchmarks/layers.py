@@ -1,12 +1,12 @@
-"""What a request costs, layer by layer: CPU time of each, in Labrador and in its peers.
+"""What a request costs, layer by layer: the CPU time of each, in Labrador and its peers.
 
-python -m benchmarks.layers WORK PICTURES
+python -m benchmarks.layers WORK IMAGES
 
-WORK and PICTURES as for `benchmarks.serving`. The real servers, one after the other, with a network
-that costs almost nothing and 8 clients. CPU time is the kernel's, thread by thread; the main
-thread's is divided by a profile of a second load (cProfile on the thread's CPU time), the rest of
-it being the event loop's own (uvloop, libuv, system calls). A busy machine changes the figures
-less than it changes times on the clock.
+WORK and IMAGES as for `benchmarks.serving`. The real servers, one after the other, with a network
+that costs almost nothing and 8 clients. CPU time is the kernel's, per thread; the main
+thread's is broken down by a profile of a second load (cProfile on the thread's CPU time), and what
+remains is the event loop's own (uvloop, libuv, system calls). A busy machine affects these times
+less than wall-clock times.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from benchmarks.servers import (
     bodies_of,
     cpu_s,
     headers_of,
-    pictures_of,
+    images_of,
     prepare,
     running,
     stores,
@@ -39,15 +39,15 @@ from serving.bench import Load, closed
 from testkit.servers import ROOT
 
 SECONDS, CLIENTS = 6.0, 8
-LAYERS = {  # part of a source file's path -> layer; the first that fits
+LAYERS = {  # part of a source file's path -> layer; the first match counts
     "serving/body": "parsing",
     "serving/parameters": "parsing",
     "multipart": "parsing",
     "serving/batcher": "queue",
     "serving/deadline": "queue",
-    "concurrent/futures": "threads' hand-over",
-    "threading": "threads' hand-over",
-    "anyio": "threads' hand-over",
+    "concurrent/futures": "handover between threads",
+    "threading": "handover between threads",
+    "anyio": "handover between threads",
     "uvicorn": "uvicorn",
     "prometheus_client": "metrics",
     "serving/metrics": "metrics",
@@ -72,7 +72,7 @@ def layer(file: str) -> str:
 
 
 def by_layer(stats: pstats.Stats) -> defaultdict[str, float]:
-    """Seconds of each layer; a builtin's go to the layers that called it."""
+    """Seconds in each layer; those in a builtin go to the layers that called it."""
     seconds: defaultdict[str, float] = defaultdict(float)
     entries = stats.stats  # type: ignore[attr-defined]
     for (file, _, _), (_, _, own_s, _, callers) in entries.items():
@@ -87,7 +87,7 @@ def by_layer(stats: pstats.Stats) -> defaultdict[str, float]:
 async def costs(
     server: Server, at: Running, bodies: list[bytes], profile: Path
 ) -> dict[str, float]:
-    """Layer -> microseconds of CPU an answer."""
+    """Layer -> microseconds of CPU per answer."""
     family = at.processes()
     async with aiohttp.ClientSession(headers=headers_of(server)) as http:
         before = [cpu_s(p) for p in family]
@@ -102,13 +102,13 @@ async def costs(
         worker.send_signal(signal.SIGUSR2)
         while not profile.exists():
             await asyncio.sleep(0.1)
-    about = json.loads(Path(f"{profile}.json").read_text())
+    details = json.loads(Path(f"{profile}.json").read_text())
     found: defaultdict[str, float] = defaultdict(float)
     for thread, thread_s in ended.items():
         answer_us = 1e6 * (thread_s - started.get(thread, 0)) / len(load.times)
         if thread == worker.pid:
-            found.update(_divided(answer_us, profile, about["cpu_s"]))
-        elif about["threads"].get(str(thread), "").startswith("decode"):
+            found.update(_divided(answer_us, profile, details["cpu_s"]))
+        elif details["threads"].get(str(thread), "").startswith("decode"):
             found["decode"] += answer_us
         else:
             found["model" if server is LABRADOR else "decode and model"] += answer_us
@@ -116,7 +116,7 @@ async def costs(
 
 
 def _divided(main_us: float, profile: Path, whole_s: float) -> dict[str, float]:
-    """The main thread's time, by the shares of the profile."""
+    """The main thread's time, divided in proportion to the profile."""
     seconds = by_layer(pstats.Stats(str(profile)))
     seconds[LOOP] = max(0.0, whole_s - sum(seconds.values()))
     return {name: main_us * s / whole_s for name, s in seconds.items()}
@@ -129,18 +129,18 @@ def _threads(process: psutil.Process) -> dict[int, float]:
 def main(work: Path, folder: Path) -> None:
     print(f"{processor()}\n")
     prepare(work)
-    pictures = pictures_of(folder)
+    images = images_of(folder)
     store, _ = stores(work)["tiny network"]
     found: dict[str, dict[str, float]] = {}
     for server in SERVERS:
-        if server.name == "LitServe":  # three processes, of which each does a part
+        if server.name == "LitServe":  # three processes, each of which does a part
             continue
         profile = work / f"{server.name}.{time.time_ns()}.profile"
         extra = {"PYTHONPATH": str(ROOT / "benchmarks" / "profiling"), "PROFILE": str(profile)}
-        bodies = bodies_of(server, pictures)
+        bodies = bodies_of(server, images)
         with running(server, work, store, bodies, extra) as at:
             found[server.name] = asyncio.run(costs(server, at, bodies, profile))
-    print(f"| CPU, µs an answer | {' | '.join(found)} |\n|---{'|---' * len(found)}|")
+    print(f"| CPU, µs per answer | {' | '.join(found)} |\n|---{'|---' * len(found)}|")
     layers = sorted({name for own in found.values() for name in own})
     layers.sort(key=lambda name: -max(own.get(name, 0) for own in found.values()))
     for name in layers:

@@ -1,10 +1,10 @@
-"""Clients that leave: how much of their work reaches the model.
+"""Clients that disconnect: how much of their work reaches the model.
 
-python -m benchmarks.leaving STORE NAME PICTURE [CLIENTS]
+python -m benchmarks.leaving STORE NAME IMAGE [CLIENTS]
 
 Serves the model NAME of STORE (a slow one, as `benchmarks.serving` leaves in WORK/resnet50), lets a
-hundred clients send PICTURE at once and close their connections after a tenth of a second, and
-reads from the service's metrics what became of their images.
+hundred clients send IMAGE at once and close their connections after a tenth of a second, and reads
+from the service's metrics what became of their images.
 """
 
 import asyncio
@@ -20,16 +20,16 @@ _LEAVE_S = 0.1
 _WITHIN_S = 60
 
 
-async def leave(server: Server, name: str, picture: bytes, clients: int) -> None:
-    """Send, wait for a moment, and go."""
+async def leave(server: Server, name: str, image: bytes, clients: int) -> None:
+    """Send, wait a moment, and disconnect."""
     head = (
         f"POST /classify?model={name} HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\n"
-        f"Content-Length: {len(picture)}\r\n\r\n"
+        f"Content-Length: {len(image)}\r\n\r\n"
     )
 
     async def client() -> None:
         _, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        writer.write(head.encode() + picture)
+        writer.write(head.encode() + image)
         await writer.drain()
         await asyncio.sleep(_LEAVE_S)
         writer.close()
@@ -53,8 +53,9 @@ def main(store: Path, name: str, file: Path, clients: int) -> None:
         ran = server.metric("labrador_batch_size_sum")
         dropped = server.metric('labrador_dropped_total{reason="disconnected"}')
         print(
-            f"{clients} clients left after {_LEAVE_S} s, {server.metric(left):.0f} counted as such;"
-            f" {ran:.0f} of their images reached the model, {dropped:.0f} were dropped before"
+            f"{clients} clients disconnected after {_LEAVE_S} s, {server.metric(left):.0f} counted"
+            f" as such; {ran:.0f} of their images reached the model, {dropped:.0f} were dropped"
+            " before it"
         )
 
 

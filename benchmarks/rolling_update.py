@@ -1,12 +1,12 @@
-"""A rolling update behind the proxy: every process of the service is replaced, no request fails.
+"""A rolling update behind the proxy: every process of the service is replaced and no request fails.
 
 python -m benchmarks.rolling_update [REQUESTS_A_SECOND]
 
 Two processes serve version 1 of a tiny model behind a real nginx with the configuration of
-deploy/nginx. Clients ask over TLS at a constant rate; meanwhile version 2 is released, and one
-process after the other is stopped with SIGTERM and replaced by a new one on the same port. Prints
-the requests, those that failed, the answers of each version, and how many requests nginx passed on
-to the other process, and why: refused, not ready, or reset.
+deploy/nginx. Clients send requests over TLS at a constant rate; meanwhile version 2 is released,
+and one process after the other is stopped with SIGTERM and replaced by a new one on the same port.
+Prints the requests, the failures, the answers of each version, and how many requests nginx
+passed on to the other process, and why: refused, not ready, or reset.
 """
 
 import sys
@@ -34,10 +34,10 @@ _SETTLE_S = 6  # longer than nginx leaves a failed server alone
 
 @dataclass
 class Tally:
-    """What the clients saw; lists, as several threads add to them.
+    """What the clients saw; in lists, as several threads append to them.
 
-    versions: of each answer. passed_on: why each request went to the other process as well, by
-    nginx's log.
+    versions: of each answer. passed_on: why each request that went on to the other process did,
+    according to nginx's log.
     """
 
     versions: list[int] = field(default_factory=list)
@@ -47,7 +47,7 @@ class Tally:
 
 
 def measure(folder: Path, rate: float) -> Tally:
-    """One rolling update at `rate` requests a second."""
+    """One rolling update at `rate` requests per second."""
     store = Store(folder / "store")
     tiny_models.add(store.root, "pets", "single")
     tally = Tally()
@@ -75,7 +75,7 @@ def measure(folder: Path, rate: float) -> Tally:
 
 
 def _reason(entry: dict[str, str]) -> str | None:
-    """Why nginx asked a second server; None if it did not."""
+    """Why nginx tried a second server; None if it did not."""
     first, _, second = entry["server_status"].partition(", ")
     if not second:
         return None
@@ -86,7 +86,7 @@ def _reason(entry: dict[str, str]) -> str | None:
 
 @contextmanager
 def _load(nginx: Proxy, rate: float, tally: Tally) -> Iterator[None]:
-    """Clients that ask at `rate` in all until the block ends."""
+    """Clients that send `rate` requests per second in all until the block ends."""
     stopped = threading.Event()
     pause_s = _CLIENTS / rate
     clients = [
@@ -104,14 +104,14 @@ def _load(nginx: Proxy, rate: float, tally: Tally) -> Iterator[None]:
 
 
 def _ask(nginx: Proxy, pause_s: float, stopped: threading.Event, tally: Tally) -> None:
-    picture = tiny_models.picture()
+    image = tiny_models.picture()
     next_s = time.monotonic()
     with httpx.Client(verify=nginx.trust, timeout=60) as client:
         while not stopped.wait(next_s - time.monotonic()):
             next_s += pause_s
             start_s = time.monotonic()
             try:
-                answer = client.post(f"{nginx.url}/classify", content=picture)
+                answer = client.post(f"{nginx.url}/classify", content=image)
                 answer.raise_for_status()
             except httpx.HTTPError as error:
                 tally.failures.append(repr(error))
@@ -132,7 +132,7 @@ def main(rate: float) -> None:
         f" passed on: {dict(Counter(tally.passed_on))}"
     )
     for failure, count in Counter(tally.failures).most_common():
-        print(f"{count} times {failure}")
+        print(f"{count} times: {failure}")
 
 
 if __name__ == "__main__":

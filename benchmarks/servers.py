@@ -1,4 +1,4 @@
-"""The servers that are compared: Labrador and its peers, each started as its documentation says."""
+"""The servers to compare: Labrador and its peers, each started as in its documentation."""
 
 import os
 import shutil
@@ -25,12 +25,12 @@ from testkit.servers import ROOT, free_port
 THREADS = os.cpu_count() or 1
 START_S = 90.0
 _BOUNDARY = "labrador-benchmark"
-_PICTURES = 64
+_IMAGES = 64
 
 
 @dataclass(frozen=True)
 class Server:
-    """A way to serve; `path` takes posts, as a form with the part `image` if `form`."""
+    """A server; `path` takes POST requests, as a form with the part `image` if `form`."""
 
     name: str
     path: str
@@ -72,7 +72,7 @@ class Running:
         return [own, *own.children(recursive=True)]
 
     def memory_mb(self) -> float:
-        """Resident memory of the processes; what they share counts once."""
+        """Resident memory of the processes; shared memory counts once."""
         return sum(p.memory_full_info().pss for p in self.processes()) / 2**20
 
     def cpu_s(self) -> float:
@@ -80,7 +80,7 @@ class Running:
 
 
 def cpu_s(process: psutil.Process) -> float:
-    """CPU time so far, user's and system's."""
+    """CPU time so far, user and system."""
     times = process.cpu_times()
     return float(times.user + times.system)
 
@@ -93,7 +93,7 @@ def running(
     bodies: Sequence[bytes],
     extra: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Running]:
-    """The server, up and answering; `extra` joins its environment."""
+    """The server, ready to answer; `extra` is added to its environment."""
     port = free_port()
     environment = {
         **os.environ,
@@ -142,18 +142,18 @@ def headers_of(server: Server) -> dict[str, str]:
     return {"Content-Type": kind}
 
 
-def bodies_of(server: Server, pictures: Sequence[bytes]) -> list[bytes]:
+def bodies_of(server: Server, images: Sequence[bytes]) -> list[bytes]:
     if not server.form:
-        return list(pictures)
+        return list(images)
     head = (
         f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="image"; filename="a.jpg"\r\n'
         "Content-Type: image/jpeg\r\n\r\n"
     )
-    return [head.encode() + p + f"\r\n--{_BOUNDARY}--\r\n".encode() for p in pictures]
+    return [head.encode() + p + f"\r\n--{_BOUNDARY}--\r\n".encode() for p in images]
 
 
 def stores(work: Path) -> dict[str, tuple[Store, int]]:
-    """The two networks, as bundles called `bench`, and the side of their input."""
+    """The two networks, as bundles named `bench`, and the side of their input in pixels."""
     small, real = Store(work / "tiny"), Store(work / "resnet50")
     if not small.names():
         tiny_models.add(small.root, "bench", "single")
@@ -173,13 +173,13 @@ def _python(*arguments: str) -> None:
 
 
 def prepare(work: Path) -> None:
-    """The peers' environments."""
+    """Create the peers' environments."""
     work.mkdir(parents=True, exist_ok=True)
     for peer in ("fastapi", "litserve", "bentoml"):
         installed(work, peer)
 
 
-def pictures_of(folder: Path) -> list[bytes]:
+def images_of(folder: Path) -> list[bytes]:
     files = sorted(folder.rglob("*.jpg"))
-    files = files[:: max(1, len(files) // _PICTURES)][:_PICTURES]
+    files = files[:: max(1, len(files) // _IMAGES)][:_IMAGES]
     return [file.read_bytes() for file in files]

@@ -1,15 +1,15 @@
-"""Labrador's service against its peers: same network, pictures, machine, threads; in turn.
+"""Labrador's service against its peers: same network, images, machine and threads; in turn.
 
-python -m benchmarks.serving WORK PICTURES [ROUNDS]
+python -m benchmarks.serving WORK IMAGES [ROUNDS]
 
-WORK gets the peers' environments (pinned in `benchmarks/peers`), the models and the logs; PICTURES
-is a folder of JPEGs. Two networks: ResNet-50 at 224 pixels, where ONNX Runtime alone is the limit,
-and one that takes the mean colour, so that only the server's own cost is left. Every round (three
-by default) starts each server, waits until it answers, warms it up, and measures the highest rate
-with 16 clients and the CPU time of an answer, the time of one request alone, the 99th percentile at
-80 % of the highest rate (open loop, evenly spaced and Poisson arrivals), and the resident memory of
-its processes. Prints the medians, and Labrador at ten times its highest rate. A load during which
-the machine's host took more than a tenth of the cores is repeated once.
+WORK gets the peers' environments (pinned in `benchmarks/peers`), the models and the logs; IMAGES is
+a folder of JPEGs. Two networks: ResNet-50 at 224 pixels, where ONNX Runtime alone is the limit, and
+one that computes the mean colour, which leaves only the server's own cost. Every round (three by
+default) starts each server, waits until it answers, warms it up, and measures the highest rate with
+16 clients and the CPU time per answer, the latency of a lone request, the 99th percentile at 80 %
+of the highest rate (open loop, evenly spaced and Poisson arrivals), and the resident memory of its
+processes. Prints the medians, and Labrador at ten times its highest rate. A load during which the
+host took more than a tenth of the cores away is repeated once.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ from benchmarks.servers import (
     Server,
     bodies_of,
     headers_of,
-    pictures_of,
+    images_of,
     prepare,
     running,
     stores,
@@ -52,8 +52,8 @@ _T = TypeVar("_T")
 
 
 @dataclass
-class Figures:
-    """One list entry a round: answers a second, milliseconds, MB, seconds."""
+class Measurements:
+    """One list entry per round: answers per second, milliseconds, MB, seconds."""
 
     rate: list[float] = field(default_factory=list)
     cpu_ms: list[float] = field(default_factory=list)
@@ -65,14 +65,14 @@ class Figures:
 
 
 def undisturbed(measurement: Callable[[], _T]) -> _T:
-    """What it gives while the host leaves us the cores, or the less disturbed of two attempts."""
-    found: list[tuple[float, _T]] = []
-    while not found or (found[-1][0] > STOLEN and len(found) < ATTEMPTS):
+    """Its result while the host leaves us the cores, or else the less disturbed of two attempts."""
+    results: list[tuple[float, _T]] = []
+    while not results or (results[-1][0] > STOLEN and len(results) < ATTEMPTS):
         stolen_s, began = psutil.cpu_times().steal, time.perf_counter()
         result = measurement()
         stolen_s, wall_s = psutil.cpu_times().steal - stolen_s, time.perf_counter() - began
-        found.append((stolen_s / wall_s / (os.cpu_count() or 1), result))
-    return min(found, key=lambda entry: entry[0])[1]
+        results.append((stolen_s / wall_s / (os.cpu_count() or 1), result))
+    return min(results, key=lambda entry: entry[0])[1]
 
 
 def drive(
@@ -84,24 +84,24 @@ def drive(
     rate: float = 0,
     even: bool = False,
 ) -> Load:
-    """A closed loop of so many clients or, if there are none, an open one of this rate."""
+    """A closed loop of `clients` clients or, if there are none, an open one at `rate`."""
 
     async def session() -> Load:
         load, connector = Load(server.name), aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(connector=connector, headers=headers_of(server)) as http:
             if clients:
-                asking = closed(http, at.url, bodies, clients, seconds, load)
+                load_run = closed(http, at.url, bodies, clients, seconds, load)
             else:
-                asking = opened(http, at.url, bodies, rate, seconds, load, even)
-            await timed(load, asking)
+                load_run = opened(http, at.url, bodies, rate, seconds, load, even)
+            await timed(load, load_run)
         return load
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(session())
 
 
-def measure(server: Server, at: Running, bodies: Sequence[bytes], figures: Figures) -> float:
-    """Fill in the figures; the share of a core that this client needed at the highest rate."""
+def measure(server: Server, at: Running, bodies: Sequence[bytes], found: Measurements) -> float:
+    """Add the measurements; returns the share of a core this client used at the highest rate."""
 
     def load(seconds: float, clients: int = 0, rate: float = 0, even: bool = False) -> Load:
         return undisturbed(lambda: drive(server, at, bodies, seconds, clients, rate, even))
@@ -119,13 +119,13 @@ def measure(server: Server, at: Running, bodies: Sequence[bytes], figures: Figur
     loads = (alone, highest, even, poisson)
     if lost := {code for load in loads for code in load.codes} - {"200"}:
         print(f"{server.name} also answered {', '.join(sorted(lost))}", file=sys.stderr)
-    figures.rate.append(rate)
-    figures.cpu_ms.append(1000 * cpu_s / len(highest.times))
-    figures.alone_ms.append(1000 * median(alone.times))
-    figures.even_p99_ms.append(_p99_ms(even))
-    figures.poisson_p99_ms.append(_p99_ms(poisson))
-    figures.memory_mb.append(at.memory_mb())
-    figures.start_s.append(at.start_s)
+    found.rate.append(rate)
+    found.cpu_ms.append(1000 * cpu_s / len(highest.times))
+    found.alone_ms.append(1000 * median(alone.times))
+    found.even_p99_ms.append(_p99_ms(even))
+    found.poisson_p99_ms.append(_p99_ms(poisson))
+    found.memory_mb.append(at.memory_mb())
+    found.start_s.append(at.start_s)
     return highest.client_cpu_s / highest.wall_s
 
 
@@ -134,19 +134,19 @@ def _p99_ms(load: Load) -> float:
 
 
 def overload(at: Running, bodies: Sequence[bytes], rate: float) -> str:
-    """Ten times the highest rate: what is still answered, and how fast the rest is refused."""
+    """Ten times the highest rate: how much is still answered, and how fast the rest is refused."""
     load = undisturbed(lambda: drive(LABRADOR, at, bodies, SECONDS, rate=10 * rate))
     p50, p99 = 1000 * np.quantile(load.shed_times or [np.nan], [0.5, 0.99])
     return (
         f"At ten times that: {len(load.times) / load.wall_s / rate:.2f} of the highest rate is"
         f" answered (goal 0.95); {len(load.shed_times)} refused in {p50:.0f} ms, 99 % within"
-        f" {p99:.0f} ms (goal 20); {dict(load.codes)}; the client took"
+        f" {p99:.0f} ms (goal 20); {dict(load.codes)}; the client used"
         f" {load.client_cpu_s / load.wall_s:.0%} of a core"
     )
 
 
 def limit(model: Path, side_px: int) -> float:
-    """Images a second of ONNX Runtime alone, at its best batch."""
+    """Images per second of ONNX Runtime alone, at its best batch size."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = THREADS
     session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
@@ -162,8 +162,14 @@ def limit(model: Path, side_px: int) -> float:
     return best
 
 
-def table(name: str, found: dict[str, Figures], limits: Sequence[float]) -> str:
-    heads = [name, "answers/s", "to ONNX Runtime alone", "to FastAPI", "CPU ms an answer"]
+def table(name: str, found: dict[str, Measurements], limits: Sequence[float]) -> str:
+    heads = [
+        name,
+        "answers/s",
+        "relative to ONNX Runtime alone",
+        "relative to FastAPI",
+        "CPU ms per answer",
+    ]
     heads += ["alone, ms", "p99 / alone, even", "p99 / alone, Poisson", "MB", "start, s"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     lines.append(f"| ONNX Runtime alone | {median(limits):.0f} | 1.00 |{' |' * 7}")
@@ -185,11 +191,11 @@ def _ratio(these: Sequence[float], those: Sequence[float]) -> float:
 def main(work: Path, folder: Path, rounds: int) -> None:
     print(f"{processor()}\n")
     prepare(work)
-    pictures = pictures_of(folder)
-    size_kib = np.mean([len(p) for p in pictures]) / 1024
-    print(f"{len(pictures)} pictures of {size_kib:.0f} KiB; {THREADS} cores; {rounds} rounds\n")
+    images = images_of(folder)
+    size_kib = np.mean([len(p) for p in images]) / 1024
+    print(f"{len(images)} images of {size_kib:.0f} KiB; {THREADS} cores; {rounds} rounds\n")
     for name, (store, side_px) in stores(work).items():
-        found = {server.name: Figures() for server in SERVERS}
+        found = {server.name: Measurements() for server in SERVERS}
         limits: list[float] = []
         clients: list[float] = []
         last = ""
@@ -197,7 +203,7 @@ def main(work: Path, folder: Path, rounds: int) -> None:
             model = store.path("bench") / MODEL_FILE
             limits.append(undisturbed(partial(limit, model, side_px)))
             for server in SERVERS:
-                bodies = bodies_of(server, pictures)
+                bodies = bodies_of(server, images)
                 with running(server, work, store, bodies) as at:
                     own = found[server.name]
                     clients.append(measure(server, at, bodies, own))
@@ -206,7 +212,7 @@ def main(work: Path, folder: Path, rounds: int) -> None:
                     if server is LABRADOR:
                         last = overload(at, bodies, own.rate[-1])
         print(table(name, found, limits))
-        print(f"\n{last}\nThe client took {median(clients):.0%} of a core.\n", flush=True)
+        print(f"\n{last}\nThe client used {median(clients):.0%} of a core.\n", flush=True)
 
 
 if __name__ == "__main__":

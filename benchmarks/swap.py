@@ -3,8 +3,9 @@
 python -m benchmarks.swap [SWAPS]
 
 Serves a tiny model with `RELOAD_S`, moves RELEASED back and forth between two versions whose
-answers differ, and asks all the time. Prints the swaps that the service counted, how many requests
-failed and how many answers had the probabilities of another version than they named.
+probabilities differ, and sends requests all the time. Prints the swaps that the service counted,
+how many requests failed, and how many answers had the probabilities of another version than the
+one they named.
 """
 
 import sys
@@ -31,7 +32,7 @@ _WEIGHTS = {1: tiny_models.WEIGHTS, 2: tiny_models.WEIGHTS * 0.5}
 
 @dataclass
 class Tally:
-    """What the clients saw; lists, as several threads add to them.
+    """What the clients saw; in lists, as several threads append to them.
 
     versions: of each answer; mixed: of those whose probabilities are another version's.
     """
@@ -43,16 +44,16 @@ class Tally:
 
 
 def fill(root: Path) -> Store:
-    """A store with both versions, of which the first is released."""
+    """A store with both versions; the first is released."""
     for weights in _WEIGHTS.values():
         tiny_models.add(root, "pets", "single", weights=weights)
     return Store(root)
 
 
 def measure(url: str, store: Store, swaps: int) -> Tally:
-    """Swap so often in a server of one worker that follows the store.
+    """Swap this many times, in a server with one worker that follows the store.
 
-    Before each swap, and after the last, the version at work has answered some requests.
+    Before each swap, and after the last, the current version has answered some requests.
     """
     before = metric(url, _series("swapped"))
 
@@ -72,7 +73,7 @@ def measure(url: str, store: Store, swaps: int) -> Tally:
             if number:
                 store.release("pets", 1 + number % 2)
             _wait_for(swapped, number)
-            # of the answers that come now, a client's first may still be the version before's
+            # each client's first answer from now on may still come from the previous version
             _wait_for(answered, answered() + 2 * _CLIENTS)
     finally:
         stopped.set()
@@ -86,8 +87,8 @@ def measure(url: str, store: Store, swaps: int) -> Tally:
 
 
 def _ask(url: str, stopped: threading.Event, tally: Tally) -> None:
-    picture = tiny_models.picture((180, 90, 60))
-    pixels = decode(picture, Preprocess(image_size_px=tiny_models.SIZE_PX, crop_fraction=0.9))
+    image = tiny_models.picture((180, 90, 60))
+    pixels = decode(image, Preprocess(image_size_px=tiny_models.SIZE_PX, crop_fraction=0.9))
     expected = {
         version: float(tiny_models.reference_scores(pixels[None], "single", weights).max())
         for version, weights in _WEIGHTS.items()
@@ -95,7 +96,7 @@ def _ask(url: str, stopped: threading.Event, tally: Tally) -> None:
     with httpx.Client(timeout=10) as client:
         while not stopped.is_set():
             try:
-                answer = client.post(f"{url}/classify", content=picture)
+                answer = client.post(f"{url}/classify", content=image)
                 answer.raise_for_status()
             except httpx.HTTPError as error:
                 tally.failures.append(repr(error))
@@ -111,7 +112,7 @@ def _wait_for(count: Callable[[], int], least: int) -> None:
     end_s = time.monotonic() + _WITHIN_S
     while count() < least:
         if time.monotonic() > end_s:
-            raise TimeoutError(f"{count()} came of {least} swaps or answers")
+            raise TimeoutError(f"only {count()} of {least} swaps or answers came")
         time.sleep(0.01)
 
 
@@ -129,7 +130,7 @@ def main(swaps: int) -> None:
             seconds = time.perf_counter() - began
     print(
         f"{tally.swaps} swaps in {seconds:.0f} s; {len(tally.versions)} answers, of which"
-        f" {len(tally.mixed)} of mixed versions; {len(tally.failures)} failures"
+        f" {len(tally.mixed)} mix versions; {len(tally.failures)} failures"
     )
 
 

@@ -1,11 +1,11 @@
-"""Labrador against fastai: same images, split, initial weights, epochs, threads; in turn.
+"""Labrador against fastai: same images, split, initial weights, epochs and threads; in turn.
 
 python -m benchmarks.training FOLDER WORK [SEEDS]
 
 FOLDER holds `caltech101/`, `voc2007/` and `weights/resnet18-distilled.pth`; WORK gets fastai's
-environment (pinned in `benchmarks/peers/fastai.txt`), the runs and `training.jsonl`, with which an
-interrupted call goes on. Each seed (three by default) is a pair: fastai, then Labrador. Prints the
-README's table: medians of both, the ratio of each pair, and the targets.
+environment (pinned in `benchmarks/peers/fastai.txt`), the runs and `training.jsonl`, from which an
+interrupted call resumes. Each seed (three by default) is a pair: fastai, then Labrador. Prints the
+README's table: medians of both, the ratio of each pair, and the goals.
 """
 
 import csv
@@ -40,10 +40,10 @@ FREEZE_EPOCHS, EPOCHS, SIZE_PX = 1, 3, 128
 
 @dataclass(frozen=True)
 class Result:
-    """One training: seconds since the process began at each epoch's end, and what it came to.
+    """One training: seconds from the process's start to the end of each epoch, and the results.
 
     wrong: error, or 1 - mean average precision, after each epoch; low and high: the last one's
-    95 % bootstrap interval. images_per_s: of the epochs in which the whole network trained.
+    95 % bootstrap interval. images_per_s: of the epochs in which the whole network was trained.
     """
 
     program: str
@@ -57,7 +57,7 @@ class Result:
 
 
 def table_of(folder: Path, name: str, work: Path) -> tuple[Path, Path]:
-    """A CSV with the split that both train with, and the folder of its images."""
+    """A CSV with the split that both use, and the folder of its images."""
     path, task = SETS[name]
     images = prepare(Recipe(data=str(folder / path), task=task))
     file = work / f"{Path(path).parts[0]}.csv"
@@ -106,17 +106,17 @@ def labrador(folder: Path, name: str, work: Path, seed: int) -> Result:
     command = [sys.executable, "-m", "training", "train", file, *words]
     seconds, _ = _timed(command, "phase ")
     epochs = [json.loads(line) for line in (out / run_folder.EPOCHS_FILE).read_text().splitlines()]
-    figure = evaluate.HEADLINE[SETS[name][1]]
-    last = run_folder.read(out).outcome.metrics[figure]
+    headline = evaluate.HEADLINE[SETS[name][1]]
+    last = run_folder.read(out).outcome.metrics[headline]
     ends = (last.value, last.low, last.high)
     if SETS[name][1] == "multi":
         ends = (1 - last.value, 1 - last.high, 1 - last.low)
-    each = [e[figure] if figure == "error" else 1 - e[figure] for e in epochs]
+    each = [e[headline] if headline == "error" else 1 - e[headline] for e in epochs]
     return _result("Labrador", name, seed, seconds, [(w, *ends[1:]) for w in each], epochs)
 
 
 def _timed(command: Sequence[object], start: str = "{") -> tuple[list[float], list[str]]:
-    """Run; seconds since the start at which each line that starts so came, and the lines."""
+    """Run; returns the seconds from launch to each line beginning with `start`, and those lines."""
     began = time.perf_counter()
     threads = {"OMP_NUM_THREADS": str(os.cpu_count())}
     process = subprocess.Popen(
@@ -139,10 +139,10 @@ def _timed(command: Sequence[object], start: str = "{") -> tuple[list[float], li
 def _wrong(task: Task, scores: Any, targets: Any) -> tuple[float, float, float]:
     """Error, or 1 - mAP, and its 95 % interval."""
     predicted = decide(scores, None)
-    figures = metrics.with_intervals(
-        evaluate.figures(task, scores, predicted, targets), len(scores)
+    measured = metrics.with_intervals(
+        evaluate.task_metrics(task, scores, predicted, targets), len(scores)
     )
-    found = figures[evaluate.HEADLINE[task]]
+    found = measured[evaluate.HEADLINE[task]]
     if task == "single":
         return found.value, found.low, found.high
     return 1 - found.value, 1 - found.high, 1 - found.low
@@ -156,8 +156,8 @@ def _result(
     measured: list[tuple[float, float, float]],
     epochs: list[dict[str, Any]],
 ) -> Result:
-    rates = [epoch["images_per_s"] for epoch in epochs if epoch["phase"] == "whole"]
-    return Result(program, name, seed, seconds, [m[0] for m in measured], *measured[-1][1:], rates)
+    speeds = [epoch["images_per_s"] for epoch in epochs if epoch["phase"] == "whole"]
+    return Result(program, name, seed, seconds, [m[0] for m in measured], *measured[-1][1:], speeds)
 
 
 def report(results: Sequence[Result]) -> str:
@@ -183,9 +183,9 @@ def report(results: Sequence[Result]) -> str:
                 [(median(a.images_per_s), median(b.images_per_s)) for a, b in pairs],
                 "≥ 2.0",
             ),
-            ("seconds in all", [(a.seconds[-1], b.seconds[-1]) for a, b in pairs], ""),
+            ("seconds in total", [(a.seconds[-1], b.seconds[-1]) for a, b in pairs], ""),
             (
-                "seconds to fastai's last figure",
+                "seconds to reach fastai's final metric",
                 [(a.seconds[-1], s) for (a, _), s in zip(pairs, reached, strict=True)],
                 "≤ 0.5",
             ),
@@ -211,7 +211,7 @@ def report(results: Sequence[Result]) -> str:
 
 
 def _reached(peer: Result, ours: Result) -> float:
-    """Seconds until our figure is as good as the peer's last; infinite if it never is."""
+    """Seconds until our metric is as good as the peer's last; infinite if it never is."""
     pairs = zip(ours.seconds, ours.wrong, strict=True)
     return next((s for s, wrong in pairs if wrong <= peer.wrong[-1]), float("inf"))
 

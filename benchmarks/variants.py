@@ -1,10 +1,10 @@
-"""What the precisions of a bundle cost and bring, on this CPU.
+"""The size, speed and accuracy of a bundle's precisions, on this CPU.
 
 python -m benchmarks.variants BUNDLE...
 
-BUNDLE is the folder of an exported bundle with variants. Prints size, images a second in batches of
-8 (ONNX Runtime, one thread, the precisions in turn, median of nine rounds), and what each gate
-measured on the held-out images.
+BUNDLE is the folder of an exported bundle with variants. Prints size, images per second in batches
+of 8 (ONNX Runtime, one thread, the precisions in turn, median of nine rounds), and what each gate
+measured on the validation images.
 """
 
 import sys

@@ -1,6 +1,6 @@
-"""Ask a running service about images: python examples/client.py URL IMAGE... [--task multi]
+"""Sends images to a running service: python examples/client.py URL IMAGE... [--task multi]
 
-Stands alone: copy it. It needs httpx.
+Self-contained: copy it. It needs only httpx.
 """
 
 import argparse
@@ -28,11 +28,11 @@ class RefusedError(Exception):
 def ask(
     url: str, images: Sequence[bytes], task: str = "single", key: str = "", **parameters: str
 ) -> list[dict[str, Any]]:
-    """One result an image, in order: {"predictions": […]}, {"tags": […]} or {"error": {…}}.
+    """One result per image, in order: {"predictions": […]}, {"tags": […]} or {"error": {…}}.
 
-    task: single or multi. parameters: model, and top_k (single) or threshold (multi). key: where
-    the service asks for one. Waits and tries again where the service has too much to do. Raises
-    RefusedError if the whole request fails, httpx.HTTPError if what answers is not the service.
+    task: single or multi. parameters: model, and top_k (single) or threshold (multi). key: if
+    the service requires one. Waits and retries if the service is overloaded. Raises RefusedError if
+    the whole request fails, httpx.HTTPError if the response is not from the service.
     """
     parts = [("image", image) for image in images]
     headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -44,18 +44,18 @@ def ask(
             break
         time.sleep(int(response.headers["Retry-After"]))
     if response.headers.get("content-type") != "application/problem+json":
-        response.raise_for_status()  # a proxy in front has words of its own
+        response.raise_for_status()  # a proxy in front has its own error format
     answer: dict[str, Any] = response.json()
     if response.is_success:
         results: list[dict[str, Any]] = answer.get("results", [answer])
         return results
-    if len(images) == 1 and answer["code"] in _OF_ONE_IMAGE:  # as it would come in a batch
+    if len(images) == 1 and answer["code"] in _OF_ONE_IMAGE:  # as in a request with several images
         return [{"error": answer}]
     raise RefusedError(answer)
 
 
-def told(result: dict[str, Any]) -> str:
-    """One image's result as a line for a person."""
+def as_text(result: dict[str, Any]) -> str:
+    """One image's result as a line of text."""
     if "error" in result:
         return f"error: {result['error']['detail']}"
     found = result["predictions"] if "predictions" in result else result["tags"]
@@ -64,7 +64,7 @@ def told(result: dict[str, Any]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("url", help="as in http://localhost:3000")
+    parser.add_argument("url", help="such as http://localhost:3000")
     parser.add_argument("images", nargs="+", type=Path)
     parser.add_argument("--task", choices=sorted(_PATHS), default="single")
     options = parser.parse_args()
@@ -75,7 +75,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     for file, result in zip(options.images, results, strict=True):
-        print(f"{file}: {told(result)}")
+        print(f"{file}: {as_text(result)}")
     return 0
 
 

@@ -1,6 +1,6 @@
-"""From a folder of images to an answer, in Python: train, export, ask.
+"""From a folder of images to a prediction, in Python: train, export, predict.
 
-python -m examples.python_api FOLDER WORK     # FOLDER: one folder a label inside; WORK: a new one
+python -m examples.python_api FOLDER WORK     # FOLDER: one subfolder per label; WORK: a new folder
 """
 
 import sys
@@ -24,16 +24,16 @@ NAME = "mine"
 
 
 def build(recipe: Recipe, work: Path) -> Path:
-    """Train as the recipe says, and export through the gate; the folder of the bundle."""
+    """Train by the recipe and export through the gate; returns the folder of the bundle."""
     path = train(recipe, work / "run")
     return export(run_folder.read(path), NAME, Store(work / "models"))
 
 
 class Model:
-    """A bundle, loaded as the service loads it: checked, and proved on its golden images."""
+    """A bundle, loaded as by the service: verified, and tested on its golden images."""
 
     def __init__(self, path: Path) -> None:
-        """Raises BundleError if the bundle is damaged, GateError if it answers wrongly."""
+        """Raises BundleError if the bundle is corrupt, GateError if its scores are wrong."""
         whole = bundle.read(path)
         self.manifest = whole.manifest
         self._session: Session = open_proved(
@@ -41,14 +41,14 @@ class Model:
         )
 
     def classify(self, image: bytes, top_k: int = 1) -> Sequence[Prediction]:
-        """The likeliest labels of one JPEG, PNG or WebP file, as POST /classify gives them."""
+        """The likeliest labels of one JPEG, PNG or WebP file, as POST /classify returns them."""
         pixels = decode(image, self.manifest.preprocess)  # uint8 [S, S, 3]
         scores = self._session.run(pixels[None])[0]  # float32 [C]
         return decision.classify(scores, self.manifest, top_k)
 
 
 def main(folder: Path, work: Path, **options: Any) -> None:
-    """options: of the recipe; what is not given here or there keeps its default."""
+    """options: of the recipe; those given neither here nor below keep their defaults."""
     chosen = {"data": str(folder), "arch": "resnet18", "image_size": 128, "epochs": 3} | options
     model = Model(build(Recipe.model_validate(chosen), work))
     file = next(file for file in sorted(folder.rglob("*")) if file.is_file())

@@ -1,4 +1,4 @@
-"""The contract between training and serving: what a model is, from bytes to a decision.
+"""The contract between training and serving: what a model is, from image bytes to a decision.
 
-Imports numpy, Pillow and pydantic only; never torch, bentoml or onnxruntime.
+Imports only numpy, Pillow and pydantic; never torch, bentoml or onnxruntime.
 """

@@ -1,7 +1,7 @@
 """Write and read a bundle: one folder with the network, its manifest and its golden images.
 
-A bundle is written beside its place, synced to the disk and renamed; the manifest comes last.
-So a folder with its right name and a manifest is whole.
+A bundle is written to a temporary folder next to its destination, synced to disk and renamed; the
+manifest is written last. So a folder that has its final name and a manifest is complete.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ UNFINISHED_PREFIX = ".unfinished-"
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose every byte was checked. `files` are the very bytes that were hashed."""
+    """A bundle whose files all match their hashes. `files`: the exact bytes that were hashed."""
 
     path: Path
     manifest: Manifest
@@ -39,14 +39,14 @@ def sha256(data: bytes) -> str:
 
 
 def hashes(files: Mapping[str, bytes]) -> dict[str, str]:
-    """sha256 of each file, sorted by path: a manifest's `files`."""
+    """sha256 of each file, sorted by path: the `files` of a manifest."""
     return {path: sha256(data) for path, data in sorted(files.items())}
 
 
 def write(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None:
-    """Write the bundle to the folder `path`, which must not exist: all of it or nothing.
+    """Write the bundle to the folder `path`, which must not exist yet, completely or not at all.
 
-    Raises BundleError if `path` exists or the manifest's hashes are not those of `files`.
+    Raises BundleError if `path` exists or the manifest's hashes do not match `files`.
     """
     if manifest.files != hashes(files):
         raise BundleError(f"{path}: the manifest does not list these files")
@@ -60,12 +60,12 @@ def write(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None:
         _write_synced(unfinished / MANIFEST_FILE, text)
         for folder, _, _ in os.walk(unfinished):
             sync_folder(Path(folder))
-        unfinished.chmod(0o755)  # mkdtemp makes it private
+        unfinished.chmod(0o755)  # mkdtemp creates it as 0o700
         try:
             unfinished.rename(path)
         except OSError as error:
             if path.exists():
-                raise BundleError(f"{path} exists already; a bundle is never changed") from error
+                raise BundleError(f"{path} already exists; a bundle is never changed") from error
             raise
         sync_folder(path.parent)
     finally:
@@ -75,8 +75,8 @@ def write(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None:
 def read(path: Path) -> Bundle:
     """Read and check the bundle in the folder `path`.
 
-    Raises BundleError, in one line that names the file, if the manifest is missing, changed or
-    invalid, or any file is missing, changed, not listed or a symbolic link.
+    Raises BundleError, with one line that names the file, if the manifest is missing, corrupt or
+    invalid, or if any file is missing, corrupt, not listed or a symbolic link.
     """
     manifest = read_manifest(path)
     listed = {MANIFEST_FILE, MANIFEST_HASH_FILE, *manifest.files}
@@ -92,20 +92,20 @@ def read(path: Path) -> Bundle:
         except OSError as error:
             raise BundleError(f"{path / name} cannot be read: {error.strerror}") from error
         if sha256(files[name]) != expected:
-            raise BundleError(f"{path / name} was changed: its sha256 is not the manifest's")
+            raise BundleError(f"{path / name} is corrupt: its sha256 is not the manifest's")
     return Bundle(path, manifest, files)
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest of the bundle in the folder `path`, without reading the other files."""
+    """Read the manifest of the bundle in the folder `path`, without reading the other files."""
     file = path / MANIFEST_FILE
     try:
         text, hash_line = file.read_bytes(), (path / MANIFEST_HASH_FILE).read_bytes()
         if hash_line != _hash_line(text):
-            raise BundleError(f"{file} was changed: its sha256 is not that in {MANIFEST_HASH_FILE}")
+            raise BundleError(f"{file} is corrupt: its sha256 is not that in {MANIFEST_HASH_FILE}")
         return Manifest.model_validate_json(text)
     except OSError as error:
-        raise BundleError(f"{path} is no bundle: {error.filename} cannot be read") from error
+        raise BundleError(f"{path} is not a bundle: {error.filename} cannot be read") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the text"
@@ -114,20 +114,20 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replace the file `path` by one holding `data`: readers see the old one or the new one."""
+    """Replace the file `path` with one that holds `data`: readers see either the old or the new."""
     handle, name = tempfile.mkstemp(prefix=UNFINISHED_PREFIX, dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o644)  # mkstemp makes it private
+        os.chmod(name, 0o644)  # mkstemp creates it as 0o600
         os.replace(name, path)
     except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
         if isinstance(error, OSError):
-            error.filename, error.filename2 = str(path), None  # a full disk's error names no file
+            error.filename, error.filename2 = str(path), None  # ENOSPC from write() names no file
         raise
     sync_folder(path.parent)
 
@@ -141,7 +141,7 @@ def sync_folder(path: Path) -> None:
 
 
 def _hash_line(text: bytes) -> bytes:
-    """The content of `manifest.sha256`, as `sha256sum --check` reads it."""
+    """The content of `manifest.sha256`, in the format of `sha256sum --check`."""
     return f"{sha256(text)}  {MANIFEST_FILE}\n".encode()
 
 

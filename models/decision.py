@@ -1,6 +1,6 @@
-"""Scores to decisions. Serving, evaluation and the gates all decide here.
+"""From scores to decisions, shared by serving, evaluation and the gates.
 
-Scores are float32 probabilities in [0, 1], one a label, in the order of the labels.
+Scores are float32 probabilities in [0, 1], one per label, in the order of the labels.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ class Tag:
 
 
 def rank(scores: NDArray[np.float32]) -> NDArray[np.intp]:
-    """Indices of the labels `[..., C]` by falling score; equal scores keep the labels' order."""
+    """Label indices `[..., C]` by descending score; equal scores keep the order of the labels."""
     return np.argsort(-scores, kind="stable")
 
 
@@ -39,7 +39,7 @@ def above(
 
 
 def classify(scores: NDArray[np.float32], manifest: Manifest, top_k: int) -> list[Prediction]:
-    """The `top_k` likeliest labels of one image, likeliest first. scores: `[C]`.
+    """The `top_k` most likely labels of one image, most likely first. scores: `[C]`.
 
     Raises BadParameter unless 1 ≤ top_k ≤ number of labels.
     """
@@ -50,9 +50,9 @@ def classify(scores: NDArray[np.float32], manifest: Manifest, top_k: int) -> lis
 def tag(
     scores: NDArray[np.float32], manifest: Manifest, threshold: float | None = None
 ) -> list[Tag]:
-    """The labels one image has, likeliest first; none is an answer too. scores: `[C]`.
+    """The labels of one image, most likely first; there may be none. scores: `[C]`.
 
-    `threshold` in [0, 1] replaces every label's own; BadParameter outside.
+    `threshold` replaces every label's own threshold. Raises BadParameter if it is outside [0, 1].
     """
     if manifest.thresholds is None:
         raise ValueError(f"{manifest.name} is single-label: it has no thresholds")
@@ -75,6 +75,6 @@ def check_top_k(top_k: int, manifest: Manifest) -> None:
 
 
 def check_threshold(threshold: float) -> None:
-    """Raises BadParameter outside of [0, 1]."""
+    """Raises BadParameter unless 0 ≤ threshold ≤ 1."""
     if not 0 <= threshold <= 1:
         raise BadParameter(f"threshold={threshold}: use a number from 0 to 1")

@@ -1,6 +1,6 @@
-"""The errors of the project. Each knows its code and HTTP status; commands print its message.
+"""The project's errors. Each has a code and an HTTP status; commands print its message.
 
-A message names the bad value and the valid choices, and never quotes raw bytes of a client.
+A message names the bad value and the valid choices, and never quotes a client's raw bytes.
 """
 
 from http import HTTPStatus
@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 
 
 class LabradorError(Exception):
-    """Everything the project refuses or fails at, with a message for the person who asked."""
+    """Base class of all errors that the project raises, with a message for the user."""
 
     code: ClassVar[str] = "internal"
     status: ClassVar[HTTPStatus] = HTTPStatus.INTERNAL_SERVER_ERROR
 
     def problem(self) -> dict[str, Any]:
-        """The error as an RFC 9457 problem object, with `code` as its extension."""
+        """The error as an RFC 9457 problem object, with the extension member `code`."""
         return {
             "type": "about:blank",
             "title": self.status.phrase,
@@ -24,34 +24,34 @@ class LabradorError(Exception):
         }
 
 
-# What a command refuses.
+# Errors of the commands.
 
 
 class RecipeError(LabradorError):
-    """An option or recipe value that cannot be used."""
+    """An invalid option or recipe value."""
 
 
 class DataError(LabradorError):
-    """Images or labels that cannot be trained on or evaluated."""
+    """Images or labels that cannot be used for training or evaluation."""
 
 
 class RunError(LabradorError):
-    """A run folder that is missing, incomplete or in the way."""
+    """A run folder that is missing or incomplete, or that already exists."""
 
 
 class BundleError(LabradorError):
-    """A bundle that is missing, incomplete, changed or contradicts itself."""
+    """A bundle that is missing, incomplete, corrupt or inconsistent."""
 
 
 class GateError(LabradorError):
-    """A model whose answers differ from what they must be."""
+    """A model whose scores differ from the expected ones."""
 
 
 class ReleaseError(LabradorError):
-    """A model that must not take the released one's place."""
+    """A model that must not replace the released one."""
 
 
-# What a request can be answered with.
+# Errors that a request can be answered with.
 
 
 class BadParameter(LabradorError):

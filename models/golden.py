@@ -1,7 +1,7 @@
-"""Golden images: validation images in every odd form a file can have, and their scores.
+"""Golden images: validation images in every unusual encoding a file can have, and their scores.
 
-Whoever runs a bundle proves on them that bytes still become the same probabilities: the export's
-gate, and every serving process before it says that it is ready.
+They verify that the same bytes still give the same probabilities: in the gate of an export, and in
+every serving process before it reports that it is ready.
 """
 
 import io
@@ -29,40 +29,40 @@ Runner = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far two sets of scores are apart, and how many decisions differ."""
+    """The largest difference between two sets of scores, and how many decisions differ."""
 
     max_difference: float
     flips: int
 
 
-def forms(pictures: Sequence[bytes]) -> dict[str, bytes]:
-    """The pictures re-encoded, each into the next odd form, cyclically: file name -> bytes.
+def forms(images: Sequence[bytes]) -> dict[str, bytes]:
+    """Re-encode the images, one in each of the unusual encodings: file name -> bytes.
 
-    At least one picture; there are as many files as forms.
+    Takes at least one image and repeats the images in turn. Returns one file per encoding.
     """
     files = {}
     for number, (name, encode) in enumerate(_FORMS.items()):
-        picture = load(pictures[number % len(pictures)], shorter_px=384)
-        picture.thumbnail((384, 384))
-        files[f"golden/{name}"] = encode(picture)
+        image = load(images[number % len(images)], shorter_px=384)
+        image.thumbnail((384, 384))
+        files[f"golden/{name}"] = encode(image)
     return files
 
 
 def scores_file(names: Sequence[str], scores: NDArray[np.float32]) -> bytes:
-    """The content of `golden/scores.json`: each file's scores, float32 `[N, C]`, exactly."""
+    """The content of `golden/scores.json`: the scores of each file, float32 `[N, C]`, exactly."""
     table = {name: row.tolist() for name, row in zip(names, scores, strict=True)}
     return json.dumps(table, indent=1).encode()
 
 
 def inputs(files: Mapping[str, bytes], preprocess: Preprocess) -> NDArray[np.uint8]:
-    """The golden files through the preprocessing: uint8 `[N, S, S, 3]`."""
+    """Decode and preprocess the golden files: uint8 `[N, S, S, 3]`."""
     return np.stack([decode(data, preprocess) for data in files.values()])
 
 
 def check(bundle: Bundle, run: Runner, tolerance: float) -> Agreement:
-    """Prove that `run` gives the bundle's golden scores, for all images at once and for one alone.
+    """Check that `run` gives the bundle's golden scores, for a batch of all images and for one.
 
-    Raises GateError if a score is more than `tolerance` off or the answer's shape is wrong.
+    Raises GateError if a score is off by more than `tolerance` or the scores' shape is wrong.
     """
     return check_files(bundle.files, bundle.manifest, run, tolerance)
 
@@ -70,7 +70,7 @@ def check(bundle: Bundle, run: Runner, tolerance: float) -> Agreement:
 def check_files(
     files: Mapping[str, bytes], contract: Contract | Manifest, run: Runner, tolerance: float
 ) -> Agreement:
-    """The same before there is a bundle: the golden images and their scores are among `files`."""
+    """As `check`, before there is a bundle: `files` has the golden images and their scores."""
     table = json.loads(files[GOLDEN_SCORES_FILE])
     expected = np.array(list(table.values()), np.float32)
     images = inputs({name: files[name] for name in table}, contract.preprocess)
@@ -88,14 +88,14 @@ def compare(
 ) -> Agreement:
     """Compare scores `[N, C]`; raises GateError as `check` does.
 
-    Flips are first labels, or labels at their thresholds, that differ. Within the tolerance they
-    happen only where the margin is that small, so they are counted and not refused.
+    A flip is a top label (single-label) or a tag (multi-label) that differs. Within the tolerance
+    a flip needs a margin just as small, so flips are counted, not refused.
     """
     if got.shape != expected.shape:
         raise GateError(f"scores have the shape {got.shape}, not {expected.shape}")
     difference = np.abs(got - expected)
     worst = float(difference.max(initial=0.0))
-    if not worst <= tolerance:  # a NaN is not ≤ anything
+    if not worst <= tolerance:  # also true for NaN
         row, label = np.unravel_index(int(np.argmax(difference)), difference.shape)
         raise GateError(
             f"scores differ by {worst:.2g}, more than {tolerance:.2g}: image {row}, label"
@@ -108,40 +108,40 @@ def compare(
     return Agreement(worst, int(flips.sum()))
 
 
-def _encoded(picture: Image.Image, form: str, **options: Any) -> bytes:
+def _encoded(image: Image.Image, form: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, form, **options)
+    image.save(buffer, form, **options)
     return buffer.getvalue()
 
 
-def _turned(picture: Image.Image) -> bytes:
+def _rotated(image: Image.Image) -> bytes:
     exif = Image.Exif()
     exif[0x0112] = 6
-    turned = picture.transpose(Image.Transpose.ROTATE_90)
-    return _encoded(turned, "JPEG", quality=92, exif=exif)
+    rotated = image.transpose(Image.Transpose.ROTATE_90)
+    return _encoded(rotated, "JPEG", quality=92, exif=exif)
 
 
-def _transparent(picture: Image.Image) -> bytes:
-    mask = Image.linear_gradient("L").resize(picture.size)
-    translucent = picture.copy()
+def _transparent(image: Image.Image) -> bytes:
+    mask = Image.linear_gradient("L").resize(image.size)
+    translucent = image.copy()
     translucent.putalpha(mask)
     return _encoded(translucent, "PNG")
 
 
-def _sixteen_bit(picture: Image.Image) -> bytes:
-    samples = np.asarray(picture.convert("L")).astype(np.uint16) * 257
+def _sixteen_bit(image: Image.Image) -> bytes:
+    samples = np.asarray(image.convert("L")).astype(np.uint16) * 257
     return _encoded(Image.fromarray(samples), "PNG")
 
 
 _FORMS: dict[str, Callable[[Image.Image], bytes]] = {
-    "baseline.jpg": lambda picture: _encoded(picture, "JPEG", quality=92),
-    "progressive.jpg": lambda picture: _encoded(picture, "JPEG", quality=92, progressive=True),
-    "exif-turned.jpg": _turned,
-    "cmyk.jpg": lambda picture: _encoded(picture.convert("CMYK"), "JPEG", quality=92),
-    "grey.jpg": lambda picture: _encoded(picture.convert("L"), "JPEG", quality=92),
-    "png-named.jpg": lambda picture: _encoded(picture, "PNG"),
-    "palette.png": lambda picture: _encoded(picture.quantize(64), "PNG", transparency=0),
+    "baseline.jpg": lambda image: _encoded(image, "JPEG", quality=92),
+    "progressive.jpg": lambda image: _encoded(image, "JPEG", quality=92, progressive=True),
+    "exif-turned.jpg": _rotated,
+    "cmyk.jpg": lambda image: _encoded(image.convert("CMYK"), "JPEG", quality=92),
+    "grey.jpg": lambda image: _encoded(image.convert("L"), "JPEG", quality=92),
+    "png-named.jpg": lambda image: _encoded(image, "PNG"),
+    "palette.png": lambda image: _encoded(image.quantize(64), "PNG", transparency=0),
     "sixteen-bit.png": _sixteen_bit,
     "transparent.png": _transparent,
-    "lossy.webp": lambda picture: _encoded(picture, "WEBP", quality=90),
+    "lossy.webp": lambda image: _encoded(image, "WEBP", quality=90),
 }

@@ -1,4 +1,4 @@
-"""What this process may compute with: CPU cores, and which processor they are.
+"""The CPU of this process: its model, its instruction set extensions and the usable cores.
 
 Python, torch and ONNX Runtime count the host's cores; a container's quota is in its cgroup.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
 CGROUP = Path("/sys/fs/cgroup")
-_EXTENSIONS = {  # of x86: the kernel's flags, any of which shows it
+_EXTENSIONS = {  # x86 extension -> kernel flags, any of which implies it
     "AVX2": {"avx2"},
     "AVX-512": {"avx512f"},
     "VNNI": {"avx512_vnni", "avx_vnni"},
@@ -20,10 +20,10 @@ _EXTENSIONS = {  # of x86: the kernel's flags, any of which shows it
 
 
 def processor(cpuinfo: Path = CPUINFO) -> str:
-    """The processor's name, and which extensions it has and lacks of those that decide its speed.
+    """The processor's name, and which of the extensions that matter for speed it has and lacks.
 
-    As in `AMD EPYC, with AVX2, AVX-512, VNNI, BF16, without AMX`; the architecture alone where the
-    kernel tells no more, as on macOS.
+    For example `AMD EPYC, with AVX2, AVX-512, VNNI, BF16, without AMX`; only the architecture where
+    the kernel reports no more, as on macOS.
     """
     try:
         lines = cpuinfo.read_text(encoding="utf-8").splitlines()
@@ -36,20 +36,20 @@ def processor(cpuinfo: Path = CPUINFO) -> str:
     flags = set(entries.get("flags", "").split())
     if not flags:
         return name
-    found = [extension for extension, marks in _EXTENSIONS.items() if marks & flags]
+    found = [extension for extension, implying in _EXTENSIONS.items() if implying & flags]
     missing = [extension for extension in _EXTENSIONS if extension not in found]
     listed = [("with", found), ("without", missing)]
-    return ", ".join([name, *(f"{word} {', '.join(those)}" for word, those in listed if those)])
+    return ", ".join([name, *(f"{word} {', '.join(names)}" for word, names in listed if names)])
 
 
 def cpu_cores(cgroup: Path = CGROUP) -> int:
-    """Cores of the cgroup's quota, rounded up, at most those the process may run on; at least 1."""
+    """Usable cores: the cgroup's quota, rounded up, or the process's affinity if it is smaller."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, math.ceil(min(allowed or 1, _quota(cgroup))))
 
 
 def _quota(cgroup: Path) -> float:
-    """Cores of the quota, cgroup v2 or v1; infinite without one."""
+    """The CPU quota in cores, from cgroup v2 or v1; infinity if there is none."""
     try:
         quota, period = (cgroup / "cpu.max").read_text().split()
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What a bundle says about itself: `manifest.json`, read strictly and never changed in memory."""
+"""The schema of a bundle's `manifest.json`: strictly validated, immutable in memory."""
 
 import re
 from pathlib import PurePosixPath
@@ -23,11 +23,11 @@ class Frozen(BaseModel):
 
 
 class Preprocess(Frozen):
-    """How bytes become the network's input; the rest is inside the graph."""
+    """How image bytes become the network's input; everything after that is inside the graph."""
 
     image_size_px: int = Field(ge=8, le=1024, description="side S of the square input")
     crop_fraction: float = Field(
-        gt=0, le=1, description="side of the centred box / shorter side of the picture"
+        gt=0, le=1, description="side of the centred box / shorter side of the image"
     )
 
 
@@ -35,7 +35,7 @@ class Tensors(Frozen):
     """Names of the graph's tensors.
 
     images: uint8 `[N, S, S, 3]`; scores: float32 `[N, C]`, probabilities; maps: float32
-    `[N, C, h, w]`, each position's own logits, or None where the head allows none.
+    `[N, C, h, w]`, the logits of each position, or None where the head does not allow maps.
     """
 
     images: str = "images"
@@ -44,7 +44,7 @@ class Tensors(Frozen):
 
 
 class Metric(Frozen):
-    """A measured figure and its 95 % interval."""
+    """The value of a metric and its 95 % interval."""
 
     value: float
     low: float
@@ -52,7 +52,7 @@ class Metric(Frozen):
 
 
 class Baseline(Frozen):
-    """What the model said on its validation images: the reference for drift."""
+    """The model's predictions on its validation images: the reference for drift."""
 
     label_share: tuple[Probability, ...] = Field(
         description="share of the images for which each label was predicted"
@@ -70,26 +70,26 @@ class Baseline(Frozen):
 
 
 class Gate(Frozen):
-    """What the bytes-to-probability gate measured on one file of the network."""
+    """What the gate, which compares scores from bytes to probability, measured on one ONNX file."""
 
     tolerance: float = Field(gt=0, description="largest allowed difference of a score")
     max_difference: float = Field(
-        ge=0, description="largest difference seen, golden and validation"
+        ge=0, description="largest difference seen, on golden and validation images"
     )
     flips: int = Field(ge=0, description="decisions that changed, all within the tolerance")
-    images: int = Field(ge=0, description="validation images it was compared on")
+    images: int = Field(ge=0, description="number of validation images compared")
     loss: Metric = Field(
-        description="how much worse error or 1 - mAP is than the trained network's; one-sided 95 %"
-        " bounds"
+        description="increase of error or 1 - mAP over the trained network; one-sided 95 % bounds"
     )
     separation_loss: Metric = Field(
-        description="the same of the mean score of images with a label less that of those without"
+        description="decrease of the separation, the mean score of the images with a label minus"
+        " that of those without; one-sided 95 % bounds"
     )
-    metrics: dict[str, float] = Field(description="measured on ONNX Runtime, validation images")
+    metrics: dict[str, float] = Field(description="on the validation images, by ONNX Runtime")
 
 
 class Variant(Frozen):
-    """One file of the network, and what its gate measured."""
+    """One ONNX file of the network, and what its gate measured."""
 
     file: str
     precision: Precision
@@ -97,7 +97,7 @@ class Variant(Frozen):
 
 
 class Release(Frozen):
-    """What was decided when a version took the released one's place, and on what grounds.
+    """The decision to release a version in place of the released one, and the reasons.
 
     difference: candidate minus replaced version in error or 1 - mean average precision, on images
     that neither was trained on; low and high are one-sided 95 % bounds.
@@ -106,9 +106,9 @@ class Release(Frozen):
     verdict: str
     replaced: int | None = Field(ge=1, description="the version released before; None: none was")
     images: int = Field(ge=0)
-    margin: float = Field(gt=0, description="largest upper bound that is let through")
+    margin: float = Field(gt=0, description="largest accepted upper bound of the difference")
     difference: Metric | None
-    worse_labels: tuple[str, ...] = Field(description="worse by more than chance, or gone")
+    worse_labels: tuple[str, ...] = Field(description="worse by more than chance, or missing")
     allowed_labels: tuple[str, ...]
     forced: bool = Field(description="released against the verdict")
 
@@ -119,19 +119,19 @@ class Provenance(Frozen):
     created: str = Field(description="UTC, ISO 8601")
     git_commit: str | None
     recipe: dict[str, Any] = Field(description="as resolved for the run")
-    data_fingerprint: Sha256 = Field(description="over the split: every image's hash and labels")
-    weights: str = Field(description="what the training started from")
+    data_fingerprint: Sha256 = Field(description="hash of the split: each image's hash and labels")
+    weights: str = Field(description="the initial weights of the training")
     weights_sha256: Sha256 | None
     weights_licence: str
     libraries: dict[str, str]
     processor: str = Field(
-        description="what the training began on, as `models.hardware` names it; whether it computed"
-        " in bfloat16, and the last digits of every figure, follow from it"
+        description="the processor the training began on, as named by `models.hardware`; it decides"
+        " whether bfloat16 was used, and the last digits of every metric"
     )
 
 
 class Contract(Frozen):
-    """What a manifest promises of each file of the network, by which they are measured."""
+    """The part of a manifest that each ONNX file of the network must fulfil."""
 
     task: Task
     labels: tuple[str, ...]
@@ -141,7 +141,7 @@ class Contract(Frozen):
 
 
 class Manifest(Frozen):
-    """`manifest.json`. Unknown keys, other schema versions and contradictions are refused."""
+    """`manifest.json`. Unknown keys, other schema versions and inconsistencies are refused."""
 
     schema_version: Literal[1] = 1
     name: Name
@@ -149,7 +149,7 @@ class Manifest(Frozen):
     task: Task
     labels: tuple[str, ...] = Field(min_length=1, description="in the order of the scores")
     thresholds: tuple[Probability, ...] | None = Field(
-        description="multi-label: the score from which each label is a tag; single-label: None"
+        description="multi-label: the lowest score at which each label is a tag; single-label: None"
     )
     temperature: float = Field(gt=0, description="divides the logits, inside the graph")
     preprocess: Preprocess
@@ -159,14 +159,15 @@ class Manifest(Frozen):
     metrics: dict[str, Metric]
     baseline: Baseline
     training_images: str = Field(
-        description="file of the training images' sha256, one a line: later comparisons skip them"
+        description="file with the sha256 of each training image, one per line; a later comparison"
+        " leaves these images out"
     )
     release: Release | None = Field(
-        default=None, description="what the release of this version decided; None: export made it"
+        default=None, description="the decision to release this version; None: made by export"
     )
     provenance: Provenance
     files: dict[str, Sha256] = Field(
-        description="sha256 of every file but the manifest and its hash, by path"
+        description="path -> sha256 of every file except the manifest and its hash"
     )
 
     @model_validator(mode="after")
@@ -176,9 +177,9 @@ class Manifest(Frozen):
         if self.task == "single" and self.thresholds is not None:
             raise ValueError("thresholds belong to multi-label models only")
         if self.task == "multi" and len(self.thresholds or ()) != len(self.labels):
-            raise ValueError("a multi-label model needs one threshold a label")
+            raise ValueError("a multi-label model needs one threshold per label")
         if len(self.baseline.label_share) != len(self.labels):
-            raise ValueError("baseline.label_share needs one share a label")
+            raise ValueError("baseline.label_share needs one share per label")
         if (self.variants[0].file, self.variants[0].precision) != (MODEL_FILE, "fp32"):
             raise ValueError(f"the first variant must be {MODEL_FILE} in fp32")
         needed = [v.file for v in self.variants] + [GOLDEN_SCORES_FILE, self.training_images]
@@ -187,7 +188,7 @@ class Manifest(Frozen):
         for file in self.files:
             path = PurePosixPath(file)
             if str(path) != file or path.is_absolute() or ".." in path.parts:
-                raise ValueError(f"{file!r} is no relative path inside the bundle")
+                raise ValueError(f"{file!r} is not a relative path inside the bundle")
             if not re.fullmatch(r"[\w./-]+", file, re.ASCII):
                 raise ValueError(f"{file!r} has characters other than letters, digits, . _ - /")
         return self

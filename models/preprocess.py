@@ -1,6 +1,6 @@
-"""Bytes to the network's input: the one decoder of the project, for training and for serving.
+"""From image bytes to the network's input: the project's only decoder, for training and serving.
 
-bytes -> format, limits -> upright RGB picture -> uint8 [S, S, 3]
+bytes -> format, limits -> upright RGB image -> uint8 [S, S, 3]
 """
 
 import io
@@ -15,7 +15,7 @@ from models.manifest import Preprocess
 
 MEGAPIXELS_MAX = 89.0  # Pillow itself warns of a decompression bomb just above
 _ORIENTATION_TAG = 0x0112
-_UPRIGHT = {  # EXIF orientation -> the turn that undoes it
+_UPRIGHT = {  # EXIF orientation -> the transposition that undoes it
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -31,41 +31,42 @@ def decode(
 ) -> NDArray[np.uint8]:
     """The network's input for one image file: uint8 `[S, S, 3]`, RGB.
 
-    One resample, bilinear with antialias, of the centred square box with side
-    `min(w, h) * crop_fraction`. Errors as in `load`.
+    Resamples once, bilinear with antialiasing, the centred square box with side
+    `min(w, h) * crop_fraction`. Raises the same errors as `load`.
     """
     size = preprocess.image_size_px
     stored = _decoded(data, size / preprocess.crop_fraction, megapixels_max)
     side = min(stored.width, stored.height) * preprocess.crop_fraction
     left, top = (stored.width - side) / 2, (stored.height - side) / 2
     box = (left, top, left + side, top + side)
-    square = stored.picture.resize((size, size), Image.Resampling.BILINEAR, box)
-    return np.asarray(_upright(square, stored.turn))  # a centred square may turn last
+    square = stored.image.resize((size, size), Image.Resampling.BILINEAR, box)
+    # a centred square can be transposed after it is resampled
+    return np.asarray(_upright(square, stored.transposition))
 
 
 def load(data: bytes, shorter_px: float, megapixels_max: float = MEGAPIXELS_MAX) -> Image.Image:
-    """The whole picture, upright, in mode RGB; alpha over white; first frame only.
+    """The whole image, upright, in mode RGB; alpha over white; first frame only.
 
-    A JPEG comes reduced by 2, 4 or 8 where its shorter side stays `shorter_px` or longer.
+    A JPEG is reduced by 2, 4 or 8 if its shorter side is still at least `shorter_px` afterwards.
     ICC profiles are not applied. 16-bit grey is divided by 257; of 16-bit colour Pillow keeps the
-    high byte, up to a level less.
+    high byte, which is up to one level less.
 
-    Raises ImageMissing (no bytes), FormatUnsupported (a known format that is neither JPEG, PNG
-    nor WebP), ImageTooLarge (more than `megapixels_max`, told by the header before any pixel is
-    decoded) and ImageUndecodable (anything else that is no complete picture).
+    Raises ImageMissing (no bytes), FormatUnsupported (a known format other than JPEG, PNG and
+    WebP), ImageTooLarge (more than `megapixels_max` according to the header, before any pixel is
+    decoded) and ImageUndecodable (anything else that is not a complete image).
     """
     stored = _decoded(data, shorter_px, megapixels_max)
-    return _upright(stored.picture, stored.turn)
+    return _upright(stored.image, stored.transposition)
 
 
 @dataclass(frozen=True)
 class _Stored:
-    """A picture as its file holds it: in RGB, but not yet turned."""
+    """An image as stored in its file: in RGB, but not yet upright."""
 
-    picture: Image.Image
-    width: float  # in pixels of `picture`; not whole where a reduced JPEG's last pixels stick out
+    image: Image.Image
+    width: float  # in pixels of `image`; a fraction where a reduced JPEG's last pixels overhang
     height: float
-    turn: Image.Transpose | None
+    transposition: Image.Transpose | None
 
 
 def _decoded(data: bytes, shorter_px: float, megapixels_max: float) -> _Stored:
@@ -73,13 +74,13 @@ def _decoded(data: bytes, shorter_px: float, megapixels_max: float) -> _Stored:
     try:
         return _stored(image, shorter_px)
     except Exception as error:  # Pillow raises OSError, ValueError, SyntaxError, struct.error, …
-        if image.format in ("JPEG", "MPO") and (mended := _mend(data, shorter_px)):
-            return mended
+        if image.format in ("JPEG", "MPO") and (repaired := _repair(data, shorter_px)):
+            return repaired
         raise ImageUndecodable(f"the {image.format} image is damaged or incomplete") from error
 
 
 def image_format(data: bytes) -> str:
-    """JPEG, PNG or WEBP, decided by the first bytes. Errors as in `load`."""
+    """JPEG, PNG or WEBP, by the first bytes. Raises the same errors as `load`."""
     if not data:
         raise ImageMissing("the image has no bytes")
     if data[:3] == b"\xff\xd8\xff":
@@ -90,7 +91,7 @@ def image_format(data: bytes) -> str:
         return "WEBP"
     if other := _unsupported(data):
         raise FormatUnsupported(f"the image is a {other}; send JPEG, PNG or WebP")
-    raise ImageUndecodable("the bytes are no JPEG, PNG or WebP image")
+    raise ImageUndecodable("the bytes are not a JPEG, PNG or WebP image")
 
 
 def _unsupported(data: bytes) -> str | None:
@@ -98,7 +99,7 @@ def _unsupported(data: bytes) -> str | None:
         return "GIF"
     if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return "TIFF"
-    if data[:2] == b"BM" and data[6:10] == b"\0\0\0\0":  # the reserved bytes; text has none
+    if data[:2] == b"BM" and data[6:10] == b"\0\0\0\0":  # reserved, zero; text has no zero bytes
         return "BMP"
     if data[4:8] == b"ftyp":
         brand = data[8:12]
@@ -110,7 +111,7 @@ def _unsupported(data: bytes) -> str | None:
 
 
 def _open(data: bytes, megapixels_max: float) -> Image.Image:
-    """The header only."""
+    """Open the image, reading only its header."""
     name = image_format(data)
     too_large = f"more than the limit of {megapixels_max:g} megapixels"
     try:
@@ -134,18 +135,18 @@ def _stored(image: Image.Image, shorter_px: float) -> _Stored:
         scale = next((s for s in (8, 4, 2) if min(width, height) >= s * shorter_px), 1)
         image.draft(None, (width // scale, height // scale))
     image.load()
-    turn = _UPRIGHT.get(_orientation(image))
-    return _Stored(_rgb(image), width / scale, height / scale, turn)
+    transposition = _UPRIGHT.get(_orientation(image))
+    return _Stored(_rgb(image), width / scale, height / scale, transposition)
 
 
-def _upright(picture: Image.Image, turn: Image.Transpose | None) -> Image.Image:
-    return picture if turn is None else picture.transpose(turn)
+def _upright(image: Image.Image, transposition: Image.Transpose | None) -> Image.Image:
+    return image if transposition is None else image.transpose(transposition)
 
 
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif()[_ORIENTATION_TAG])
-    except Exception:  # no EXIF block says nothing, nor does a damaged one: the pixels are good
+    except Exception:  # no EXIF block or a damaged one: the pixels are still good
         return 1
 
 
@@ -160,15 +161,15 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _mend(data: bytes, shorter_px: float) -> _Stored | None:
-    """The picture of a JPEG whose end marker is lost, or None where pixels are missing too.
+def _repair(data: bytes, shorter_px: float) -> _Stored | None:
+    """Decode a JPEG that has lost only its end marker; None if pixels are missing too.
 
     The decoder fills missing pixels from whatever follows the data. So two different tails give
-    the same picture only if nothing was missing. A JPEG that is progressive, has a scan for each
-    colour or has restart markers could lack a whole part and not show it: it is not mended.
+    the same image only if nothing was missing. A JPEG that is progressive, has a scan for each
+    colour or has restart markers could lack a whole part without showing it: it is not repaired.
     """
-    scan = data.rfind(b"\xff\xda")  # its last start-of-scan marker
-    whole = data.rstrip(b"\xff")  # half an end marker
+    scan = data.rfind(b"\xff\xda")  # the last start-of-scan marker
+    whole = data.rstrip(b"\xff")  # without the first half of an end marker
     tails = (b"\xff\xd9", b"\xaa\x55" * 64 + b"\xff\xd9")
     try:
         images = [Image.open(io.BytesIO(whole + tail), formats=["JPEG"]) for tail in tails]
@@ -178,4 +179,4 @@ def _mend(data: bytes, shorter_px: float) -> _Stored | None:
         first, second = (_stored(image, shorter_px) for image in images)
     except Exception:  # still not decodable
         return None
-    return first if first.picture.tobytes() == second.picture.tobytes() else None
+    return first if first.image.tobytes() == second.image.tobytes() else None

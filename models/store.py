@@ -1,4 +1,4 @@
-"""The store: `<root>/<name>/<version>/` bundles, and which version of each is released.
+"""The model store: bundles in `<root>/<name>/<version>/`, and which version of each is released.
 
 `<root>/<name>/RELEASED` holds the number of the version that is served by default.
 """
@@ -14,20 +14,20 @@ from models.errors import BundleError
 from models.manifest import MANIFEST_FILE, Manifest
 
 DEFAULT_ROOT = Path(__file__).parent / "bundles"
-ROOT_VARIABLE = "LABRADOR_MODEL_STORE"  # of the environment, for training and for serving
+ROOT_VARIABLE = "LABRADOR_MODEL_STORE"  # environment variable, for training and serving
 RELEASED_FILE = "RELEASED"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 
 
 def default_root() -> Path:
-    """The folder that $LABRADOR_MODEL_STORE names, else `models/bundles`."""
+    """The folder in $LABRADOR_MODEL_STORE, else `models/bundles`."""
     return Path(os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT)
 
 
 @dataclass(frozen=True)
 class Store:
-    """All bundles below one folder. Errors are BundleError and name the valid choices."""
+    """All bundles below one folder. Raises BundleErrors that name the valid choices."""
 
     root: Path = DEFAULT_ROOT
 
@@ -49,7 +49,7 @@ class Store:
         try:
             text = file.read_text(encoding="utf-8", errors="replace").strip()
         except FileNotFoundError as error:
-            raise BundleError(f"{name} has versions, but none is released: {file}") from error
+            raise BundleError(f"{name} has versions, but none is released: no {file}") from error
         if not _VERSION.fullmatch(text) or int(text) not in versions:
             raise BundleError(f"{file} says {text!r:.40}; versions of {name}: {_list(versions)}")
         return int(text)
@@ -58,7 +58,7 @@ class Store:
         """The folder of `name` (its released version) or `name:version`."""
         name, _, version = reference.partition(":")
         if not _NAME.fullmatch(name) or (":" in reference and not _VERSION.fullmatch(version)):
-            raise BundleError(f"{reference!r:.80} is no model: use NAME or NAME:VERSION")
+            raise BundleError(f"{reference!r:.80} is not a model: use NAME or NAME:VERSION")
         number = int(version) if version else self.released(name)
         if number not in (versions := self._existing_versions(name)):
             raise BundleError(f"{name} has no version {number}; it has {_list(versions)}")
@@ -67,9 +67,9 @@ class Store:
     def add(self, name: str, make: Callable[[int], tuple[Manifest, dict[str, bytes]]]) -> Path:
         """Write the next version of `name` and return its folder.
 
-        `make(version)` gives the manifest and the files; it is called again, with the next number,
-        where another process took this one meanwhile. The first bundle of a name is released at
-        once; later ones wait for `release`.
+        `make(version)` returns the manifest and the files; it is called again with the next number
+        if another process has taken this one meanwhile. The first bundle of a name is released at
+        once, later ones only by `release`.
         """
         while True:
             version = max((int(p.name) for p in self._taken(name)), default=0) + 1
@@ -85,7 +85,7 @@ class Store:
         return path
 
     def release(self, name: str, version: int) -> None:
-        """Make `version` the one that is served by default."""
+        """Make `version` the version that is served by default."""
         if version not in (versions := self._existing_versions(name)):
             raise BundleError(f"{name} has no version {version}; it has {_list(versions)}")
         bundle.write_atomically(self._folder(name) / RELEASED_FILE, f"{version}\n".encode())
@@ -93,12 +93,12 @@ class Store:
     def _folder(self, name: str) -> Path:
         if not _NAME.fullmatch(name):
             raise BundleError(
-                f"{name!r:.80} is no name: use 1 to 63 lower-case letters, digits, - and _"
+                f"{name!r:.80} is not a valid name: use 1 to 63 lower-case letters, digits, - and _"
             )
         return self.root / name
 
     def _taken(self, name: str) -> list[Path]:
-        """Everything that has a version's number for its name, complete or not."""
+        """Every entry named by a version number, complete or not."""
         folder = self._folder(name)
         paths = folder.iterdir() if folder.is_dir() else []
         return [p for p in paths if _VERSION.fullmatch(p.name)]

@@ -1,6 +1,6 @@
-"""`scripts/demo`: draws images, trains both tasks, exports, serves, asks over HTTP.
+"""`scripts/demo`: draws images, trains both tasks, exports, serves, sends HTTP requests.
 
-Everything lies below `demo/`, which each start makes anew.
+Everything is written below `demo/`, which is deleted at each start.
 """
 
 import argparse
@@ -31,21 +31,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__)
     parser.add_argument("--once", action="store_true", help="stop after the answers")
     parser.add_argument("--port", type=int, default=3000)
-    parser.add_argument("--dtype", default="auto", help="as of `training train`")
+    parser.add_argument("--dtype", default="auto", help="as for `training train`")
     options = parser.parse_args()
     given = f"{TRAINING} --dtype {options.dtype}"
     shutil.rmtree(FOLDER, ignore_errors=True)
 
-    say("1. Images: six shapes on busy backgrounds, a set for each task")
+    say("1. Images: six shapes on busy backgrounds, a data set for each task")
     drawings.single_label(FOLDER / "shapes", images_per_shape=200, seed=1)
     drawings.multi_label(FOLDER / "scenes", images=1200, seed=2)
-    print("demo/shapes: which shape is it?   demo/scenes: which shapes are in it?")
+    print("demo/shapes: which shape is it?   demo/scenes: which shapes are in the image?")
 
-    say("2. Train: a ResNet-18 for each task, from nothing")
+    say("2. Train: a ResNet-18 for each task, from scratch")
     training(f"train demo/shapes {given} --epochs 5 --out demo/runs/shapes")
     training(f"train demo/scenes/labels.csv {given} --epochs 10 --out demo/runs/scenes")
 
-    say("3. Export to ONNX, through the gate")
+    say("3. Export to ONNX, checked by the gate")
     for name in ("shapes", "scenes"):
         training(f"export demo/runs/{name} --name {name} --store {STORE.root}")
 
@@ -56,7 +56,7 @@ def main() -> int:
         answers(url)
         missed = missed_goals()
         if not missed and not options.once:
-            say(f"Serving at {url} until Ctrl-C; the API's page is {url}/docs. Try, for example:")
+            say(f"Serving at {url} until Ctrl-C; API documentation: {url}/docs. For example:")
             print(f"  curl --data-binary @demo/circle.jpg {url}/classify")
             server.wait()
     except KeyboardInterrupt:
@@ -67,7 +67,7 @@ def main() -> int:
     for line in missed:
         print(f"error: {line}", file=sys.stderr)
     if not missed:
-        say("Now with your own images: a folder with one folder of pictures a label")
+        say("Now with your own images: a folder with one subfolder of images per label")
         print("  .venv/bin/python -m training train IMAGES --out runs/mine")
         print("  .venv/bin/python -m training export runs/mine --name mine")
         print("  .venv/bin/bentoml serve")
@@ -79,8 +79,10 @@ def say(text: str) -> None:
 
 
 def training(arguments: str) -> None:
-    """Show a command that a person could type, and do what it does: here, as torch is loaded."""
-    from training import __main__ as command_line  # torch: seconds, and not for a word of help
+    """Show a command that a person could type, and run it in this process, which has torch."""
+    from training import (
+        __main__ as command_line,
+    )  # loads torch: seconds, which --help need not wait for
 
     print(f"$ python -m training {arguments}", flush=True)
     if code := command_line.main(shlex.split(arguments)):
@@ -118,10 +120,10 @@ def answers(url: str) -> None:
         ([], "tag"),
     ):
         file = FOLDER / f"{'-'.join(shapes) or 'nothing'}.jpg"
-        drawings.picture(shapes, random).save(file, quality=90)
+        drawings.draw(shapes, random).save(file, quality=90)
         ask(f"{url}/{endpoint}", file)
     text = FOLDER / "text.jpg"
-    text.write_text("not a picture")
+    text.write_text("not an image")
     ask(f"{url}/classify", text)
 
 
@@ -137,19 +139,23 @@ def ask(url: str, file: Path) -> None:
 
 
 def missed_goals() -> list[str]:
-    """What the held-out drawings say, printed, and which goals they miss."""
+    """Print the metrics on the validation drawings; returns which goals they miss."""
     from training import run_folder
 
-    say("Measured on held-out drawings, value and 95 % interval:")
+    say("Measured on validation drawings, value and 95 % interval:")
     missed = []
     for name in ("shapes", "scenes"):
         metrics = run_folder.read(FOLDER / "runs" / name).outcome.metrics
-        figure = next(figure for figure in GOALS if figure in metrics)
-        metric = metrics[figure]
-        print(f"  {name}: {figure} {metric.value:.4f} [{metric.low:.4f}, {metric.high:.4f}]")
-        good = metric.value <= GOALS[figure] if figure == "error" else metric.value >= GOALS[figure]
+        headline = next(goal for goal in GOALS if goal in metrics)
+        metric = metrics[headline]
+        print(f"  {name}: {headline} {metric.value:.4f} [{metric.low:.4f}, {metric.high:.4f}]")
+        good = (
+            metric.value <= GOALS[headline]
+            if headline == "error"
+            else metric.value >= GOALS[headline]
+        )
         if not good:
-            missed.append(f"{name}: {figure} {metric.value:.4f} misses {GOALS[figure]}")
+            missed.append(f"{name}: {headline} {metric.value:.4f} misses {GOALS[headline]}")
     return missed
 
 

@@ -1,4 +1,4 @@
-"""Draws data sets: shapes on busy backgrounds, for the demonstration and the tests.
+"""Draws data sets, shapes on busy backgrounds, for the demo and the tests.
 
 python -m scripts.drawings FOLDER
 """
@@ -13,20 +13,20 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 SHAPES = ("circle", "cross", "ring", "square", "star", "triangle")
-_OVERSAMPLING = 2  # drawn larger and reduced, for smooth edges
+_OVERSAMPLING = 2  # drawn larger and scaled down, for smooth edges
 
 
 def single_label(folder: Path, images_per_shape: int, seed: int) -> None:
-    """One folder a shape, each with pictures of it."""
+    """One folder per shape, with images of it."""
     random = np.random.default_rng(seed)
     for shape in SHAPES:
         (folder / shape).mkdir(parents=True, exist_ok=True)
         for number in range(images_per_shape):
-            picture([shape], random).save(folder / shape / f"{number:04}.jpg", quality=90)
+            draw([shape], random).save(folder / shape / f"{number:04}.jpg", quality=90)
 
 
 def multi_label(folder: Path, images: int, seed: int) -> None:
-    """Pictures of none to three different shapes, and `labels.csv` (fname, labels)."""
+    """Images of none to three different shapes, and `labels.csv` (fname, labels)."""
     random = np.random.default_rng(seed)
     (folder / "images").mkdir(parents=True, exist_ok=True)
     with (folder / "labels.csv").open("w", encoding="utf-8", newline="") as file:
@@ -35,15 +35,15 @@ def multi_label(folder: Path, images: int, seed: int) -> None:
         for number in range(images):
             count = random.choice(4, p=[0.1, 0.3, 0.3, 0.3])
             shapes = sorted(random.choice(SHAPES, count, replace=False).tolist())
-            picture(shapes, random).save(folder / "images" / f"{number:04}.jpg", quality=90)
+            draw(shapes, random).save(folder / "images" / f"{number:04}.jpg", quality=90)
             writer.writerow([f"{number:04}.jpg", " ".join(shapes)])
 
 
-def picture(shapes: Sequence[str], random: np.random.Generator) -> Image.Image:
-    """A picture of 96 × 96 to 104 × 96 pixels with up to four shapes: one large, or quarters."""
+def draw(shapes: Sequence[str], random: np.random.Generator) -> Image.Image:
+    """An image of 96 × 96 to 104 × 96 pixels with up to four shapes: one large, or in quarters."""
     width, height = int(random.integers(96, 105)) * _OVERSAMPLING, 96 * _OVERSAMPLING
     image = _background(width, height, random)
-    draw = ImageDraw.Draw(image)
+    canvas = ImageDraw.Draw(image)
     across = 1 if len(shapes) == 1 else 2
     room_x, room_y = width / across, height / across
     for shape, place in zip(shapes, random.permutation(across**2), strict=False):
@@ -51,7 +51,7 @@ def picture(shapes: Sequence[str], random: np.random.Generator) -> Image.Image:
         x = room_x * (place % across) + random.uniform(radius, room_x - radius)
         y = room_y * (place // across) + random.uniform(radius, room_y - radius)
         angle = random.uniform(0, 2 * math.pi)
-        _shape(draw, shape, (x, y), radius, angle, _colour(random, 0, 256))
+        _shape(canvas, shape, (x, y), radius, angle, _colour(random, 0, 256))
     return image.resize((width // _OVERSAMPLING, height // _OVERSAMPLING), Image.Resampling.BOX)
 
 
@@ -59,10 +59,10 @@ def _background(width: int, height: int, random: np.random.Generator) -> Image.I
     """Soft patches of colour with thin lines across."""
     patches = random.integers(64, 192, (6, 8, 3), dtype=np.uint8)
     image = Image.fromarray(patches).resize((width, height), Image.Resampling.BICUBIC)
-    draw = ImageDraw.Draw(image)
+    canvas = ImageDraw.Draw(image)
     for _ in range(8):
         (x0, y0), (x1, y1) = random.uniform(0, 1, (2, 2)) * (width, height)
-        draw.line((x0, y0, x1, y1), _colour(random, 64, 192), int(random.integers(1, 4)))
+        canvas.line((x0, y0, x1, y1), _colour(random, 64, 192), int(random.integers(1, 4)))
     return image
 
 
@@ -72,34 +72,34 @@ def _colour(random: np.random.Generator, low: int, high: int) -> tuple[int, int,
 
 
 def _shape(
-    draw: ImageDraw.ImageDraw,
+    canvas: ImageDraw.ImageDraw,
     shape: str,
     centre: tuple[float, float],
     radius: float,
     angle: float,
     colour: tuple[int, int, int],
 ) -> None:
-    """One shape inside the circle of `radius` around `centre`, turned by `angle`, outlined."""
+    """One outlined shape inside the circle of `radius` around `centre`, rotated by `angle`."""
     x, y = centre
     line = 2 * _OVERSAMPLING
     edge = (255, 255, 255) if sum(colour) < 384 else (0, 0, 0)
     box = (x - radius, y - radius, x + radius, y + radius)
     if shape == "circle":
-        draw.ellipse(box, colour, edge, line)
+        canvas.ellipse(box, colour, edge, line)
     elif shape == "ring":
-        draw.ellipse(box, None, edge, int(radius / 2.5))
+        canvas.ellipse(box, None, edge, int(radius / 2.5))
         inside = (box[0] + line, box[1] + line, box[2] - line, box[3] - line)
-        draw.ellipse(inside, None, colour, int(radius / 2.5) - 2 * line)
+        canvas.ellipse(inside, None, colour, int(radius / 2.5) - 2 * line)
     else:
         corners = [
             (x + radius * r * math.cos(angle + a), y + radius * r * math.sin(angle + a))
             for r, a in _CORNERS[shape]
         ]
-        draw.polygon(corners, colour, edge, line)
+        canvas.polygon(corners, colour, edge, line)
 
 
 def _alternating(points: int, inner: float) -> list[tuple[float, float]]:
-    """Corners (radius, angle) of a star."""
+    """Corners (radius, angle) of a star, alternating between radius 1 and `inner`."""
     return [
         (inner if corner % 2 else 1.0, math.pi * corner / points) for corner in range(2 * points)
     ]
@@ -109,7 +109,7 @@ def _regular(corners: int) -> list[tuple[float, float]]:
     return [(1.0, 2 * math.pi * corner / corners) for corner in range(corners)]
 
 
-_ARM = 0.18  # half the width of a cross's arm, as an angle at the rim (radians) and a share
+_ARM = 0.18  # half the width of a cross's arm: an angle at the rim (radians), a share of the radius
 _CORNERS: dict[str, list[tuple[float, float]]] = {
     "triangle": _regular(3),
     "square": _regular(4),

@@ -1,12 +1,12 @@
 """Mutants of one module: its source with one place broken.
 
-The changes are mutmut's (a comparison's edge, `and` for `or`, an argument left out, a number one
-higher, None for a value, …), and two of our own: a call whose value nobody takes is left out, a
-condition is always or never met. Decorated functions and module-level constants are mutated too,
-which `mutmut run` cannot do.
+The changes are mutmut's (`<` to `<=`, `and` to `or`, an argument removed, a number increased by
+one, a value replaced by None, …), and two of our own: a call whose result is unused is removed, and
+a condition is always or never met. Unlike with `mutmut run`, decorated functions and module-level
+constants are mutated too.
 
-Left alone: annotations, decorators, the text that a person reads: what is raised, a
-`description`, a `help`.
+Not mutated: annotations, decorators, and text for people: messages of raised errors, `description`
+and `help`.
 """
 
 import ast
@@ -18,7 +18,7 @@ import libcst as cst
 from libcst.metadata import MetadataWrapper, PositionProvider
 from mutmut.mutation.mutators import mutation_operators, operator_if_exp, operator_string
 
-SPOKEN = ("description", "help")
+TEXTS = ("description", "help")
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,14 @@ class Mutant:
 
     line: int
     function: range | None
-    """The lines of the body of the outermost function around the change; None: in no function."""
+    """The lines of the body of the outermost function around the change; None if there is none."""
     source: str
     was: str
     becomes: str
 
 
 def mutants(source: str) -> list[Mutant]:
-    """Every mutant of a module's source that means something else, in the order of its lines."""
+    """Every mutant of a module's source with another meaning, in order of its lines."""
     wrapper = MetadataWrapper(cst.parse_module(source))
     module = wrapper.module
     visitor = _Visitor()
@@ -59,7 +59,7 @@ class _Visitor(cst.CSTVisitor):
         super().__init__()
         self.changes: list[tuple[int, range | None, cst.CSTNode, cst.CSTNode]] = []
         self._function: cst.FunctionDef | None = None
-        self._line = 1  # of the last node that has one; an operator may have none
+        self._line = 1  # of the last node with a position; an operator may have none
 
     def on_visit(self, node: cst.CSTNode) -> bool:
         if isinstance(node, cst.Annotation | cst.Decorator | cst.Import | cst.ImportFrom):
@@ -87,7 +87,7 @@ class _Visitor(cst.CSTVisitor):
 
 
 def _one_string(node: cst.BaseString) -> Iterable[cst.CSTNode]:
-    return list(operator_string(node))[:1]  # the others change only its case
+    return list(operator_string(node))[:1]  # the others only change its case
 
 
 def _removed_call(node: cst.Expr) -> Iterator[cst.CSTNode]:
@@ -105,13 +105,13 @@ _OPERATORS: list[tuple[type, Callable[[Any], Iterable[cst.CSTNode]]]] = [
 
 
 def _meaning(source: str) -> str:
-    """The source as a tree, without what a person reads."""
-    return ast.dump(_Unspoken().visit(ast.parse(source)))
+    """The source's syntax tree, without text for people."""
+    return ast.dump(_WithoutTexts().visit(ast.parse(source)))
 
 
-class _Unspoken(ast.NodeTransformer):
+class _WithoutTexts(ast.NodeTransformer):
     def visit_Call(self, node: ast.Call) -> ast.AST:  # noqa: N802
-        node.keywords = [keyword for keyword in node.keywords if keyword.arg not in SPOKEN]
+        node.keywords = [keyword for keyword in node.keywords if keyword.arg not in TEXTS]
         return self.generic_visit(node)
 
     def visit_Raise(self, node: ast.Raise) -> ast.AST:  # noqa: N802

@@ -1,15 +1,15 @@
-"""Do the tests notice a broken line? Breaks the modules that decide, one place at a time.
+"""Do the tests notice a broken line? Breaks the modules that matter most, one place at a time.
 
-Each mutant is written into a scratch copy of the checkout and its module's own tests run against
-it, in a fork of a process that has imported the libraries already: those tests that run the
-mutated function, or all of them where it is in no function or a fixture runs it too; then those
-that start processes. With TMPDIR=/dev/shm all files are kept in memory. A mutant that lives but
-means the same is listed in `tests/equivalent_mutants.toml`, and not counted:
+Each mutant is written into a scratch copy of the checkout, and its module's own tests run against
+it in a fork of a process that has already imported the libraries: first the tests that run the
+mutated function, or all tests if it is in no function or a fixture runs it too; then those that
+start processes. With TMPDIR=/dev/shm all files are kept in memory. A mutant that survives but is
+equivalent is listed in `tests/equivalent_mutants.toml` and not counted:
 
     [["models/store.py"]]
-    was = "what is printed behind -"
-    becomes = "what is printed behind +"
-    reason = "why nobody can tell"
+    was = "the line printed after -"
+    becomes = "the line printed after +"
+    reason = "why it makes no difference"
 """
 
 import argparse
@@ -34,7 +34,7 @@ import pytest
 
 from scripts.mutants import Mutant, mutants
 
-DECIDING = {
+MODULES = {
     "models": "bundle decision errors golden manifest preprocess store",
     "training/data": "near_duplicates split",
     "training/fine_tuning": "batches schedule validation",
@@ -43,7 +43,7 @@ DECIDING = {
     "training/release": "release",
     "serving": "batcher body deadline prediction registry session settings",
 }
-TESTS = {  # where it is not tests/<package>/test_<module>.py, or not that alone
+TESTS = {  # if not just tests/<package>/test_<module>.py
     "training/export/gate.py": [
         "tests/training/export/test_gate.py",
         "tests/training/export/test_gate_of_variants.py",
@@ -60,11 +60,13 @@ LIBRARIES = ["torch", "torchvision", "onnx", "onnxruntime", "scipy.stats", "bent
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/mutate", description=__doc__)
-    parser.add_argument("modules", nargs="*", metavar="MODULE", help="default: all that decide")
+    parser.add_argument(
+        "modules", nargs="*", metavar="MODULE", help="default: all that matter most"
+    )
     parser.add_argument("--lines", metavar="FIRST-LAST", help="mutate these lines only")
     options = parser.parse_args()
     modules = options.modules or [
-        f"{package}/{name}.py" for package, names in DECIDING.items() for name in names.split()
+        f"{package}/{name}.py" for package, names in MODULES.items() for name in names.split()
     ]
     lines = None
     if options.lines:
@@ -85,7 +87,7 @@ def main() -> int:
 
 @dataclass
 class Result:
-    """What became of a module's mutants, and how many listed ones are none that lives."""
+    """What became of a module's mutants; mislisted: listed ones that do not survive."""
 
     module: str
     killed: int = 0
@@ -96,7 +98,7 @@ class Result:
 
     @property
     def rate(self) -> float:
-        """Share that was noticed, by a failure or the time limit, of those not equivalent."""
+        """Share of the non-equivalent mutants noticed, by a failure or the time limit."""
         noticed = self.killed + self.timeouts
         return noticed / max(noticed + self.survived, 1)
 
@@ -112,7 +114,7 @@ class Result:
 
 
 def measure(copy: Path, module: str, lines: range | None, listed: list[dict[str, str]]) -> Result:
-    """Run the tests of `module` against its mutants, on `lines` only; print those that live."""
+    """Run the tests of `module` against its mutants, on `lines` only; print the survivors."""
     package, _, name = module.removesuffix(".py").rpartition("/")
     tests = TESTS.get(module, [f"tests/{package}/test_{name}.py"])
     source = (copy / module).read_text()
@@ -120,7 +122,7 @@ def measure(copy: Path, module: str, lines: range | None, listed: list[dict[str,
     unbroken = _run_unbroken(copy, module, tests)
     limit_s = 10 + 3 * unbroken.seconds
     print(f"\n{module}: {len(found)} mutants, {unbroken.seconds:.1f} s of tests", flush=True)
-    result, lived = Result(module), []
+    result, survivors = Result(module), []
     for number, mutant in enumerate(found):
         _write(copy / module, mutant.source, number)
         code = _in_fork(copy, limit_s, _Tests(unbroken.that_run(mutant, tests)))
@@ -131,23 +133,23 @@ def measure(copy: Path, module: str, lines: range | None, listed: list[dict[str,
         elif code != 0:
             result.killed += 1
         else:
-            lived.append((mutant.was, mutant.becomes))
-            if any((entry["was"], entry["becomes"]) == lived[-1] for entry in listed):
+            survivors.append((mutant.was, mutant.becomes))
+            if any((entry["was"], entry["becomes"]) == survivors[-1] for entry in listed):
                 result.equivalent += 1
             else:
                 result.survived += 1
                 print(f"{module}:{mutant.line}\n- {mutant.was}\n+ {mutant.becomes}", flush=True)
     _write(copy / module, source, len(found))
     for entry in listed if lines is None else []:
-        if (entry["was"], entry["becomes"]) not in lived:
+        if (entry["was"], entry["becomes"]) not in survivors:
             result.mislisted += 1
-            print(f"{EQUIVALENT} lists what is no mutant that lives:\n+ {entry['becomes']}")
+            print(f"{EQUIVALENT} lists a mutant that does not survive:\n+ {entry['becomes']}")
     return result
 
 
 @contextmanager
 def _scratch_copy() -> Iterator[Path]:
-    """A copy of what git knows or would add, with the neighbours that tests look for."""
+    """A copy of what git tracks or would add, beside the `shared` folder that tests look for."""
     listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listing, check=True, capture_output=True, text=True).stdout
     with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
@@ -165,14 +167,14 @@ def _scratch_copy() -> Iterator[Path]:
 
 def _write(path: Path, source: str, number: int) -> None:
     path.write_text(source)
-    os.utime(path, (number, number))  # Python tells stale bytecode by a file's time and size
+    os.utime(path, (number, number))  # Python recognizes stale bytecode by a file's time and size
 
 
 @dataclass(frozen=True)
 class _Unbroken:
-    """How long the tests take, which of them run each line and which start processes.
+    """How long the tests take, which of them run each line, and which start processes.
 
-    "" stands for what is in no test's call: a fixture, and for lines also an import.
+    "" stands for code outside any test's call: in a fixture or, for lines, also an import.
     """
 
     seconds: float
@@ -185,14 +187,14 @@ class _Unbroken:
         return tests if not chosen or "" in chosen else sorted(chosen)
 
     def that_start_processes(self, tests: list[str]) -> list[str]:
-        """Whose lines nobody sees here: what they start may run the mutant."""
+        """Their lines are not traced completely: the processes they start may run the mutant."""
         return tests if "" in self.starting else self.starting
 
 
 def _run_unbroken(copy: Path, module: str, tests: list[str]) -> _Unbroken:
-    """Raises SystemExit where the tests fail anyhow. Imports the libraries that they import."""
+    """Raises SystemExit if the tests fail without a mutation. Imports the libraries they import."""
     report = copy.parent / "unbroken.json"
-    for _ in range(2):  # the first may spend its time importing
+    for _ in range(2):  # the first may spend much of its time importing
         began = time.monotonic()
         if _in_fork(copy, 3600, _Tests(tests, traced=module, report=report)) != 0:
             raise SystemExit(f"error: {', '.join(tests)} fail without any mutation")
@@ -202,12 +204,12 @@ def _run_unbroken(copy: Path, module: str, tests: list[str]) -> _Unbroken:
             break
         for library in seen["libraries"]:
             importlib.import_module(library)
-        gc.freeze()  # else each fork's first collection copies all of it
+        gc.freeze()  # or else each fork's first collection copies everything
     return _Unbroken(seconds, seen["tests_by_line"], seen["starting"])
 
 
 def _in_fork(copy: Path, limit_s: float, work: Callable[[], int]) -> int | None:
-    """What `work` returns in a process of its own, in `copy`; None past the limit."""
+    """Run `work` in its own process, in `copy`; returns its result, or None past the limit."""
     process = os.fork()
     if process == 0:
         code = 70
@@ -239,7 +241,7 @@ def _in_fork(copy: Path, limit_s: float, work: Callable[[], int]) -> int | None:
 
 @dataclass
 class _Tests:
-    """Runs tests until one fails; the code is pytest's. A plugin of pytest where it traces."""
+    """Runs tests until one fails; returns pytest's exit code. As its plugin, it traces them."""
 
     tests: list[str]
     traced: str | None = None
@@ -248,7 +250,7 @@ class _Tests:
     def __call__(self) -> int:
         folder = tempfile.mkdtemp(prefix="pytest-")
         quiet = ["-x", "-q", "-p", "no:cacheprovider", f"--basetemp={folder}"]
-        # a plugin of pytest (anyio) that came with a library imported before the fork
+        # for a pytest plugin (anyio) of a library imported before the fork
         quiet += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
         if self.traced is None or self.report is None:
             code = pytest.main([*quiet, *self.tests])

@@ -1,4 +1,4 @@
-"""The reference of recipes, settings and errors, made from the code that defines them.
+"""The reference of recipe options, settings and errors, generated from the code that defines them.
 
 python -m scripts.reference    # writes docs/reference.md
 """
@@ -23,21 +23,21 @@ FILE = ROOT / "docs" / "reference.md"
 _BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 _EXIT_CODE = re.compile(r"\b([012]) ([^;.]+)[;.]")
 _CAUSES = {
-    "bad_parameter": "a parameter or the body is malformed, or `model` must be given",
-    "image_missing": "the body has no image, or an image has no bytes",
-    "unauthorized": "the service asks for an API key, and the request has no valid one",
-    "model_unknown": "no such model is served, or none of the task",
+    "bad_parameter": "a parameter or the body is malformed, or `model` is missing but required",
+    "image_missing": "the body has no image, or an image is empty",
+    "unauthorized": "the service requires an API key, and the request has no valid one",
+    "model_unknown": "no such model is served, or none for this task",
     "not_found": "no such path",
-    "method_not_allowed": "the path takes another method; the header `Allow` names it",
-    "read_timeout": "the body came too slowly: `LABRADOR_READ_TIMEOUT_S`",
+    "method_not_allowed": "the path does not support this method; see the header `Allow`",
+    "read_timeout": "the body arrived too slowly: `LABRADOR_READ_TIMEOUT_S`",
     "body_too_large": "the body is larger than `LABRADOR_MAX_BODY_MB`",
     "too_many_images": f"the body has more than {PARTS_MAX} parts",
     "format_unsupported": "the image is neither JPEG, PNG nor WebP",
     "image_too_large": "the image is larger than `LABRADOR_MAX_MEGAPIXELS`",
-    "image_undecodable": "the image is damaged or incomplete, or no image",
-    "overloaded": "the queue is full; the header `Retry-After` says when to try again",
-    "internal": "a fault of the service; its log says where",
-    "not_ready": "no model can answer yet, or any more; `detail` says why",
+    "image_undecodable": "the image is corrupt or incomplete, or not an image",
+    "overloaded": "the queue is full; the header `Retry-After` says when to retry",
+    "internal": "an error in the service; see its log",
+    "not_ready": "no model is ready, or none is any longer; `detail` says why",
     "deadline_exceeded": "`LABRADOR_TIMEOUT_S`, or the request's `X-Timeout-Ms`, has passed",
 }
 
@@ -48,23 +48,23 @@ def text() -> str:
     """The whole page, in Markdown."""
     return f"""# Reference
 
-Made by `python -m scripts.reference` from the code; do not edit it by hand.
+Generated from the code by `python -m scripts.reference`; do not edit by hand.
 
 ## Recipe
 
 What `python -m training train` takes: as an option (`--image-size 128`), or in a TOML file
-(`image_size = 128`) that `--recipe FILE.toml` names. An option wins over the file. Paths are
-relative to the current folder. `inspect`, `lr-find` and `evaluate` take the ones they need;
-`--help` lists them.
+(`image_size = 128`) given with `--recipe FILE.toml`. Options override the file. Paths are relative
+to the current folder. `inspect`, `lr-find` and `evaluate` take the options they need; `--help`
+lists them.
 
-{_table(("option", "value", "default", "what"), recipe_rows())}
+{_table(("option", "value", "default", "meaning"), recipe_rows())}
 
 ## Settings of the service
 
-Environment variables, read once when the service starts; an unknown one with this prefix is
+Environment variables, read once when the service starts; unknown ones with this prefix are
 refused.
 
-{_table(("variable", "value", "default", "what"), setting_rows())}
+{_table(("variable", "value", "default", "meaning"), setting_rows())}
 
 ## Exit codes
 
@@ -75,7 +75,7 @@ Of `python -m training` and `python -m serving`.
 ## Errors of the service
 
 Every error is an `application/problem+json` object with `type`, `title`, `status`, `detail` and
-`code`. In a request with several images, an image's own error takes the place of its answer, as
+`code`. In a request with several images, the error of an image takes the place of its result, as
 `{{"error": …}}`, and the request succeeds.
 
 {_table(("code", "HTTP status", "cause"), error_rows())}
@@ -97,7 +97,7 @@ def setting_rows() -> list[Row]:
 
 
 def exit_rows() -> list[Row]:
-    """As the command lines' docstrings say; both must say the same."""
+    """From the docstrings of both command lines, which must agree."""
     of_training, of_serving = (_exit_codes(side) for side in ("training", "serving"))
     if of_training != of_serving:
         raise ValueError(f"the two command lines differ: {of_training} and {of_serving}")
@@ -110,9 +110,9 @@ def _exit_codes(side: str) -> list[Row]:
 
 
 def error_rows() -> list[Row]:
-    """By status. Those that only a command raises share the code of `LabradorError`.
+    """Sorted by status. Errors that only a command raises share the code of `LabradorError`.
 
-    Raises KeyError for a code whose cause is not written down above.
+    Raises KeyError for a code that has no cause above.
     """
     found = {
         (kind.status, kind.code)
@@ -127,7 +127,7 @@ def _fields(model: type[BaseModel]) -> Iterable[tuple[str, FieldInfo]]:
 
 
 def _kind(field: FieldInfo) -> str:
-    """Choices, or a type with its bounds."""
+    """The choices, or a type with its bounds."""
     bounds = [
         f"{sign} {getattr(limit, name):g}"
         for limit in field.metadata

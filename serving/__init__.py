@@ -1,6 +1,6 @@
-"""Runs bundles: an HTTP service on BentoML and ONNX Runtime. Never imports torch."""
+"""Serves bundles: an HTTP service on BentoML and ONNX Runtime. Never imports torch."""
 
 import os
 
-# ONNX Runtime reports its use to its maker unless this is set when it is imported.
+# ONNX Runtime sends telemetry unless this is set before it is imported.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"

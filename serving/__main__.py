@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m serving") ->
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr)
+        print("interrupted; run the same command again to resume", file=sys.stderr)
         return 130
 
 
@@ -55,36 +55,39 @@ def parser(prog: str = "python -m serving") -> argparse.ArgumentParser:
     commands = whole.add_subparsers(required=True, metavar="COMMAND")
 
     predicting = commands.add_parser(
-        "predict", help="a model's answers to many images, without a server, as a CSV"
+        "predict", help="write a model's predictions for many images to a CSV, without a server"
     )
     predicting.set_defaults(command=_predict)
     predicting.add_argument("model", metavar="NAME", help="NAME or NAME:VERSION in the store")
     predicting.add_argument("images", metavar="IMAGES", nargs="+", type=Path)
     predicting.add_argument("--out", type=Path, default=Path("predictions.csv"))
 
-    testing = commands.add_parser("bench", help="an honest load test of a running service")
+    testing = commands.add_parser("bench", help="load-test a running service")
     testing.set_defaults(command=_bench)
-    testing.add_argument("url", metavar="URL", help="as in http://localhost:3000")
+    testing.add_argument("url", metavar="URL", help="for example http://localhost:3000")
     testing.add_argument("images", metavar="IMAGES", nargs="+", type=Path)
-    testing.add_argument("--model", help="where several models are served")
+    testing.add_argument("--model", help="NAME; required if several models are served")
     testing.add_argument(
         "--clients",
         type=_positive,
         action="append",
-        help="closed loop: so many clients, each with one request at a time; may be repeated;"
-        " default: 1 and 8, unless there is a --rate",
+        help="closed loop: number of clients, each with one request at a time; may be repeated;"
+        " default: 1 and 8, unless --rate is given",
     )
     testing.add_argument(
         "--rate",
         type=_positive_float,
         action="append",
-        help="open loop: so many requests a second, whatever the answers; may be repeated",
+        help="open loop: requests per second, sent whether or not earlier ones are answered; may"
+        " be repeated",
     )
     testing.add_argument(
-        "--seconds", type=_positive_float, default=10, help="of each load; default: 10"
+        "--seconds", type=_positive_float, default=10, help="duration of each load; default: 10"
     )
     testing.add_argument(
-        "--api-keys-file", type=Path, help="as LABRADOR_API_KEYS_FILE; the first key is sent"
+        "--api-keys-file",
+        type=Path,
+        help="file with one API key per line, of which the first is sent",
     )
     return whole
 

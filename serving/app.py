@@ -1,6 +1,6 @@
-"""The ASGI application: every request routed, timed and counted, every error a problem.
+"""The ASGI application: routes, times and counts every request, answers every error as a problem.
 
-It is all that the network reaches; BentoML starts it (`serving/service.py`).
+Only this is reachable from the network; BentoML starts it (`serving/service.py`).
 """
 
 import asyncio
@@ -29,11 +29,11 @@ from serving.problems import as_problem, respond
 from serving.registry import Registry
 from serving.settings import Settings, read_api_keys
 
-CLIENT_LEFT = 499  # nobody sees it; it keeps such requests apart in the metrics
+CLIENT_LEFT = 499  # never sent, only in the metrics; nginx's code for a disconnected client
 
 
 class Application:
-    """One worker's application. Loading starts with it and never stops it from answering."""
+    """One worker's application. It answers from the start, while the models are being loaded."""
 
     def __init__(
         self,
@@ -43,9 +43,9 @@ class Application:
         worker: int = 0,
         workers: int = 1,
     ) -> None:
-        """worker: 0 to `workers` - 1. schema: what BentoML's client wants to know.
+        """worker: 0 to `workers` - 1. schema: the service schema that BentoML's client reads.
 
-        Raises SettingsError for an unusable file of API keys.
+        Raises SettingsError if the file of API keys cannot be used.
         """
         cores = max(1, cpu_cores() // workers)
         self._settings = settings
@@ -107,9 +107,9 @@ class Application:
         self._predictor.close()
 
     def _drain_on_sigterm(self) -> None:
-        """Put DRAIN_S before what the server does at SIGTERM: readiness goes off meanwhile.
+        """At SIGTERM report not ready, and call the server's own handler DRAIN_S later.
 
-        The orchestrator goes on sending for a while, and a connection that the kernel has
+        The orchestrator keeps sending requests for a while, and a connection that the kernel has
         accepted would hang.
         """
         loop = asyncio.get_running_loop()
@@ -125,6 +125,6 @@ class Application:
 
 
 def _assets() -> list[Mount]:
-    """Swagger UI, where BentoML's wheel has it; /docs says so where not."""
+    """Swagger UI, if BentoML's wheel contains it; without it /docs is an empty page."""
     folder = bentoml_internals.swagger_ui()
     return [Mount("/docs", StaticFiles(directory=folder))] if folder else []

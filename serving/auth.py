@@ -1,4 +1,4 @@
-"""API keys: who may ask, where the operator gave a list of keys."""
+"""API keys: who may send requests, if the operator has configured keys."""
 
 import hmac
 from collections.abc import Iterable
@@ -10,15 +10,15 @@ from models.errors import Unauthorized
 
 
 class Keys:
-    """The keys of the operator's file; without any, everybody may ask."""
+    """The keys in the operator's file; without any, no key is required."""
 
     def __init__(self, keys: Iterable[bytes]) -> None:
         self._digests = [sha256(key).digest() for key in keys]
 
     def check(self, headers: Headers) -> None:
-        """Raises Unauthorized unless the request bears one of the keys.
+        """Raises Unauthorized unless the request has one of the keys.
 
-        Compares digests of equal length, all of them, so that the time tells nothing.
+        Compares the digests of all keys, in constant time, to leak nothing through timing.
         """
         if not self._digests:
             return

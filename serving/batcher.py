@@ -1,6 +1,6 @@
-"""Natural batching: while the model runs, images wait; when it is free it takes what waits.
+"""Dynamic batching without a window: images queue while the model runs; the next run takes them.
 
-So a lone image never waits for company, and batches fill as the load grows. An image that nobody
+So a single image never waits for others, and batches grow with the load. An image that nobody
 waits for any more leaves the queue at once and never reaches the model.
 """
 
@@ -20,7 +20,7 @@ from models.golden import Runner
 from serving.metrics import Metrics
 
 RETRY_AFTER_MAX_S = 60
-_LOOK_S = 0.05  # how often a batcher that retires looks whether it is done
+_POLL_S = 0.05  # how often a batcher that retires checks whether it is done
 
 
 @dataclass(eq=False, slots=True)
@@ -28,13 +28,13 @@ class Waiting:
     """One image in the queue."""
 
     image: NDArray[np.uint8]
-    since_s: float  # of perf_counter: uvloop's clock counts in milliseconds
-    deadline_s: float  # of the event loop's clock
+    since_s: float  # perf_counter: uvloop's clock has a resolution of milliseconds
+    deadline_s: float  # the event loop's clock
     scores: asyncio.Future[NDArray[np.float32]]
 
 
 class Batcher:
-    """Feeds one model with one thread. Made, used and closed on one event loop."""
+    """Feeds one model from one thread. Must be created, used and closed on one event loop."""
 
     def __init__(self, run: Runner, metrics: Metrics, max_batch: int, max_queue: int) -> None:
         self._run = run
@@ -42,9 +42,9 @@ class Batcher:
         self._max_batch = max_batch
         self._max_queue = max_queue
         self._held = 0  # images admitted and not yet answered
-        self._queue: dict[Waiting, None] = {}  # in order, and whoever leaves costs no search
+        self._queue: dict[Waiting, None] = {}  # ordered, with removal in constant time
         self._arrival = asyncio.Event()
-        self._image_s = 0.0  # time of the model an image, the later runs counting more
+        self._image_s = 0.0  # moving average of the model's time per image
         self._run_since_s: float | None = None
         self._last_failed = False
         self._loop = asyncio.get_running_loop()
@@ -53,9 +53,9 @@ class Batcher:
 
     @contextmanager
     def admitted(self, images: int) -> Iterator[None]:
-        """Hold room for `images`, from before they are decoded until they are answered.
+        """Reserve room for a number of images, from before they are decoded until the answer.
 
-        Raises Overloaded where there would be more than `max_queue`.
+        Raises Overloaded if there would be more than `max_queue`.
         """
         self.check_room(images)
         self._held += images
@@ -66,25 +66,25 @@ class Batcher:
 
     @property
     def room(self) -> int:
-        """How many more images it would admit."""
+        """How many more images would be admitted."""
         return self._max_queue - self._held
 
     def check_room(self, images: int) -> None:
-        """Raises Overloaded where `images` more would be more than `max_queue`."""
+        """Raises Overloaded if there is no room for this number of images."""
         if images > self.room:
             wait_s = math.ceil(self._held * self._image_s)
             retry_after_s = min(max(1, wait_s), RETRY_AFTER_MAX_S)
             raise Overloaded(
-                f"{images} more images do not fit: {self._held} wait and {self._max_queue} may;"
+                f"no room for {images} more images: {self._held} of {self._max_queue} are waiting;"
                 f" try again in {retry_after_s} s",
                 retry_after_s,
             )
 
     async def scores(self, image: NDArray[np.uint8], deadline_s: float) -> NDArray[np.float32]:
-        """image uint8 `[S, S, 3]` -> scores float32 `[C]`. Cancel it to take the image out.
+        """image uint8 `[S, S, 3]` -> scores float32 `[C]`. Cancelling removes the image.
 
-        deadline_s: on the event loop's clock. Raises DeadlineExceeded if it comes before the
-        model does, and whatever the model's run raised.
+        deadline_s: on the event loop's clock. Raises DeadlineExceeded if it passes before the
+        model takes the image, and whatever the model's run raises.
         """
         waiting = Waiting(image, perf_counter(), deadline_s, self._loop.create_future())
         self._queue[waiting] = None
@@ -97,7 +97,7 @@ class Batcher:
                 self._drop(waiting)
 
     def fault(self, timeout_s: float) -> str | None:
-        """Why the model must be taken for dead; None while it works."""
+        """Why the model must be considered dead; None while it works."""
         if self._feeding.done():
             return "its batcher stopped"
         if self._last_failed:
@@ -107,13 +107,13 @@ class Batcher:
         return None
 
     async def retire(self) -> None:
-        """Answer what was admitted, then close: nothing new comes any more."""
+        """Answer what was admitted, then close. Nothing may be admitted any more."""
         while self._held:
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_POLL_S)
         await self.close()
 
     async def close(self) -> None:
-        """Call it once nothing waits any more."""
+        """Stop. Nothing may be waiting any more."""
         self._feeding.cancel()
         await asyncio.wait([self._feeding])
         self._thread.shutdown()
@@ -143,7 +143,7 @@ class Batcher:
             self._run_since_s = None
 
     def _take(self) -> list[Waiting]:
-        """The next images, at most `max_batch`; those past their deadline are answered so."""
+        """The next images, at most `max_batch`; those past their deadline get DeadlineExceeded."""
         now_s = self._loop.time()
         batch: list[Waiting] = []
         for waiting in list(self._queue):

@@ -1,9 +1,10 @@
-"""`python -m serving bench`: a load test of a running service that can be trusted.
+"""`python -m serving bench`: load-test a running service.
 
-Closed loop: some clients, each with one request at a time: the highest rate. Open loop: requests
-come at a given rate whatever the answers do, and their time counts from when they should have been
-sent, so that a service that stalls cannot slow its own test. Requests that were shed (429, 503,
-504) and those that failed are counted apart, and never among the times.
+Closed loop: some clients, each with one request at a time; this gives the highest throughput. Open
+loop: requests are sent at a given rate whether or not earlier ones are answered, and their latency
+counts from when they were due, so a service that stalls cannot slow down its own test (coordinated
+omission). Requests that were shed (429, 503, 504) and those that failed are counted separately and
+never included in the latencies.
 """
 
 import asyncio
@@ -22,17 +23,17 @@ from serving.registry import ENDPOINTS
 
 _SHED = {429, 503, 504}
 _WARM_UP_S = 1.0
-_BUSY = 0.8  # a share of its time from which a part counts as the bottleneck
+_BUSY = 0.8  # share of the time from which on a part counts as the bottleneck
 _STAGES = ("read", "decode", "queue", "infer", "respond")
 
 
 class LoadTestError(LabradorError):
-    """A service that cannot be tested."""
+    """A service that cannot be load-tested."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is asked of the service; `rates` in requests a second, of `seconds` each."""
+    """The loads to run, `seconds` each; `rates` in requests per second."""
 
     url: str
     model: str | None
@@ -44,7 +45,7 @@ class Plan:
 
 @dataclass
 class Load:
-    """One load: what was sent, and what came back. Times in seconds."""
+    """The results of one load. Times in seconds."""
 
     name: str
     wall_s: float = 0
@@ -53,37 +54,37 @@ class Load:
     shed_times: list[float] = field(default_factory=list)
     codes: Counter[str] = field(default_factory=Counter)
     stages: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """Stage -> seconds in all, and how often, as the service's metrics say."""
+    """Stage -> total seconds and number of observations, from the service's metrics."""
     workers: int = 1
 
 
 async def measure(plan: Plan, files: Sequence[Path]) -> str:
-    """Run each load and describe it. Raises LoadTestError if the service can't be asked."""
-    pictures = [file.read_bytes() for file in files]
+    """Run each load and describe the results. Raises LoadTestError if the service can't be used."""
+    images = [file.read_bytes() for file in files]
     headers = {"Authorization": f"Bearer {plan.api_key}"} if plan.api_key else {}
     connector = aiohttp.TCPConnector(limit=0)
     timeout = aiohttp.ClientTimeout(total=60)
     async with aiohttp.ClientSession(connector=connector, headers=headers, timeout=timeout) as http:
         url = await _target(http, plan)
-        await closed(http, url, pictures, 2, _WARM_UP_S, Load("warm-up"))
+        await closed(http, url, images, 2, _WARM_UP_S, Load("warm-up"))
         loads = []
         for clients in plan.clients:
             load = Load(f"{clients} clients")
             await _observed(
-                http, plan, load, closed(http, url, pictures, clients, plan.seconds, load)
+                http, plan, load, closed(http, url, images, clients, plan.seconds, load)
             )
             loads.append(load)
         for rate in plan.rates:
             load = Load(f"{rate:g}/s")
-            await _observed(http, plan, load, opened(http, url, pictures, rate, plan.seconds, load))
+            await _observed(http, plan, load, opened(http, url, images, rate, plan.seconds, load))
             loads.append(load)
-    size = np.mean([len(picture) for picture in pictures]) / 1024
-    lines = [f"{url}, {len(pictures)} pictures of {size:.0f} KiB on average"]
+    size = np.mean([len(image) for image in images]) / 1024
+    lines = [f"{url}, {len(images)} images of {size:.0f} KiB on average"]
     return "\n".join([*lines, "", *_table(loads), "", *(bottleneck(load) for load in loads)])
 
 
 async def _target(http: aiohttp.ClientSession, plan: Plan) -> str:
-    """The URL to post pictures to."""
+    """The URL to post images to."""
     try:
         async with http.get(f"{plan.url}/models") as answer:
             body = await answer.json(content_type=None)
@@ -99,32 +100,32 @@ async def _target(http: aiohttp.ClientSession, plan: Plan) -> str:
 
 
 async def _ask(
-    http: aiohttp.ClientSession, url: str, picture: bytes, load: Load, from_s: float
+    http: aiohttp.ClientSession, url: str, image: bytes, load: Load, due_s: float
 ) -> None:
     try:
-        async with http.post(url, data=picture) as answer:
+        async with http.post(url, data=image) as answer:
             await answer.read()
     except (aiohttp.ClientError, TimeoutError) as error:
         load.codes[type(error).__name__] += 1
         return
     load.codes[str(answer.status)] += 1
     if answer.status == 200:
-        load.times.append(time.perf_counter() - from_s)
+        load.times.append(time.perf_counter() - due_s)
     elif answer.status in _SHED:
-        load.shed_times.append(time.perf_counter() - from_s)
+        load.shed_times.append(time.perf_counter() - due_s)
 
 
 async def closed(
     http: aiohttp.ClientSession,
     url: str,
-    pictures: Sequence[bytes],
+    images: Sequence[bytes],
     clients: int,
     seconds: float,
     load: Load,
 ) -> None:
-    """So many clients, each with one request at a time, for so long. Pictures: request bodies."""
+    """Run a number of clients, each with one request at a time. images: the request bodies."""
     end_s = time.perf_counter() + seconds
-    turns = itertools.cycle(pictures)
+    turns = itertools.cycle(images)
 
     async def client() -> None:
         while (now_s := time.perf_counter()) < end_s:
@@ -136,25 +137,25 @@ async def closed(
 async def opened(
     http: aiohttp.ClientSession,
     url: str,
-    pictures: Sequence[bytes],
+    images: Sequence[bytes],
     rate: float,
     seconds: float,
     load: Load,
     even: bool = False,
 ) -> None:
-    """Poisson arrivals, drawn with a fixed seed, or evenly spaced ones."""
+    """Send Poisson arrivals, drawn with a fixed seed, or evenly spaced ones. rate: per second."""
     pauses = np.full(max(1, round(rate * seconds)), 1 / rate)
     if not even:
         pauses = np.random.default_rng(0).exponential(pauses)
     start_s = time.perf_counter()
     async with asyncio.TaskGroup() as tasks:
-        for at_s, picture in zip(start_s + np.cumsum(pauses), itertools.cycle(pictures)):
-            await asyncio.sleep(max(0.0, float(at_s) - time.perf_counter()))
-            tasks.create_task(_ask(http, url, picture, load, float(at_s)))
+        for due_s, image in zip(start_s + np.cumsum(pauses), itertools.cycle(images)):
+            await asyncio.sleep(max(0.0, float(due_s) - time.perf_counter()))
+            tasks.create_task(_ask(http, url, image, load, float(due_s)))
 
 
 async def timed(load: Load, asking: Awaitable[None]) -> None:
-    """Note how long it takes, and what it costs this client."""
+    """Record how long `asking` takes, and how much CPU time this client uses."""
     cpu_s, start_s = time.process_time(), time.perf_counter()
     await asking
     load.wall_s, load.client_cpu_s = time.perf_counter() - start_s, time.process_time() - cpu_s
@@ -175,7 +176,7 @@ async def _observed(
 async def _stages(
     http: aiohttp.ClientSession, plan: Plan
 ) -> tuple[dict[str, tuple[float, float]], int]:
-    """Each stage's seconds and count, and the number of workers, from the service's metrics."""
+    """Each stage's total seconds and count, and the number of workers, from the metrics."""
     async with http.get(f"{plan.url}/metrics") as answer:
         text = await answer.text()
     found = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
@@ -202,7 +203,7 @@ def _table(loads: Sequence[Load]) -> list[str]:
 
 
 def bottleneck(load: Load) -> str:
-    """One sentence: where the time went, and what bounds the rate."""
+    """One sentence: where the time went, and what limits the throughput."""
     answers = max(len(load.times), 1)
     means = ", ".join(
         f"{name} {1000 * seconds / count:.1f}"
@@ -220,8 +221,8 @@ def bottleneck(load: Load) -> str:
     codes = ", ".join(f"{count}x {code}" for code, count in sorted(load.codes.items()))
     return (
         f"{load.name}: {codes}; the service's stages, mean ms: {means or 'unknown'};"
-        f" {images / runs if runs else 0:.1f} images a run; the model runs"
+        f" {images / runs if runs else 0:.1f} images per run; the model runs"
         f" {shares['the model']:.0%} of the time, this client's CPU"
-        f" {load.client_cpu_s / load.wall_s:.0%} ({1000 * load.client_cpu_s / answers:.2f} ms an"
+        f" {load.client_cpu_s / load.wall_s:.0%} ({1000 * load.client_cpu_s / answers:.2f} ms per"
         f" answer): {bound}."
     )

@@ -1,6 +1,6 @@
-"""The private parts of BentoML that the service uses, all of them.
+"""Every use of BentoML's private modules is in this file.
 
-A newer BentoML may move them: what is optional is then left out, and the service starts.
+A newer BentoML may move them: what is optional is then left out, and the service still starts.
 """
 
 import logging
@@ -25,12 +25,12 @@ _AS_PICKLE = "; answer=pickle"  # ends the Content-Type of a request through `be
 
 
 def workers(service: str) -> int:
-    """How many workers BentoML's configuration gives the service of this name."""
+    """The number of workers in BentoML's configuration of the service with this name."""
     try:
         services: Any = import_module(CONFIGURATION).BentoMLContainer.config.services
         count = services[service].workers.get() or 1
     except (ImportError, AttributeError, KeyError) as error:
-        log.warning("BentoML's configuration is elsewhere (%s): one worker is assumed", error)
+        log.warning("BentoML's configuration has moved (%s): assuming one worker", error)
         return 1
     return cpu_cores() if count == "cpu_count" else int(count)
 
@@ -45,12 +45,12 @@ def address() -> tuple[str, int] | None:
 
 
 def stop_telemetry() -> None:
-    """Let BentoML tell its maker nothing, although `bentoml serve` asked before it loaded us."""
+    """Turn BentoML's telemetry off, although `bentoml serve` has checked before it loads us."""
     os.environ["BENTOML_DO_NOT_TRACK"] = "True"
     try:
         import_module(TELEMETRY).do_not_track.cache_clear()
     except (ImportError, AttributeError):
-        log.warning("BentoML's telemetry is elsewhere: set BENTOML_DO_NOT_TRACK=True")
+        log.warning("BentoML's telemetry has moved: set BENTOML_DO_NOT_TRACK=True")
 
 
 def swagger_ui() -> Path | None:

@@ -1,6 +1,6 @@
-"""Reading a request's body: counted, under a deadline, in memory, and apart into its parts.
+"""Reads a request's body, with a size limit, into memory, and splits it into its parts.
 
-Nothing is written to disk and nothing is fetched: text that is a URL is no image.
+Nothing is written to disk and nothing is fetched: a URL in the body is not an image.
 """
 
 from collections.abc import Sequence
@@ -31,15 +31,15 @@ IMAGE_PART = "image"
 
 @dataclass(frozen=True)
 class Content:
-    """What a request carries: images as they came, in order, and its form fields."""
+    """The contents of a body: the image files, as sent and in order, and the form fields."""
 
     images: Sequence[bytes]
     fields: Sequence[tuple[str, str]]
 
 
 async def read(receive: Receive, headers: Headers, max_bytes: int) -> bytes:
-    """The whole body. Raises BodyTooLarge at the first byte past `max_bytes`, or at once where
-    the header announces more, and ClientDisconnect if the client leaves.
+    """The whole body. Raises BodyTooLarge as soon as there are more than `max_bytes`, or at once if
+    Content-Length announces more, and ClientDisconnect if the client disconnects.
     """
     if int(headers.get("content-length", 0)) > max_bytes:
         raise _too_large(max_bytes)
@@ -62,10 +62,11 @@ def _too_large(max_bytes: int) -> BodyTooLarge:
 
 
 def take_apart(body: bytes, headers: Headers) -> Content:
-    """The images and fields of a body.
+    """The images and form fields of a body.
 
-    Only multipart/form-data is taken apart; any other body is one image, whatever its header
-    says, because the bytes decide. Raises ImageMissing, TooManyImages and BadParameter.
+    multipart/form-data is parsed. Any other body is one image, whatever its Content-Type, because
+    the bytes decide the format. Raises ImageMissing, TooManyImages, BadParameter and, for a
+    pickled request, FormatUnsupported.
     """
     kind, options = parse_options_header(headers.get("content-type"))
     if kind == PICKLE.encode():
@@ -86,7 +87,7 @@ def take_apart(body: bytes, headers: Headers) -> Content:
 
 
 def _parts(body: bytes, boundary: bytes) -> list[tuple[str, bytes]]:
-    """Name and content of each part of a multipart body."""
+    """The name and content of each part of a multipart body."""
     if not boundary:
         raise BadParameter("the multipart Content-Type names no boundary")
     form = _Form()
@@ -95,12 +96,12 @@ def _parts(body: bytes, boundary: bytes) -> list[tuple[str, bytes]]:
     except FormParserError as error:
         raise BadParameter("the multipart body is malformed") from error
     if not form.complete:
-        raise BadParameter("the multipart body breaks off before its end")
+        raise BadParameter("the multipart body is incomplete")
     return form.parts
 
 
 class _Form:
-    """Collects what the parser calls out, in its order: begin, headers, data, end."""
+    """Collects the parser's callbacks, in the order: begin, headers, data, end."""
 
     def __init__(self) -> None:
         self.parts: list[tuple[str, bytes]] = []

@@ -1,4 +1,4 @@
-"""Giving up: when a request's deadline has come, or its client has left."""
+"""Cancels work when a request's deadline has passed or its client has disconnected."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,7 +12,7 @@ from models.errors import DeadlineExceeded, ReadTimeout
 
 @asynccontextmanager
 async def reading(deadline_s: float, read_deadline_s: float) -> AsyncIterator[None]:
-    """Cancels its block at the first of two times, both on the event loop's clock.
+    """Cancels its block at the earlier of two times, both on the event loop's clock.
 
     Raises DeadlineExceeded at `deadline_s` and ReadTimeout at `read_deadline_s`.
     """
@@ -21,8 +21,8 @@ async def reading(deadline_s: float, read_deadline_s: float) -> AsyncIterator[No
             yield
     except TimeoutError as error:
         if deadline_s <= read_deadline_s:
-            raise DeadlineExceeded("the time was up before the body had come") from error
-        raise ReadTimeout("the body came too slowly") from error
+            raise DeadlineExceeded("the deadline passed before the body arrived") from error
+        raise ReadTimeout("the body arrived too slowly") from error
 
 
 @asynccontextmanager
@@ -30,7 +30,7 @@ async def waited_for(receive: Receive, deadline_s: float) -> AsyncIterator[None]
     """Cancels its block when nobody waits for it any more. The body must have been read.
 
     Raises DeadlineExceeded at `deadline_s`, on the event loop's clock, and ClientDisconnect when
-    the client leaves.
+    the client disconnects.
     """
     loop = asyncio.get_running_loop()
     left = False

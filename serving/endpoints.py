@@ -1,4 +1,4 @@
-"""What each path answers. The paths themselves are in `routes`, in the order of /docs."""
+"""The handlers of all paths. `routes` lists the paths, in the order of /docs."""
 
 import asyncio
 from typing import Any
@@ -16,7 +16,7 @@ from serving.settings import Settings
 
 
 class Endpoints:
-    """The handlers; each returns its response or raises an error of `models.errors`."""
+    """Each handler returns a response or raises an error of `models.errors`."""
 
     def __init__(
         self,
@@ -27,7 +27,7 @@ class Endpoints:
         metrics: Metrics,
         schema: dict[str, Any],
     ) -> None:
-        """schema: what BentoML's client wants to know of the service."""
+        """schema: the service schema that BentoML's client reads."""
         self._settings = settings
         self._keys = keys
         self._registry = registry

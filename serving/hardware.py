@@ -1,10 +1,10 @@
-"""How many GPUs this process may use."""
+"""The number of GPUs that this process may use."""
 
 import ctypes
 
 
 def gpus() -> int:
-    """NVIDIA GPUs that the driver lets this process see; 0 without a driver."""
+    """The number of NVIDIA GPUs that are visible to this process; 0 without a driver."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:

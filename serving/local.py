@@ -1,6 +1,6 @@
-"""The store's models in this process, without a server: what `Labrador()` answers by.
+"""The store's models in this process, without a server: the implementation of `Labrador()`.
 
-The same decoder, sessions and decisions as over HTTP.
+It uses the same decoder, sessions and decisions as the HTTP service.
 """
 
 from collections.abc import Sequence
@@ -31,10 +31,10 @@ class _Model:
 
 
 class Local:
-    """Each model is loaded and proved on its golden images when it is first asked for."""
+    """Loads each model, and verifies it on its golden images, when it is first used."""
 
     def __init__(self, settings: Settings) -> None:
-        """Raises BundleError if there is no model, or one that the settings name is missing."""
+        """Raises BundleError if there is no model or a model named in the settings is missing."""
         store = Store(settings.model_store)
         self._settings = settings
         paths = [store.path(reference) for reference in settings.models or store.names()]
@@ -46,9 +46,9 @@ class Local:
     def answer(
         self, task: Task, images: Sequence[Path] | Path | str, parameters: dict[str, Any]
     ) -> dict[str, Any]:
-        """What the service answers to these files: an object, or one with `results` for several.
+        """The service's answer for these files: one result, or an object with `results`.
 
-        parameters: as of a request; None is left out. Raises what a request is refused with, and
+        parameters: those of a request; None is left out. Raises the errors of a request, and
         DataError for a file that cannot be read.
         """
         given = {name: str(value) for name, value in parameters.items() if value is not None}

@@ -1,6 +1,6 @@
-"""The service's Prometheus metrics. Workers add up through files in one folder of this server.
+"""The service's Prometheus metrics, summed over the workers through files in a shared folder.
 
-Every label comes from a closed set: declared endpoints, served models, their labels, codes.
+Every label's values are a closed set: declared endpoints, served models, their labels, codes.
 """
 
 import os
@@ -21,7 +21,7 @@ from models.manifest import Manifest, Variant
 if TYPE_CHECKING:
     from prometheus_client import Metric
 
-# One set a server: its supervisor makes the folder before it starts the workers.
+# Set once per server: its supervisor creates the folder before it starts the workers.
 FOLDER_VARIABLE = "PROMETHEUS_LABRADOR_DIR"
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -33,82 +33,82 @@ Stage = Literal["read", "decode", "queue", "infer", "respond"]
 
 @dataclass
 class Observation:
-    """What became of one request, as far as it got: for its metrics."""
+    """What is known about one request so far, for its metrics."""
 
     model: str = ""  # the name of a served model, never a client's text
 
 
 class Metrics:
-    """All metrics of one worker, written to `folder`; one object a process."""
+    """All metrics of one worker, written to `folder`. Create one per process."""
 
     def __init__(self, folder: Path) -> None:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
-        # The library picks its storage while it is imported, by that variable.
+        # The library chooses its storage by this variable, when it is imported.
         from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram
 
         self._folder = folder
         self.content_type = CONTENT_TYPE_LATEST
-        # in no registry: the files of all workers are collected at the scrape
+        # no registry: a scrape collects the files of all workers
         counter, gauge = partial(Counter, registry=None), partial(Gauge, registry=None)
         histogram = partial(Histogram, registry=None)
 
         self.requests = counter(
             "labrador_requests_total",
-            "Requests answered, by HTTP status; 499: the client left",
+            "Requests answered, by HTTP status; 499: the client disconnected",
             ["endpoint", "model", "code"],
         )
         self.request_seconds = histogram(
             "labrador_request_seconds",
-            "From a request's headers to the end of its answer",
+            "Time from a request's headers to the end of its answer",
             ["endpoint"],
             buckets=_SECONDS,
         )
         stages = histogram(
             "labrador_stage_seconds",
-            "Time of one stage of a request or, for infer, of a batch",
+            "Time of one stage of a request; infer: of a batch",
             ["stage"],
             buckets=_SECONDS,
         )
         self.stage_seconds = {name: stages.labels(name) for name in get_args(Stage)}
         self.rejected = counter(
             "labrador_rejected_total",
-            "Requests, or images of a batch, refused, by the problem's code",
+            "Refused requests, or images of a request with several, by problem code",
             ["reason"],
         )
         self.dropped = counter(
             "labrador_dropped_total",
-            "Images that never reached the model because nobody waited any more",
+            "Images that never reached the model because nobody waited for them any more",
             ["reason"],
         )
         for reason in ("expired", "disconnected"):
             self.dropped.labels(reason)
-        self.batch_size = histogram("labrador_batch_size", "Images of one run", buckets=_IMAGES)
+        self.batch_size = histogram("labrador_batch_size", "Images per run", buckets=_IMAGES)
         self.queue_images = gauge(
-            "labrador_queue_images", "Images that wait for their model", multiprocess_mode="livesum"
+            "labrador_queue_images", "Images waiting for their model", multiprocess_mode="livesum"
         )
         self.predictions = counter(
             "labrador_predictions_total",
-            "First labels, or tags, that were answered",
+            "Predicted labels: the most likely label of each image, or its tags",
             ["model", "label"],
         )
         self.confidence = histogram(
-            "labrador_confidence", "Highest score of an image", ["model"], buckets=_SHARES
+            "labrador_confidence", "Highest score of each image", ["model"], buckets=_SHARES
         )
         self.model_ready = gauge(
             "labrador_model_ready",
-            "1 where every worker proved the model on its golden images",
+            "1 if every worker has verified the model on its golden images",
             ["model"],
             multiprocess_mode="livemin",
         )
         self.reloads = counter(
             "labrador_reload_total",
-            "Versions swapped in while serving, and those that failed to be",
+            "Versions swapped in while serving, and those that failed",
             ["model", "result"],
         )
-        gauge("labrador_workers", "Workers that live", multiprocess_mode="livesum").set(1)
+        gauge("labrador_workers", "Workers that are alive", multiprocess_mode="livesum").set(1)
 
     def expect(self, manifest: Manifest) -> None:
-        """Begin the model's counts at 0: a rate does not see what a series begins with."""
+        """Start the model's counters at 0: rate() does not count a series' first value."""
         self.confidence.labels(manifest.name)
         for label in manifest.labels:
             self.predictions.labels(manifest.name, label)
@@ -124,24 +124,24 @@ class Metrics:
             self.stage_seconds[name].observe(perf_counter() - start)
 
     def drop(self, expired: bool) -> None:
-        """An image will not reach the model: its deadline has come, or its client has left."""
+        """Count an image that won't reach the model: deadline passed or client disconnected."""
         self.dropped.labels("expired" if expired else "disconnected").inc()
 
     def observe_scores(self, scores: NDArray[np.float32], manifest: Manifest) -> None:
-        """Count what an image is, by the model's own thresholds. scores: `[C]`."""
+        """Count an image's predicted labels, by the model's own thresholds. scores: `[C]`."""
         self.confidence.labels(manifest.name).observe(float(scores.max()))
         if manifest.thresholds is None:
-            present = np.array([scores.argmax()])
+            predicted = np.array([scores.argmax()])
         else:
-            present = np.flatnonzero(above(scores, manifest.thresholds))
-        for index in present:
+            predicted = np.flatnonzero(above(scores, manifest.thresholds))
+        for index in predicted:
             self.predictions.labels(manifest.name, manifest.labels[index]).inc()
 
     def scrape(self, served: Iterable[tuple[Manifest, Variant, str]]) -> bytes:
-        """The text for Prometheus, all workers added up. served: also each one's provider.
+        """The text for Prometheus, summed over all workers. served: each with its provider.
 
-        What belongs to the versions that are served now is made here: a series of the shared files
-        would stay for ever.
+        Series about the versions served now are created here: in the shared files they would stay
+        for ever.
         """
         from prometheus_client import generate_latest
         from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
@@ -155,13 +155,14 @@ class Metrics:
         )
         shares = GaugeMetricFamily(
             "labrador_baseline_share",
-            "Share of the held-out images for which the label was predicted: predictions_total's"
-            " reference",
+            "Share of the validation images for which the label was predicted: the reference for"
+            " labrador_predictions_total",
             labels=["model", "label"],
         )
         confidences = HistogramMetricFamily(
             "labrador_baseline_confidence",
-            "Highest score of held-out images: confidence's reference; sum by the bins' middles",
+            "Highest score of each validation image: the reference for labrador_confidence; the"
+            " sum is estimated from the bins' middles",
             labels=["model"],
         )
         for manifest, variant, provider in served:
@@ -178,7 +179,7 @@ class Metrics:
             confidences.add_metric([name], buckets, float(middles @ counts))
         for file in self._folder.glob("gauge_live*.db"):
             if not _is_alive(pid := int(file.stem.rpartition("_")[2])):
-                # its gauges go, its counts stay
+                # removes its gauges and keeps its counters
                 mark_process_dead(pid, str(self._folder))  # type: ignore[no-untyped-call]
         shared = MultiProcessCollector(None, str(self._folder))  # type: ignore[no-untyped-call]
         families = [*shared.collect(), info, shares, confidences]  # type: ignore[no-untyped-call]
@@ -186,7 +187,7 @@ class Metrics:
 
 
 class _Families:
-    """What `generate_latest` wants: an object that collects."""
+    """A collector, as `generate_latest` expects it."""
 
     def __init__(self, families: list["Metric"]) -> None:
         self._families = families

@@ -1,4 +1,4 @@
-"""The API's description, for /openapi.json, and the page at /docs that shows it."""
+"""The OpenAPI document at /openapi.json, and the page at /docs that shows it."""
 
 from collections.abc import Iterable
 from itertools import groupby
@@ -27,7 +27,7 @@ from serving.prediction import TOP_K
 from serving.problems import MEDIA_TYPE
 from serving.settings import PARTS_MAX, Settings
 
-# Swagger UI comes from BentoML's wheel: the page needs no internet.
+# Swagger UI comes from BentoML's wheel: the page works offline.
 PAGE = """<!DOCTYPE html>
 <html lang="en">
 <meta charset="utf-8">
@@ -62,7 +62,7 @@ def specification(settings: Settings) -> dict[str, Any]:
     keyed: dict[str, Any] = {"security": [{"key": []}]} if settings.api_keys_file else {}
     top_k = {"name": "top_k", "schema": {"type": "integer", "minimum": 1, "default": TOP_K}}
     threshold = {"name": "threshold", "schema": {"type": "number", "minimum": 0, "maximum": 1}}
-    models: dict[str, Any] = {"summary": "What is served, where it runs and how good it was"}
+    models: dict[str, Any] = {"summary": "The served models, where they run, and their metrics"}
     models["responses"] = _responses(_object(models=_array(_MODEL)), [Unauthorized, NotReady])
     return {
         "openapi": "3.1.0",
@@ -70,7 +70,7 @@ def specification(settings: Settings) -> dict[str, Any]:
             "title": "Labrador",
             "version": "1",
             "description": f"Images: JPEG, PNG or WebP, at most {settings.max_megapixels:g}"
-            f" megapixels each, {settings.max_body_mb:g} MiB and {PARTS_MAX} parts a body.",
+            f" megapixels each, {settings.max_body_mb:g} MiB and {PARTS_MAX} parts per body.",
         },
         "paths": {
             "/classify": {"post": keyed | _prediction(top_k, "predictions", Prediction)},
@@ -105,7 +105,7 @@ _MODEL = _object(
 
 
 def _prediction(parameter: dict[str, Any], key: str, decision: type) -> dict[str, Any]:
-    """An operation that takes images and answers, as `key`, an array of `decision`."""
+    """An operation that takes images and returns, as `key`, an array of `decision`."""
     file = {"type": "string", "contentMediaType": "application/octet-stream"}
     model = {"name": "model", "schema": _TEXT}
     timeout = {"name": "X-Timeout-Ms", "schema": {"type": "integer", "minimum": 1}}
@@ -118,7 +118,7 @@ def _prediction(parameter: dict[str, Any], key: str, decision: type) -> dict[str
     answers = [_object(model=naming, **{key: decisions})]
     answers.append(_object(model=naming, results=_array(one_of_several)))
     return {
-        "summary": f"One image, or several and the answer has results, one an image: its {key}",
+        "summary": f"The {key} of one image, or of several: the answer then has results, one each",
         "parameters": [
             model | {"in": "query"},
             parameter | {"in": "query"},

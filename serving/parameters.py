@@ -1,4 +1,4 @@
-"""A request's parameters: from the query, from form fields beside the image, and one header."""
+"""A request's parameters: from the query, from form fields, and from one header."""
 
 from collections.abc import Iterable, Sequence
 
@@ -8,7 +8,7 @@ from models.errors import BadParameter
 def gather(
     query: Iterable[tuple[str, str]], fields: Iterable[tuple[str, str]], valid: Sequence[str]
 ) -> dict[str, str]:
-    """Name -> text. Raises BadParameter for a name that is not in `valid` or comes twice."""
+    """Name -> text. Raises BadParameter for a name that is not in `valid` or is given twice."""
     parameters: dict[str, str] = {}
     for name, text in [*query, *_unquoted(fields)]:
         if name not in valid:
@@ -20,7 +20,7 @@ def gather(
 
 
 def _unquoted(fields: Iterable[tuple[str, str]]) -> Iterable[tuple[str, str]]:
-    """BentoML's client writes form fields as JSON: a model as "pets", None as null."""
+    """Undo the JSON in which BentoML's client writes form fields: "pets", and null for None."""
     for name, text in fields:
         if text == "null":
             continue
@@ -43,7 +43,7 @@ def number(name: str, text: str) -> float:
 
 
 def timeout_s(header: str | None, limit_s: float) -> float:
-    """Seconds a request may take: what its X-Timeout-Ms says, at most `limit_s`."""
+    """The seconds that a request may take: its X-Timeout-Ms, at most `limit_s`."""
     if header is None:
         return limit_s
     timeout_ms = whole_number("X-Timeout-Ms", header)

@@ -1,8 +1,8 @@
-"""`python -m serving predict`: a model's answers to many files as a CSV, by the service's own code.
+"""`python -m serving predict`: a model's predictions for many files as a CSV, as the service's.
 
-Columns: path; model; predicted (the likeliest label, or all tags, separated by spaces); error (the
-code and the reason where a file is no image that the service would take); one score a label. A line
-is written as soon as its batch is done, so a call that was stopped resumes where it was.
+Columns: path; model; predicted (the most likely label, or all tags, separated by spaces); error
+(code and reason if the service would refuse the file); one score per label. Rows are written as
+soon as their batch is done, so a run that was interrupted resumes where it stopped.
 """
 
 import csv
@@ -27,23 +27,24 @@ from models.store import Store
 from serving.session import Place, Session, open_proved
 from serving.settings import Settings
 
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp"}  # in folders; a file that is named is always read
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp"}  # in folders; a file given by name is always read
 _COLUMNS = ["path", "model", "predicted", "error"]
 
 Pixels = NDArray[np.uint8] | LabradorError
 
 
 def predict(reference: str, paths: Sequence[Path], out: Path, settings: Settings) -> list[str]:
-    """Append what is missing to the CSV `out`; the errors in it, each with its file's path.
+    """Append the missing rows to the CSV `out`. Returns its errors, each with its file's path.
 
-    paths: images, and folders of images. Raises BundleError for a model that is not in the store or
-    fails its golden images, DataError if a path is missing or `out` is of another model.
+    paths: images, and folders of images. Raises BundleError if the model is not in the store,
+    GateError if it fails its golden images, DataError if a path is missing or `out` is of another
+    model.
     """
     files = find(paths)
-    whole = bundle.read(Store(settings.model_store).path(reference))
+    loaded = bundle.read(Store(settings.model_store).path(reference))
     cores = cpu_cores()
-    session = open_proved(whole, settings, Place(threads=cores, worker=0))
-    manifest = whole.manifest
+    session = open_proved(loaded, settings, Place(threads=cores, worker=0))
+    manifest = loaded.manifest
     header = [*_COLUMNS, *manifest.labels]
     done = _done(out, header, _named(manifest))
     missing = [file for file in files if str(file) not in done]
@@ -70,7 +71,7 @@ def predict(reference: str, paths: Sequence[Path], out: Path, settings: Settings
 
 
 def find(paths: Sequence[Path]) -> list[Path]:
-    """The files, and those in the folders that are named like images, sorted; each once."""
+    """The given files, and the image files in the given folders, sorted; each file once."""
     files: dict[Path, None] = {}
     for path in paths:
         if path.is_dir():
@@ -79,11 +80,11 @@ def find(paths: Sequence[Path]) -> list[Path]:
         elif path.exists():
             files[path] = None
         else:
-            raise DataError(f"{path} does not exist: give images, or folders of images")
+            raise DataError(f"{path} does not exist: give images or folders of images")
     if not files:
         raise DataError(
-            f"no images in {', '.join(map(str, paths))}: files that end in"
-            f" {', '.join(sorted(EXTENSIONS))} are looked for"
+            f"no images in {', '.join(map(str, paths))}: none of the files ends in"
+            f" {', '.join(sorted(EXTENSIONS))}"
         )
     return list(files)
 
@@ -95,7 +96,7 @@ def _batches(
     max_batch: int,
     decoders: ThreadPoolExecutor,
 ) -> Iterator[list[tuple[Path, Pixels]]]:
-    """Decoded files in order; while one batch is in the model, the next two are decoded."""
+    """Decoded files in order; while the model runs one batch, the next two are decoded."""
 
     def read(file: Path) -> Pixels:
         try:
@@ -136,23 +137,23 @@ def _rows(
 
 
 def _done(out: Path, header: list[str], model: str) -> dict[str, str]:
-    """The error of each path that `out` already has, empty where there is none.
+    """Path -> error, or an empty text, of the rows that `out` already has.
 
-    A last line that was torn is taken away.
+    An incomplete last line is removed.
     """
     if not out.exists():
         return {}
     content = out.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        out.write_bytes(whole)
-    rows = list(csv.reader(io.StringIO(whole.decode("utf-8", "replace"), newline="")))
+    complete = content[: content.rfind(b"\n") + 1]
+    if complete != content:
+        out.write_bytes(complete)
+    rows = list(csv.reader(io.StringIO(complete.decode("utf-8", "replace"), newline="")))
     if not rows:
         return {}
     if rows[0] != header:
-        raise DataError(f"{out} has other columns than {model} would write: give another --out")
+        raise DataError(f"{out} does not have the columns of {model}: give another --out")
     if others := {row[1] for row in rows[1:]} - {model}:
-        raise DataError(f"{out} has answers of {others.pop()}, not {model}: give another --out")
+        raise DataError(f"{out} has predictions of {others.pop()}, not {model}: give another --out")
     return {row[0]: row[3] for row in rows[1:]}
 
 

@@ -1,4 +1,4 @@
-"""POST /classify and /tag, in the order of a request: read, choose, decode, run, decide, answer."""
+"""POST /classify and /tag: read the body, choose the model, decode, run, decide, answer."""
 
 import asyncio
 import pickle
@@ -35,7 +35,7 @@ Decide = Callable[[Scores], list[decision.Prediction] | list[decision.Tag]]
 
 
 class Predictor:
-    """Answers prediction requests with the registry's models and its own decoding threads."""
+    """Answers prediction requests with the registry's models, decoding in its own threads."""
 
     def __init__(
         self, settings: Settings, registry: Registry, metrics: Metrics, decoders: int
@@ -46,7 +46,7 @@ class Predictor:
         self._decoders = ThreadPoolExecutor(decoders, "decode")
 
     async def answer(self, request: Request, task: Task, observed: Observation) -> Response:
-        """The response; raises the errors of a request. `observed` gets the model's name."""
+        """The response; raises the errors of a request. Sets the model's name in `observed`."""
         self._registry.check_accepts(task)
         now_s = asyncio.get_running_loop().time()
         timeout = timeout_s(request.headers.get("x-timeout-ms"), self._settings.timeout_s)
@@ -96,7 +96,7 @@ class Predictor:
     def _result(
         self, answer: Scores | LabradorError, manifest: Manifest, decide: Decide
     ) -> dict[str, Any]:
-        """One image's part of the response."""
+        """The part of the response for one image."""
         if isinstance(answer, LabradorError):
             self._metrics.rejected.labels(answer.code).inc()
             return {"error": answer.problem()}
@@ -105,17 +105,17 @@ class Predictor:
 
 
 def entry(scores: Scores, manifest: Manifest, decide: Decide) -> dict[str, Any]:
-    """What an answer says of one image with these scores `[C]`."""
+    """The part of an answer for one image with these scores `[C]`."""
     kind = "predictions" if manifest.task == "single" else "tags"
-    # dataclasses.asdict copies deeply: 10 µs a label
+    # dataclasses.asdict makes deep copies: 10 µs per label
     return {kind: [{n: getattr(d, n) for n in d.__slots__} for d in decide(scores)]}
 
 
 async def _each(scores: Sequence[Awaitable[Scores]]) -> Sequence[Scores | LabradorError]:
-    """The scores, or the error, of each image; of a lone image its error is raised.
+    """The scores or the error of each image; the error of a single image is raised.
 
-    It is raised and not kept: an exception that the frame it passes through holds is a cycle,
-    and with it the body stays in memory until Python next looks for cycles.
+    It is raised and not returned: an exception stored in a frame that its traceback refers to is a
+    reference cycle, which keeps the body in memory until the next garbage collection.
     """
     if len(scores) == 1:
         return [await scores[0]]
@@ -128,9 +128,9 @@ async def _each(scores: Sequence[Awaitable[Scores]]) -> Sequence[Scores | Labrad
 
 
 def decision_of(parameters: dict[str, str], manifest: Manifest) -> Decide:
-    """How scores `[C]` become predictions or tags for these parameters.
+    """The function from scores `[C]` to predictions or tags, for these parameters.
 
-    Raises BadParameter now and not after the work.
+    Raises BadParameter at once, before any image is decoded.
     """
     if manifest.task == "single":
         top_k = min(TOP_K, len(manifest.labels))

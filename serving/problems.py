@@ -1,4 +1,4 @@
-"""Errors as answers: RFC 9457 problem objects."""
+"""Errors as HTTP answers: RFC 9457 problem objects."""
 
 import json
 import logging
@@ -22,9 +22,9 @@ MEDIA_TYPE = "application/problem+json"
 
 
 def as_problem(error: Exception, paths: list[str]) -> tuple[LabradorError, dict[str, str]]:
-    """What a client is told of any error, and the headers that go with it. paths: the valid ones.
+    """The problem to answer an error with, and its headers. paths: the valid paths.
 
-    An error that nobody foresaw is `internal`: the log has its place, but not its message, which
+    An unexpected error becomes `internal`: the log gets its traceback, but not its message, which
     may quote the client.
     """
     match error:
@@ -37,13 +37,13 @@ def as_problem(error: Exception, paths: list[str]) -> tuple[LabradorError, dict[
         case LabradorError():
             return error, {}
         case HTTPException(status_code=404):
-            return NotFound(f"no such path; there are {', '.join(paths)}"), {}
+            return NotFound(f"no such path; valid: {', '.join(paths)}"), {}
         case HTTPException(status_code=405):
             allow = (error.headers or {}).get("Allow", "GET")
-            return MethodNotAllowed(f"this path takes {allow}"), {"Allow": allow}
+            return MethodNotAllowed(f"this path accepts only {allow}"), {"Allow": allow}
     places = "".join(traceback.format_tb(error.__traceback__))
     log.error("%s, at\n%s", type(error).__name__, places)
-    return LabradorError("the service failed; its log says where"), {}
+    return LabradorError("the service failed; its log has the traceback"), {}
 
 
 def respond(problem: LabradorError, headers: dict[str, str]) -> Response:

@@ -1,7 +1,8 @@
-"""The models that are served: loaded, proved on their golden images, chosen by name, and swapped.
+"""The served models: loads them, verifies them on their golden images, and swaps versions.
 
-A swap loads and proves the released version beside the one that is served, and then puts it in its
-place at once: every answer comes from exactly one version. What fails never replaces what works.
+A swap loads and verifies the released version while the old one is still served, and then replaces
+it atomically: every answer comes from exactly one version. A version that fails never replaces one
+that works.
 """
 
 import asyncio
@@ -27,7 +28,7 @@ ENDPOINTS: dict[Task, str] = {"single": "/classify", "multi": "/tag"}
 
 @dataclass(frozen=True)
 class Served:
-    """One version of a model at work."""
+    """One version of a model that is being served."""
 
     path: Path
     manifest: Manifest
@@ -37,36 +38,36 @@ class Served:
 
 
 class Registry:
-    """Not ready, with a reason, until `load` has proved every model."""
+    """Not ready, with a reason, until `load` has verified every model."""
 
     def __init__(self, settings: Settings, metrics: Metrics, threads: int, worker: int) -> None:
-        """threads: CPU threads of a run. worker: 0, 1, …; it picks the GPU."""
+        """threads: CPU threads per run. worker: 0, 1, …; selects the GPU."""
         self._settings = settings
         self._store = Store(settings.model_store)
         self._metrics = metrics
         self._place = Place(threads, worker)
-        self._failed: dict[str, Path] = {}  # the version of each model that could not be swapped in
+        self._failed: dict[str, Path] = {}  # name -> the version that could not be swapped in
         self._retiring: set[asyncio.Task[None]] = set()
         self._unready: str | None = "loading"
         self.draining = False
         self.served: dict[str, Served] = {}
 
     async def load(self) -> None:
-        """Load and prove all models. Never raises: what fails is the reason for not being ready."""
+        """Load and verify all models. Never raises: an error becomes the reason of NotReady."""
         try:
             await self._load()
         except LabradorError as error:
             self._unready = str(error)
         except Exception as error:
             log.exception("loading failed")
-            self._unready = f"loading failed with {type(error).__name__}; the log says more"
+            self._unready = f"loading failed with {type(error).__name__}; see the log"
         else:
             self._unready = None
             return
         log.error("not ready: %s", self._unready)
 
     async def follow(self) -> None:
-        """Load, and then serve what is released whenever that changes, if RELOAD_S says so."""
+        """Load; then, unless RELOAD_S is 0, check the store regularly and serve new releases."""
         await self.load()
         while self._settings.reload_s:
             await asyncio.sleep(self._settings.reload_s)
@@ -82,11 +83,11 @@ class Registry:
                     await self._renew(reference)
 
     async def _renew(self, reference: str) -> None:
-        """Serve the version that `reference` means now. A version that fails is tried once."""
+        """Serve the version that `reference` refers to now. A version that fails is tried once."""
         name = reference.partition(":")[0]
         try:
             path = self._store.path(reference)
-        except (LabradorError, OSError) as error:  # it stays; the next look may find it mended
+        except (LabradorError, OSError) as error:  # keep the old one; it may work at the next check
             log.error("%s: %s", name, error)
             return
         old = self.served.get(name)
@@ -129,17 +130,17 @@ class Registry:
         self._metrics.expect(manifest)
         precision = session.variant.precision
         log.info(
-            "%s:%s works in %s on %s", manifest.name, manifest.version, precision, session.provider
+            "%s:%s runs in %s on %s", manifest.name, manifest.version, precision, session.provider
         )
         return Served(path, manifest, session.variant, session.provider, batcher)
 
     def _open(self, path: Path) -> tuple[Manifest, Session]:
-        """The bundle's files are let go afterwards; the session has its own copy."""
+        """Load and verify a bundle. Its files are freed then; the session has its own copy."""
         whole = bundle.read(path)
         return whole.manifest, open_proved(whole, self._settings, self._place)
 
     def drain(self) -> None:
-        """Say not ready, so that nobody sends new work here, and go on serving."""
+        """Report not ready, so that no new work is sent here, and keep serving."""
         self.draining = True
 
     async def close(self) -> None:
@@ -149,19 +150,19 @@ class Registry:
             await served.batcher.close()
 
     def check_loaded(self) -> None:
-        """Raises NotReady, with the reason, until every model is proved."""
+        """Raises NotReady, with the reason, until every model is verified."""
         if self._unready is not None:
             raise NotReady(self._unready)
 
     def check_ready(self) -> None:
-        """Raises NotReady while no new work should come: also when draining or after a fault."""
+        """Raises NotReady while no new work should be sent: also when draining or after a fault."""
         self.check_loaded()
         if self.draining:
-            raise NotReady("draining: this worker stops soon")
+            raise NotReady("draining: this worker is about to stop")
         self.check_alive()
 
     def check_alive(self) -> None:
-        """Raises NotReady if a model must be taken for dead; only a restart helps."""
+        """Raises NotReady if a model must be considered dead; only a restart helps."""
         for name, served in self.served.items():
             if fault := served.batcher.fault(self._settings.timeout_s):
                 self._metrics.model_ready.labels(name).set(0)
@@ -169,8 +170,8 @@ class Registry:
             self._metrics.model_ready.labels(name).set(1)
 
     def check_accepts(self, task: Task) -> None:
-        """Raises NotReady until every model is proved, and Overloaded if no model of the task has
-        room for an image: before a body is read, so that refusing costs little under load.
+        """Raises NotReady until every model is verified, and Overloaded if no model of the task has
+        room for an image. Called before a body is read, which keeps refusals cheap under load.
         """
         self.check_loaded()
         batchers = [s.batcher for s in self.served.values() if s.manifest.task == task]
@@ -178,7 +179,7 @@ class Registry:
             max(batchers, key=lambda batcher: batcher.room).check_room(1)
 
     def choose(self, task: Task, name: str | None) -> Served:
-        """The model `name`, or the only one of the task. Raises what `pick` does."""
+        """The model `name`, or the only one of the task. Raises the errors of `pick`."""
         return pick(self.served, task, name)
 
 
@@ -191,10 +192,10 @@ Model = TypeVar("Model", bound=_HasManifest)
 
 
 def pick(models: Mapping[str, Model], task: Task, name: str | None) -> Model:
-    """Of models by name: the one called `name`, or the only one of the task.
+    """The model to use, of `models` by name: `name`, or the only one of the task.
 
-    Raises ModelUnknown if there is none, BadParameter if there are several or `name` does the
-    other task.
+    Raises ModelUnknown if there is none, BadParameter if there are several or `name` is a model of
+    the other task.
     """
     names = [n for n, model in models.items() if model.manifest.task == task]
     if name is None:
@@ -202,9 +203,9 @@ def pick(models: Mapping[str, Model], task: Task, name: str | None) -> Model:
             return models[names[0]]
         if names:
             raise BadParameter(f"several models are served; choose model={' or '.join(names)}")
-        raise ModelUnknown(f"no {task}-label model is served; GET /models lists what is")
+        raise ModelUnknown(f"no {task}-label model is served; GET /models lists the served models")
     if name not in models:
-        raise ModelUnknown(f"no model {name!r:.80}; served here: {', '.join(names) or 'none'}")
+        raise ModelUnknown(f"unknown model {name!r:.80}; valid: {', '.join(names) or 'none'}")
     if name not in names:
         other = models[name].manifest.task
         raise BadParameter(f"{name} is a {other}-label model: use {ENDPOINTS[other]}")
@@ -212,5 +213,5 @@ def pick(models: Mapping[str, Model], task: Task, name: str | None) -> Model:
 
 
 def naming(manifest: Manifest) -> dict[str, str]:
-    """The model an answer comes from, as every answer names it."""
+    """The name and version of a model, as included in every answer."""
     return {"name": manifest.name, "version": str(manifest.version)}

@@ -1,7 +1,7 @@
-"""The BentoML service, by which `bentoml serve`, `bentoml build` and BentoML's client know us.
+"""The BentoML service, as seen by `bentoml serve`, `bentoml build` and BentoML's client.
 
-BentoML gives workers, lifecycle, configuration, packaging and the container. Its own parsing,
-batching and middlewares see no request: its workers run our application instead.
+BentoML provides workers, lifecycle, configuration, packaging and the container. Its own parsing,
+batching and middleware are bypassed: its workers run our application instead.
 """
 
 import atexit
@@ -30,12 +30,12 @@ class Service(bentoml.Service):  # type: ignore[misc]
     """A service whose workers serve `serving.app.Application`."""
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
-        # the server's first process loads this module too, and never runs a model
+        # imported late: the server's main process loads this module too, and never runs a model
         from serving.app import Application
 
         self.inject_config()
-        logging.getLogger("serving").setLevel(logging.INFO)  # which model runs where
-        logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it quotes its input
+        logging.getLogger("serving").setLevel(logging.INFO)  # logs which model runs where
+        logging.getLogger("python_multipart").setLevel(logging.ERROR)  # its warnings quote input
         folder = os.environ.get(FOLDER_VARIABLE) or tempfile.mkdtemp(prefix="labrador-metrics-")
         return Application(
             read_settings(),
@@ -48,15 +48,15 @@ class Service(bentoml.Service):  # type: ignore[misc]
 
 @bentoml.service(name="labrador", service_class=Service)
 class Labrador:
-    """Says what is in a picture, by fine-tuned ResNets.
+    """Classifies and tags images with fine-tuned ResNets.
 
-    `image` is one file or a list of files. Over HTTP the methods are declarations, for the names
-    and types in BentoML's client; called in Python, they answer from the store in this process.
+    `image` is one file or a list of files. For HTTP the methods only declare the names and types
+    that BentoML's client uses; called from Python, they run the store's models in this process.
     """
 
     @cached_property
     def _local(self) -> "Local":
-        from serving.local import Local  # a server never needs it
+        from serving.local import Local  # not needed by a server
 
         return Local(read_settings())
 
@@ -65,7 +65,7 @@ class Labrador:
     def classify(
         self, image: list[Path], top_k: int | None = None, model: str | None = None
     ) -> dict[str, Any]:
-        """The likeliest labels."""
+        """The most likely labels."""
         return self._local.answer("single", image, {"top_k": top_k, "model": model})
 
     @bentoml_internals.ask_as_multipart
@@ -73,12 +73,12 @@ class Labrador:
     def tag(
         self, image: list[Path], threshold: float | None = None, model: str | None = None
     ) -> dict[str, Any]:
-        """Every label that is in the picture."""
+        """Every label whose score is at or above its threshold."""
         return self._local.answer("multi", image, {"threshold": threshold, "model": model})
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     def prepare() -> None:
-        """Runs once a server, before its workers."""
+        """Runs once per server, before its workers start."""
         bentoml_internals.stop_telemetry()
         try:
             preflight.check()

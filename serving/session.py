@@ -1,4 +1,4 @@
-"""One ONNX Runtime session: the bytes of a bundle's network, on a provider that really runs."""
+"""An ONNX Runtime session for a bundle's network, on an execution provider that really runs it."""
 
 import logging
 from dataclasses import dataclass
@@ -20,25 +20,25 @@ CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
 class DeviceError(LabradorError):
-    """The device that was asked for does not work."""
+    """The requested device does not work."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a worker runs its models: CPU threads of a run, and its number, which picks the GPU."""
+    """Where a worker runs its models: CPU threads per run, and its index, which selects the GPU."""
 
     threads: int
     worker: int
 
 
 class Session:
-    """One of a bundle's networks, ready to run, `max_batch` images at a time at most; `provider` is
-    the one that runs it.
+    """One variant of a bundle's network, ready to run. `max_batch`: the largest batch; `provider`:
+    the execution provider that runs it.
     """
 
     def __init__(self, bundle: Bundle, variant: Variant, settings: Settings, place: Place):
-        """Raises DeviceError if CUDA is asked for and no GPU works, BundleError if the network
-        is not the manifest's.
+        """Raises DeviceError if CUDA is requested and no GPU works, BundleError if the network
+        does not match the manifest.
         """
         self._manifest = bundle.manifest
         self.variant = variant
@@ -46,7 +46,7 @@ class Session:
         self.provider: str = self._session.get_providers()[0]
         on_cuda = self.provider == CUDA
         self.max_batch = settings.max_batch or (32 if on_cuda else 8)
-        # cuDNN searches for its algorithms again with every new shape: on CUDA there are few.
+        # cuDNN searches for algorithms again for every new shape: on CUDA there are few sizes.
         powers = [2**n for n in range(self.max_batch.bit_length()) if 2**n < self.max_batch]
         self.buckets = [*powers, self.max_batch] if on_cuda else []
         _check_tensors(self._session, bundle.manifest)
@@ -63,7 +63,7 @@ class Session:
         return scores[:count]
 
     def prove(self, bundle: Bundle) -> None:
-        """Run every batch size once, then the golden images. Raises GateError if they differ."""
+        """Run every batch size once, then check the golden images; GateError if one fails."""
         size = bundle.manifest.preprocess.image_size_px
         for count in self.buckets or [1]:
             self.run(np.zeros((count, size, size, 3), np.uint8))
@@ -72,10 +72,10 @@ class Session:
 
 
 def open_proved(bundle: Bundle, settings: Settings, place: Place) -> Session:
-    """The bundle's network in the precision that the settings ask for, proved.
+    """Open the bundle's network in the precision of the settings, and verify it.
 
-    Raises BundleError if the bundle has no such variant, GateError if it answers wrongly, and what
-    `Session` raises. With auto, a variant that fails is passed over for fp32.
+    Raises BundleError if the bundle has no such variant, GateError if its scores are wrong, and the
+    errors of `Session`. With auto, fp32 replaces a variant that fails.
     """
     choices = _choices(bundle.manifest, settings)
     for variant in choices:
@@ -86,7 +86,7 @@ def open_proved(bundle: Bundle, settings: Settings, place: Place) -> Session:
         except (BundleError, GateError) as error:
             if variant == choices[-1]:
                 raise
-            log.warning("%s: %s is passed over: %s", bundle.path, variant.precision, error)
+            log.warning("%s: falling back from %s: %s", bundle.path, variant.precision, error)
     raise AssertionError("a bundle has a network")
 
 
@@ -94,8 +94,8 @@ def _choices(manifest: Manifest, settings: Settings) -> list[Variant]:
     """The variants to try, in order."""
     found = {variant.precision: variant for variant in manifest.variants}
     if settings.precision == "auto":
-        wanted: tuple[Precision, ...] = ("fp16" if _tries_gpu(settings) else "int8", "fp32")
-        return [found[precision] for precision in wanted if precision in found]
+        preferred: tuple[Precision, ...] = ("fp16" if _tries_gpu(settings) else "int8", "fp32")
+        return [found[precision] for precision in preferred if precision in found]
     if settings.precision not in found:
         raise BundleError(
             f"{manifest.name}:{manifest.version} has no {settings.precision}; it has"
@@ -118,7 +118,7 @@ def _open(
     except DeviceError as error:
         if settings.device == "cuda":
             raise
-        log.warning("there is a GPU, but the CPU has to do: %s", error)
+        log.warning("there is a GPU, but falling back to the CPU: %s", error)
         return _cpu_session(bundle, variant, place)
 
 
@@ -126,12 +126,12 @@ def _cpu_session(bundle: Bundle, variant: Variant, place: Place) -> ort.Inferenc
     options = ort.SessionOptions()
     options.intra_op_num_threads = place.threads
     options.inter_op_num_threads = 1
-    # Spinning threads would take the cores from the decoders and from the other workers.
+    # Spinning threads would take the cores away from the decoders and the other workers.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return ort.InferenceSession(bundle.files[variant.file], options, providers=[CPU])
-    except Exception as error:  # ONNX Runtime's errors have no common class of their own
-        raise BundleError(f"{bundle.path}: ONNX Runtime refuses the network: {error}") from error
+    except Exception as error:  # ONNX Runtime's errors have no base class of their own
+        raise BundleError(f"{bundle.path}: ONNX Runtime can't load the network: {error}") from error
 
 
 def _cuda_session(
@@ -139,8 +139,8 @@ def _cuda_session(
 ) -> ort.InferenceSession:
     count = gpus()
     if not count:
-        raise DeviceError("the NVIDIA driver shows no GPU")
-    ort.preload_dlls()  # the CUDA and cuDNN wheels; without it ONNX Runtime doesn't find them
+        raise DeviceError("the NVIDIA driver reports no GPU")
+    ort.preload_dlls()  # from the CUDA and cuDNN wheels; ONNX Runtime doesn't find them otherwise
     options = ort.SessionOptions()
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     # TF32 rounds to 10 bits, too coarse for the golden scores of an fp32 network.
@@ -154,12 +154,12 @@ def _cuda_session(
     except Exception as error:
         raise DeviceError(f"ONNX Runtime cannot run the network on CUDA: {error}") from error
     if session.get_providers()[0] != CUDA:
-        raise DeviceError(f"asked for CUDA, ONNX Runtime uses {session.get_providers()[0]}")
+        raise DeviceError(f"ONNX Runtime uses {session.get_providers()[0]} instead of CUDA")
     return session
 
 
 def _check_tensors(session: ort.InferenceSession, manifest: Manifest) -> None:
-    """Raises BundleError unless the graph's inputs and outputs are what the manifest says."""
+    """Raises BundleError unless the graph's inputs and outputs match the manifest."""
     tensors, size, labels = (
         manifest.tensors,
         manifest.preprocess.image_size_px,

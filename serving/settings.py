@@ -15,38 +15,39 @@ from models.preprocess import MEGAPIXELS_MAX
 from models.store import DEFAULT_ROOT
 
 PREFIX = "LABRADOR_"
-OF_TRAINING = (PREFIX + "CACHE",)  # which the same shell may have for `python -m training`
-PARTS_MAX = 64  # parts of a multipart body, so images of a request
+OF_TRAINING = (PREFIX + "CACHE",)  # may be set in the same shell, for `python -m training`
+PARTS_MAX = 64  # parts of a multipart body, and so images of a request
 
 
 class SettingsError(LabradorError):
-    """A setting that is unknown or has a value that cannot be used."""
+    """An unknown setting or an invalid value."""
 
 
 class Settings(BaseSettings):
-    """Every setting with its default. Sizes: MB is MiB, a megapixel is a million pixels."""
+    """Every setting with its default. MB means MiB; a megapixel is a million pixels."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
 
     models: Annotated[tuple[str, ...], NoDecode] = Field(
-        default=(), description="comma list of NAME or NAME:VERSION; empty: all in the store"
+        default=(), description="NAME or NAME:VERSION, comma-separated; empty: all in the store"
     )
     model_store: Path = Field(default=DEFAULT_ROOT, description="folder with the bundles")
     device: Literal["auto", "cuda", "cpu"] = Field(
-        default="auto", description="auto: CUDA where a GPU works; cuda never falls back"
+        default="auto",
+        description="auto: CUDA if a GPU works, else the CPU; cuda: no fallback to the CPU",
     )
     precision: Literal["auto", "fp32", "fp16", "int8"] = Field(
         default="auto",
-        description="which variant of the network; auto: fp16 on CUDA, int8 on a CPU, where the"
-        " bundle has it and it answers the golden images, else fp32",
+        description="variant of the network; auto: fp16 on CUDA, int8 on a CPU, if the bundle has"
+        " it and it passes the golden images, else fp32",
     )
     gpu_memory_mb: int = Field(
-        default=0, ge=0, description="GPU memory that a model may take; 0: no limit"
+        default=0, ge=0, description="GPU memory that a model may use; 0: no limit"
     )
     reload_s: float = Field(
         default=0,
         ge=0,
-        description="seconds between looks at which versions are released, to serve those;"
+        description="seconds between checks for newly released versions, which are then served;"
         " 0: never",
     )
     wait_for_models: bool = Field(
@@ -56,24 +57,28 @@ class Settings(BaseSettings):
     )
     max_body_mb: float = Field(default=10, gt=0, le=1024, description="largest request body")
     max_megapixels: float = Field(
-        default=25, gt=0, le=MEGAPIXELS_MAX, description="largest image, told by its header"
+        default=25, gt=0, le=MEGAPIXELS_MAX, description="largest image, according to its header"
     )
     max_queue: int = Field(
-        default=256, ge=PARTS_MAX, description="images a model holds, waiting or running"
+        default=256, ge=PARTS_MAX, description="most images that a model holds, waiting or running"
     )
     max_batch: int = Field(
         default=0,
         ge=0,
         le=1024,
-        description="images of one run; 0: 32 on CUDA, 8 on a CPU, which gains nothing from more",
+        description="largest batch; 0: 32 on CUDA, 8 on a CPU, where larger ones gain nothing",
     )
-    timeout_s: float = Field(default=30, gt=0, description="from a request's headers to its answer")
-    read_timeout_s: float = Field(default=10, gt=0, description="for reading a request's body")
+    timeout_s: float = Field(
+        default=30, gt=0, description="most seconds from a request's headers to its answer"
+    )
+    read_timeout_s: float = Field(
+        default=10, gt=0, description="most seconds to read a request's body"
+    )
     drain_s: float = Field(
-        default=5, ge=0, description="serving on after SIGTERM, while readiness is off"
+        default=5, ge=0, description="seconds to keep serving, while not ready, after SIGTERM"
     )
     api_keys_file: Path | None = Field(
-        default=None, description="file with one key a line; none: no key is asked for"
+        default=None, description="file with one API key per line; none: no key is required"
     )
 
     @field_validator("models", mode="before")
@@ -91,7 +96,7 @@ class Settings(BaseSettings):
 
 
 def read_settings() -> Settings:
-    """The settings of this process's environment. Raises SettingsError, in one line."""
+    """The settings from the environment. Raises SettingsError, with a message of one line."""
     valid = [PREFIX + name.upper() for name in Settings.model_fields]
     for name in sorted(os.environ):
         if name.upper().startswith(PREFIX) and name.upper() not in (*valid, *OF_TRAINING):
@@ -107,7 +112,7 @@ def read_settings() -> Settings:
 
 
 def read_api_keys(file: Path | None) -> tuple[bytes, ...]:
-    """The keys in `file`, one a line. Raises SettingsError if it cannot be read or holds none."""
+    """The keys in `file`, one per line. Raises SettingsError if it is unreadable or has none."""
     if file is None:
         return ()
     try:
@@ -115,5 +120,5 @@ def read_api_keys(file: Path | None) -> tuple[bytes, ...]:
     except OSError as error:
         raise SettingsError(f"{PREFIX}API_KEYS_FILE={file}: {error.strerror}") from error
     if not keys:
-        raise SettingsError(f"{PREFIX}API_KEYS_FILE={file} holds no key")
+        raise SettingsError(f"{PREFIX}API_KEYS_FILE={file} contains no key")
     return keys

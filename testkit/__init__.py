@@ -1,1 +1,1 @@
-"""What tests and benchmarks share: running servers, tiny models, image sets. Not installed."""
+"""Shared by tests and benchmarks: running servers, tiny models, image sets. Not installed."""

@@ -10,7 +10,7 @@ from models.manifest import Manifest
 
 FILES: dict[str, bytes] = {
     "model.onnx": b"the network",
-    "golden/baseline.jpg": b"a picture",
+    "golden/baseline.jpg": b"an image",
     "golden/scores.json": json.dumps({"golden/baseline.jpg": [0.7, 0.2, 0.1]}).encode(),
     "report.html": b"<p>fine</p>",
     "training_images.txt": b"\n",
@@ -18,7 +18,7 @@ FILES: dict[str, bytes] = {
 
 
 def values(files: Mapping[str, bytes] = FILES, **changes: Any) -> dict[str, Any]:
-    """A manifest as JSON would give it, before any check."""
+    """A manifest as parsed from JSON, before validation."""
     loss = {"value": 0, "low": -0.01, "high": 0.01}
     gate = {
         "tolerance": 1e-4,
@@ -65,7 +65,7 @@ def values(files: Mapping[str, bytes] = FILES, **changes: Any) -> dict[str, Any]
 
 
 def multi(**changes: Any) -> dict[str, Any]:
-    """What makes the manifest a multi-label one."""
+    """The changes that make the manifest a multi-label one."""
     return {"task": "multi", "thresholds": [0.5, 0.25, 0.75]} | changes
 
 
@@ -74,6 +74,6 @@ def manifest(files: Mapping[str, bytes] = FILES, **changes: Any) -> Manifest:
 
 
 def written(path: Path, files: Mapping[str, bytes] = FILES, **changes: Any) -> Path:
-    """The folder of a bundle that was just written."""
+    """Write a bundle and return its folder."""
     write(path, manifest(files, **changes), files)
     return path

@@ -1,4 +1,4 @@
-"""Pictures of colours, a tiny model whose baseline was measured on such, and how it is asked."""
+"""Images of colours, a tiny model with a baseline measured on them, and requests to it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,12 +15,12 @@ from testkit.servers import Server
 from training.evaluation.decisions import baseline, decide
 
 Colour = tuple[int, int, int]
-HELD_OUT = 600
+VALIDATION_IMAGES = 600
 RED: Colour = (200, 30, 30)
 
 
 def colours(random: np.random.Generator, count: int, above: int = 140) -> list[Colour]:
-    """Each with one channel above the others by less than `above`: the less, the harder to say."""
+    """Each has one channel above the others by less than `above`; less is harder to classify."""
     found = random.integers(0, 110, (count, 3))
     strongest = random.choice(3, count, p=[0.4, 0.3, 0.3])
     rows = np.arange(count)
@@ -28,29 +28,31 @@ def colours(random: np.random.Generator, count: int, above: int = 140) -> list[C
     return [(red, green, blue) for red, green, blue in found.tolist()]
 
 
-def said(manifest: Manifest, pictures: Sequence[Colour]) -> Baseline:
-    """What a tiny model says of the pictures: in NumPy, and counted by training's own code."""
-    images = [decode(tiny_models.picture(colour), manifest.preprocess) for colour in pictures]
+def measured_baseline(manifest: Manifest, colours: Sequence[Colour]) -> Baseline:
+    """The baseline of a tiny model on these colours: scores in NumPy, counts by training's code."""
+    images = [decode(tiny_models.picture(colour), manifest.preprocess) for colour in colours]
     scores = tiny_models.reference_scores(np.stack(images), manifest.task)
     return baseline(scores, decide(scores, manifest.thresholds))
 
 
-def add(store: Path, name: str, task: Task, held_out: Sequence[Colour]) -> None:
-    """A tiny model whose baseline was measured on these."""
+def add(store: Path, name: str, task: Task, validation: Sequence[Colour]) -> None:
+    """Add a tiny model with a baseline measured on these colours."""
 
     def make(version: int) -> tuple[Manifest, dict[str, bytes]]:
         manifest, files = tiny_models.content(name, version, task)
-        return manifest.model_copy(update={"baseline": said(manifest, held_out)}), files
+        return manifest.model_copy(
+            update={"baseline": measured_baseline(manifest, validation)}
+        ), files
 
     Store(store).add(name, make)
 
 
-def ask(server: Server, task: Task, model: str, pictures: Sequence[Colour]) -> None:
-    """Send them all, as many at once as a request takes."""
+def ask(server: Server, task: Task, model: str, colours: Sequence[Colour]) -> None:
+    """Send images of all these colours, as many at once as a request may have."""
     url = f"{server.url}/{'classify' if task == 'single' else 'tag'}?model={model}"
-    for start in range(0, len(pictures), PARTS_MAX):
+    for start in range(0, len(colours), PARTS_MAX):
         parts = [
-            ("image", ("picture.jpg", tiny_models.picture(colour), "image/jpeg"))
-            for colour in pictures[start : start + PARTS_MAX]
+            ("image", ("image.jpg", tiny_models.picture(colour), "image/jpeg"))
+            for colour in colours[start : start + PARTS_MAX]
         ]
         httpx.post(url, files=parts, timeout=30).raise_for_status()

@@ -1,6 +1,6 @@
-"""A run without training: the same on any CPU, with margins that no rounding bridges.
+"""A run without training: the same on any CPU, with margins larger than any rounding error.
 
-A ResNet with random weights sees colours apart; its head is the means of each colour's features.
+A ResNet with random weights separates colours; its head is made of each colour's mean features.
 """
 
 from pathlib import Path
@@ -18,11 +18,11 @@ from training.network.resnet import Network
 from training.provenance import provenance
 from training.run_folder import Outcome, Run
 
-_STEEPNESS = 3.0  # logits of the true colour are so far above the others', about
+_STEEPNESS = 3.0  # by about this much the true colour's logit is above the others
 
 
 def colours(data: Path, folder: Path) -> Run:
-    """The run of what `image_sets.class_folders` wrote; every second image validates."""
+    """A run on what `image_sets.class_folders` wrote; every second image is for validation."""
     recipe = image_sets.recipe(data)
     files = sorted(data.rglob("*.jpg"))
     records = [

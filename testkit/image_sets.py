@@ -1,4 +1,4 @@
-"""Tiny image sets that a tiny network learns from: noise tinted in the labels' colours."""
+"""Tiny data sets that a tiny network can learn: noise tinted in the labels' colours."""
 
 import csv
 import io
@@ -29,7 +29,7 @@ def jpeg(labels: Sequence[str], random: np.random.Generator, size: tuple[int, in
 
 
 def photo(seed: int, size: tuple[int, int] = (96, 72)) -> Image.Image:
-    """Soft patches and fine grain, a different picture for each seed. size: width, height."""
+    """Soft patches and fine grain, a different image for each seed. size: width, height."""
     random = np.random.default_rng(seed)
     patches = random.integers(0, 256, (6, 8, 3), dtype=np.uint8)
     soft = Image.fromarray(patches).resize(size, Image.Resampling.BICUBIC)
@@ -43,7 +43,7 @@ def image(seed: int, labels: Sequence[str] = ("red",), size: tuple[int, int] = (
 
 
 def put(folder: Path, *files: str) -> Path:
-    """Write a different image to each of the files below the folder, and return the folder."""
+    """Write a different image to each of the files in the folder, and return the folder."""
     for number, file in enumerate(files):
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_bytes(image(number))
@@ -51,7 +51,7 @@ def put(folder: Path, *files: str) -> Path:
 
 
 def class_folders(folder: Path, images_per_label: int, seed: int = 0) -> Path:
-    """A folder for each colour."""
+    """One class folder per colour."""
     random = np.random.default_rng(seed)
     for label in COLOURS:
         (folder / label).mkdir(parents=True)
@@ -80,7 +80,7 @@ def write_csv(file: Path, rows: Sequence[Sequence[str]]) -> Path:
 
 
 def recipe(data: Path | str = "nowhere", **changes: Any) -> Recipe:
-    """A recipe that takes a second or two on tiny data."""
+    """A recipe that runs in a second or two on tiny data."""
     quick: dict[str, Any] = {
         "data": str(data),
         "weights": "none",

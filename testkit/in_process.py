@@ -1,4 +1,4 @@
-"""The application behind a real socket in this process, where a test can hold one of its stages."""
+"""The application behind a real socket in this process, where a test can hold a stage of it."""
 
 import socket
 import threading
@@ -15,7 +15,7 @@ from serving.app import Application
 from serving.settings import Settings
 from testkit.servers import get, metric
 
-WITHIN_S = 20  # what a test waits for and does not come by then fails it; below TIMEOUT_S
+WITHIN_S = 20  # a test fails if what it waits for takes longer; below TIMEOUT_S
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Inside:
 
 @dataclass(frozen=True)
 class Hold:
-    """A stage that waits at its beginning until it is let go."""
+    """A stage that waits at its start until it is released."""
 
     reached: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     go: threading.Event = field(default_factory=threading.Event)
@@ -43,7 +43,7 @@ class Hold:
         assert self.go.wait(WITHIN_S)
 
     def wait(self) -> None:
-        """Until something stands here."""
+        """Wait until something has arrived here."""
         assert self.reached.acquire(timeout=WITHIN_S)
 
 
@@ -51,7 +51,7 @@ class Hold:
 def run_inside(
     metrics_folder: Path, ready: bool = True, schema: dict[str, Any] | None = None, **settings: Any
 ) -> Iterator[Inside]:
-    """One worker's application, as BentoML's uvicorn runs it; `ready`: wait until it says so."""
+    """One worker's application, as BentoML's uvicorn runs it; `ready`: wait until it is ready."""
     application = Application(Settings(**settings), metrics_folder, schema or {})
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
@@ -73,5 +73,5 @@ def run_inside(
 def until(condition: Callable[[], bool]) -> None:
     end_s = time.monotonic() + WITHIN_S
     while not condition():
-        assert time.monotonic() < end_s, "what was waited for did not come"
+        assert time.monotonic() < end_s, "the condition did not become true"
         time.sleep(0.005)

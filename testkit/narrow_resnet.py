@@ -1,6 +1,6 @@
-"""A ResNet-18 an eighth as wide, in torchvision's place: its layers and keys, 0.7 MB of weights.
+"""A ResNet-18 an eighth as wide as torchvision's, with its layers and keys: 0.7 MB of weights.
 
-A checkpoint of the real one is 45 to 134 MB, and each is synced to the disk.
+A checkpoint of the real one takes 45 to 134 MB, and each is synced to disk.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 REAL = torchvision.models.get_model
-_WIDTH = 8  # of stem and first layer; ResNet-18 has 64
+_WIDTH = 8  # of the stem and the first layer; ResNet-18 has 64
 
 
 class _Narrow(ResNet):  # type: ignore[misc]
@@ -31,13 +31,13 @@ class _Narrow(ResNet):  # type: ignore[misc]
 
 
 def put_in_place() -> None:
-    """For the rest of this process."""
+    """Replace torchvision's for the rest of this process."""
     torchvision.models.get_model = _get_model
 
 
 @contextmanager
 def in_place(model: Any = None) -> Iterator[None]:
-    """For as long as the context is open; or another one of `get_model`'s kind."""
+    """Replace torchvision's `get_model` in this context, by `model` if given."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torchvision.models, "get_model", model or _get_model)
         yield

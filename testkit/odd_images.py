@@ -1,4 +1,4 @@
-"""Image files for the tests, made on the spot."""
+"""Unusual image files for tests."""
 
 import io
 import struct
@@ -14,11 +14,11 @@ def encoded(
     samples: NDArray[Any] | Image.Image, form: str, orientation: int | None = None, **options: Any
 ) -> bytes:
     """The samples as a JPEG, PNG, … file. Two bands are grey and alpha, four are RGBA."""
-    picture = samples if isinstance(samples, Image.Image) else Image.fromarray(samples)
+    image = samples if isinstance(samples, Image.Image) else Image.fromarray(samples)
     if orientation is not None:
         options["exif"] = exif(orientation)
     buffer = io.BytesIO()
-    picture.save(buffer, form, **options)
+    image.save(buffer, form, **options)
     return buffer.getvalue()
 
 
@@ -40,7 +40,7 @@ def png(width: int, height: int, depth: int, colour: int, compressed: bytes) -> 
 
 
 def png_with_right_checksums(data: bytes) -> bytes:
-    """The PNG with each chunk's checksum made to fit its content, as far as chunks go."""
+    """The PNG with each complete chunk's checksum corrected."""
     fixed, at = data[:8], 8
     while at + 12 <= len(data):
         length = int.from_bytes(data[at : at + 4], "big")
@@ -51,7 +51,7 @@ def png_with_right_checksums(data: bytes) -> bytes:
 
 
 def jpeg_claiming(data: bytes, width: int, height: int) -> bytes:
-    """The baseline JPEG with another size in its header."""
+    """The baseline JPEG with this size in its header."""
     at = data.index(b"\xff\xc0") + 5
     return data[:at] + struct.pack(">HH", height, width) + data[at + 4 :]
 

@@ -1,4 +1,4 @@
-"""Which files are opened, and which images decoded, while something runs."""
+"""Records which files are opened, and which images are decoded."""
 
 import os
 import sys
@@ -19,10 +19,10 @@ _hooks: list[object] = []
 
 @contextmanager
 def opened() -> Iterator[list[Path]]:
-    """The files that this process opens within, in all its threads, each as often as it does."""
+    """The files that this process opens in the context, in all threads, once for each time."""
     if not _hooks:
         sys.addaudithook(_hear)
-        _hooks.append(_hear)  # for good: Python takes none away
+        _hooks.append(_hear)  # for good: Python cannot remove an audit hook
     files: list[Path] = []
     _listeners.append(files)
     try:
@@ -40,8 +40,9 @@ def _hear(event: str, arguments: tuple[Any, ...]) -> None:
 
 @contextmanager
 def decoded() -> Iterator[Counter[tuple[str, float]]]:
-    """How often each content, by its sha256, is decoded within for a shorter side of so many
-    pixels at least: by `models.preprocess`, the one decoder.
+    """How often `models.preprocess`, the only decoder, decodes each image in the context.
+
+    By the sha256 of its bytes and the least pixels of its shorter side.
     """
     found: list[tuple[str, float]] = []
     decode = preprocess._decoded

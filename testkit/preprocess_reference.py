@@ -1,8 +1,8 @@
-"""What the preprocessing must give, in plain NumPy and float64, written from the specification.
+"""The reference for preprocessing in plain NumPy and float64, written from the specification.
 
-It shares no line with `models.preprocess`. `python -m testkit.preprocess_reference` writes
-`preprocess_reference.npz`: the expected pixels of every case, which the tests hold both sides
-against.
+It shares no code with `models.preprocess`. `python -m testkit.preprocess_reference` writes
+`preprocess_reference.npz`: the expected pixels of every case, with which the tests
+compare both.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 FILE = Path(__file__).with_name("preprocess_reference.npz")
 
-# EXIF 2.3, tag 274: the side of the upright picture where the stored first row, and the stored
+# EXIF 2.3, tag 274: the side of the upright image where the stored first row, and the stored
 # first column, belong.
 _SIDES = {
     1: ("top", "left"),
@@ -30,7 +30,7 @@ _SIDES = {
 
 @dataclass(frozen=True)
 class Case:
-    """Stored samples `[h, w]` (grey) or `[h, w, bands]`, uint8 or uint16, and how to see them."""
+    """Stored samples `[h, w]` (grey) or `[h, w, bands]`, uint8 or uint16, and how to read them."""
 
     samples: NDArray[Any]
     kind: str  # grey, grey+alpha, rgb, rgba, cmyk
@@ -40,10 +40,10 @@ class Case:
 
 
 def drawn(width: int, height: int, fine: bool = False) -> NDArray[np.uint8]:
-    """A picture `[height, width, 3]` that no turn or mirror leaves as it was.
+    """An image `[height, width, 3]` that every rotation and flip changes.
 
-    Ramps in red and green, slow waves in blue; `fine` adds stripes of three pixels, which only a
-    resampling with antialias smooths away. Only + - * / and rounding: the same on every machine.
+    Ramps in red and green, slow waves in blue; `fine` adds stripes of three pixels, which only
+    antialiased resampling smooths away. Only + - * / and rounding: the same on every machine.
     """
     u = ((np.arange(width) + 0.5) / width)[None, :]
     v = ((np.arange(height) + 0.5) / height)[:, None]
@@ -96,12 +96,12 @@ def weights(length: int, start: float, side: float, size: int) -> NDArray[np.flo
 
 def pixels(case: Case) -> NDArray[np.float64]:
     """The network's input `[S, S, 3]`, not rounded."""
-    picture = upright(rgb(case.samples, case.kind), case.orientation)
-    height, width = picture.shape[:2]
+    image = upright(rgb(case.samples, case.kind), case.orientation)
+    height, width = image.shape[:2]
     side = min(height, width) * case.crop_fraction
     down = weights(height, (height - side) / 2, side, case.size_px)
     across = weights(width, (width - side) / 2, side, case.size_px)
-    return np.asarray(np.einsum("yh,hwc,xw->yxc", down, picture, across, optimize=True), np.float64)
+    return np.asarray(np.einsum("yh,hwc,xw->yxc", down, image, across, optimize=True), np.float64)
 
 
 def cases() -> dict[str, Case]:
@@ -109,7 +109,7 @@ def cases() -> dict[str, Case]:
     grey = base[:, :, 2]
     alpha = drawn(61, 45)[:, ::-1, 0]
     sixteen = (np.arange(45 * 61, dtype=np.int64) * 65535 // (45 * 61 - 1)).reshape(45, 61)
-    found = {f"exif-{turn}": Case(base, "rgb", turn) for turn in _SIDES}
+    found = {f"exif-{orientation}": Case(base, "rgb", orientation) for orientation in _SIDES}
     return found | {
         "even": Case(drawn(64, 48, fine=True), "rgb", crop_fraction=1.0),
         "odd-small-crop": Case(drawn(67, 91, fine=True), "rgb", size_px=17, crop_fraction=0.37),

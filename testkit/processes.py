@@ -1,4 +1,4 @@
-"""Commands in processes of their own, with narrow networks, which can be killed.
+"""Commands in their own processes, which can be killed, with narrow networks.
 
 They are forked from a process that has imported everything: importing takes seconds each time.
 """
@@ -16,7 +16,7 @@ import torch
 
 from testkit import narrow_resnet
 from training.__main__ import main
-from training.commands import train  # noqa: F401  what main imports only when it is needed
+from training.commands import train  # noqa: F401  main imports it only when needed
 from training.fine_tuning.trainer import FineTuning
 
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -24,7 +24,7 @@ _CONTEXT.set_forkserver_preload(["pytest", "testkit.processes"])
 
 
 class Command:
-    """`python -m training WORDS…`, begun, on as many threads as the tests have."""
+    """`python -m training ARGUMENTS…`, started, on as many threads as the tests use."""
 
     def __init__(
         self,
@@ -33,14 +33,14 @@ class Command:
         environment: Mapping[str, str] | None = None,
         prepare: Callable[[], None] | None = None,
     ) -> None:
-        """`prepare` is called in the new process before the command; it can be pickled."""
+        """`prepare` is called in the new process before the command; it must be picklable."""
         self.out, self.err = log.with_suffix(".out"), log.with_suffix(".err")
         arguments = (words, self.out, self.err, dict(environment or {}), prepare)
         self._process = _CONTEXT.Process(target=_run, args=arguments, daemon=True)
         self._process.start()
 
     def code(self, timeout_s: float = 120) -> int:
-        """The exit code; minus the signal that ended it. One that takes longer is killed."""
+        """The exit code, or minus the signal that ended it. Killed after the timeout."""
         self._process.join(timeout_s)
         if self._process.exitcode is None:
             self._process.kill()
@@ -71,11 +71,11 @@ def _run(
     sys.exit(main(words))
 
 
-# What `prepare` can be: the process sends itself a signal, at a moment that no clock decides.
+# For `prepare`: the process sends itself a signal, at a point that no clock decides.
 
 
 def signal_in_step(number: signal.Signals, step: int) -> None:
-    """In place of the step with this number, from 0, of those that this process does."""
+    """Send it instead of running this process's step with this number, from 0."""
     whole, left = FineTuning.step, step
 
     def counted(*arguments: Any) -> torch.Tensor:
@@ -89,7 +89,7 @@ def signal_in_step(number: signal.Signals, step: int) -> None:
 
 
 def kill_when_written(pattern: str, count: int) -> None:
-    """When the file whose name fits, the so-many-th of them, is written but not yet in place."""
+    """When the `count`-th file whose name matches is written, but not yet in place."""
     whole, left = os.replace, count
 
     def counted(source: str, target: Path) -> None:

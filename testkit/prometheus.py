@@ -18,7 +18,7 @@ WITHIN_S = 60
 
 @contextmanager
 def watching(server: Server, folder: Path, rules: Sequence[Path] = ()) -> Iterator[str]:
-    """The URL of a Prometheus that asks the server twice a second, and as often the rules."""
+    """The URL of a Prometheus that scrapes the server and evaluates the rules twice a second."""
     config = folder / "prometheus.yml"
     config.write_text(
         "global: {scrape_interval: 500ms, scrape_timeout: 500ms, evaluation_interval: 500ms}\n"
@@ -45,9 +45,9 @@ def watching(server: Server, folder: Path, rules: Sequence[Path] = ()) -> Iterat
 
 
 def shortened(folder: Path, window: str) -> list[Path]:
-    """Copies of the rules in which six hours are `window` and alerts wait for a second only.
+    """Copies of the rules in which six hours are `window` and alerts wait for only a second.
 
-    Names keep their 6h, so the copies are read as the rules are.
+    Names keep their 6h.
     """
     copies = []
     for file in RULES.glob("*.yml"):
@@ -58,7 +58,7 @@ def shortened(folder: Path, window: str) -> list[Path]:
 
 
 def query(url: str, expression: str, last_s: int | None = None) -> list[dict[str, Any]]:
-    """The series of the expression now, or of the last seconds; none while Prometheus starts.
+    """The series of the expression now, or over the last seconds; none while Prometheus starts.
 
     Raises httpx.HTTPStatusError for an expression that Prometheus refuses.
     """
@@ -79,7 +79,7 @@ def query(url: str, expression: str, last_s: int | None = None) -> list[dict[str
 
 
 def firing(url: str) -> set[tuple[str, str | None]]:
-    """The alerts that fire, each with its model; without that of slowness, as some machines are."""
+    """The firing alerts with their models, but not the one for slowness: some machines are slow."""
     alerts = query(url, 'ALERTS{alertstate="firing",alertname!="LabradorSlow"}')
     return {(one["metric"]["alertname"], one["metric"].get("model")) for one in alerts}
 

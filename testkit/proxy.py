@@ -1,4 +1,4 @@
-"""A real nginx with the configuration of deploy/nginx in front of real servers."""
+"""A real nginx, configured by deploy/nginx, in front of real servers."""
 
 import json
 import re
@@ -26,12 +26,12 @@ class Proxy:
     log_file: Path
 
     def log(self) -> list[dict[str, str]]:
-        """One entry a request, as `log_format` words it."""
+        """One entry per request, in the form of `log_format`."""
         return [json.loads(line) for line in self.log_file.read_text().splitlines()]
 
 
 def configure(folder: Path, servers: Sequence[int]) -> tuple[list[str], int]:
-    """Fill in the configuration for servers at these ports: nginx's command, and its own port."""
+    """Configure nginx for servers at these ports; returns nginx's command and its own port."""
     configuration = folder / "nginx"
     shutil.copytree(CONFIGURATION, configuration)
     port = free_port()
@@ -46,7 +46,7 @@ def configure(folder: Path, servers: Sequence[int]) -> tuple[list[str], int]:
     certificate += ["-keyout", str(configuration / "tls" / "key.pem")]
     certificate += ["-out", str(configuration / "tls" / "certificate.pem")]
     subprocess.run(certificate, check=True, capture_output=True)
-    # its processes stay this user's, because only that one may write to a test's folder
+    # its processes run as this user, because only this user may write to a test's folder
     script = ["nginx", "-p", str(folder), "-c", str(configuration / "nginx.conf")]
     return [*script, "-g", "daemon off; user root;"], port
 

@@ -1,4 +1,4 @@
-"""A real `bentoml serve` of this repository, for tests of the whole."""
+"""A real `bentoml serve` of this repository, for end-to-end tests."""
 
 import os
 import random
@@ -18,7 +18,7 @@ import httpx
 ROOT = Path(__file__).parents[1]
 START_S = 60
 STOP_S = 30
-# Over plain HTTP; with `verify` each call would load all authorities' certificates: 27 ms of CPU.
+# Over plain HTTP; with `verify` each call would load all CA certificates: 27 ms of CPU.
 get, post = partial(httpx.get, verify=False), partial(httpx.post, verify=False)
 
 
@@ -30,7 +30,7 @@ class Server:
     log_file: Path
 
     def worker(self) -> int:
-        """Process id of its first worker."""
+        """The process id of its first worker."""
         return self.workers()[0]
 
     def workers(self) -> list[int]:
@@ -47,7 +47,7 @@ class Server:
 
 
 def metric(url: str, series: str) -> float:
-    """Value of one series of /metrics, 0 where it is not there yet."""
+    """The value of one series of /metrics, 0 if it does not exist yet."""
     for line in get(f"{url}/metrics").text.splitlines():
         name, _, value = line.rpartition(" ")
         if name == series:
@@ -67,7 +67,7 @@ def command(
 
 
 def free_port() -> int:
-    """Below the range of which the kernel gives ports to connections: nobody takes it meanwhile."""
+    """Below the range from which the kernel assigns ports, so nobody takes it meanwhile."""
     for port in random.sample(range(15_000, 32_000), 100):
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
@@ -83,7 +83,7 @@ def serve(
     service: str = ".",
     **settings: object,
 ) -> Iterator[Server]:
-    """A server with these settings, up until the block ends; `ready`: wait until it says so.
+    """A server with these settings, running in the context; `ready`: wait until it is ready.
 
     service: as `bentoml serve` takes it; default: the one of bentofile.yaml.
     """
@@ -109,7 +109,7 @@ def serve(
 
 
 def wait(server: Server, probe: str) -> None:
-    """Until the probe answers 200."""
+    """Wait until the probe answers 200."""
     answer = "nothing"
     end_s = time.monotonic() + START_S
     while time.monotonic() < end_s and server.process.poll() is None:

@@ -1,4 +1,4 @@
-"""Tiny real bundles for tests, made without torch: the mean colour of a picture decides."""
+"""Tiny real bundles for tests, made without torch: the mean colour of an image decides."""
 
 import io
 from pathlib import Path
@@ -29,7 +29,7 @@ from models.store import Store
 SIZE_PX = 16
 LABELS = ("red", "green", "blue")
 OPSET = 18
-# A label's logit is how much its channel is above the other two, and a pure colour is certain.
+# A label's logit is how far its channel is above the other two; a pure colour is certain.
 WEIGHTS = np.array([[8, -4, -4], [-4, 8, -4], [-4, -4, 8]], np.float32)
 TRAINING_IMAGES_FILE = "training-images.txt"
 PROVENANCE = Provenance(
@@ -57,7 +57,7 @@ def picture(colour: tuple[int, int, int] = (200, 30, 30), size_px: int = 48) -> 
 def reference_scores(
     images: NDArray[np.uint8], task: Task, weights: NDArray[np.float32] = WEIGHTS
 ) -> NDArray[np.float32]:
-    """What the network must answer, in plain NumPy: uint8 `[N, S, S, 3]` -> float32 `[N, 3]`."""
+    """The expected scores in plain NumPy: uint8 `[N, S, S, 3]` -> float32 `[N, 3]`."""
     logits = (images.astype(np.float64) / 255).mean(axis=(1, 2)) @ weights
     if task == "multi":
         scores = 1 / (1 + np.exp(-logits))
@@ -108,7 +108,7 @@ def content(
 ) -> tuple[Manifest, dict[str, bytes]]:
     """The manifest and the files of a tiny bundle.
 
-    `model` takes the place of its network, `weights` of the network's; `int8` is a variant.
+    `model` replaces its network, `weights` the network's weights; `int8` is a variant.
     """
     preprocess = Preprocess(image_size_px=SIZE_PX, crop_fraction=0.9)
     files = golden.forms([picture((200, 30, 30)), picture((20, 180, 60)), picture((30, 60, 220))])

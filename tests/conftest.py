@@ -1,4 +1,4 @@
-"""What a test needs from the machine: skipped by name where it is missing, failed with --all."""
+"""What tests need from the machine: if it is missing they are skipped, or fail with --all."""
 
 import os
 from collections.abc import Generator
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-# OpenMP's threads spin while they wait for each other: beside another test's process, on the same
-# cores, they take three times as long. Read when torch is loaded, also by the tests' subprocesses.
+# OpenMP's threads spin while waiting for each other: next to another test's process on the same
+# cores, they take three times as long. Read when torch is loaded, in the tests' subprocesses too.
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 import torch  # noqa: E402
@@ -17,7 +17,9 @@ DATA = Path(__file__).parents[2] / "shared" / "data"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--all", action="store_true", help="fail what would be skipped, but for want of a GPU"
+        "--all",
+        action="store_true",
+        help="fail tests that would be skipped, except for lack of a GPU",
     )
 
 

@@ -1,4 +1,4 @@
-"""Rooms import one way, as `docs/architecture.md` has it."""
+"""Layers import in one direction, as documented in `docs/architecture.md`."""
 
 import ast
 import re
@@ -10,21 +10,21 @@ from testkit.servers import ROOT
 TRAINING = ROOT / "training"
 
 
-def rooms() -> dict[str, set[str]]:
-    """What each room may import, in the document's order, from the top floor down."""
+def layers() -> dict[str, set[str]]:
+    """What each layer may import, in the document's order, from top to bottom."""
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    section = text.partition("## The rooms of `training/`")[2].partition("\n## ")[0]
+    section = text.partition("## The layers of `training/`")[2].partition("\n## ")[0]
     table: dict[str, set[str]] = {}
     for line in section.splitlines():
         if line.startswith("| `"):
-            room, _, imports = (cell.strip() for cell in line.strip("|").split("|"))
-            table[room.strip("`/")] = set(re.findall(r"`(\w+)`", imports))
+            layer, _, imports = (cell.strip() for cell in line.strip("|").split("|"))
+            table[layer.strip("`/")] = set(re.findall(r"`(\w+)`", imports))
     table["commands"] = set(list(table)[list(table).index("commands") + 1 :])
     return table
 
 
 def imported(file: Path) -> Iterator[str]:
-    """Every module that a file imports, wherever in it: `training.data`, `training.data.split`."""
+    """Every module that a file imports, anywhere in it: `training.data`, `training.data.split`."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
@@ -33,35 +33,35 @@ def imported(file: Path) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
 
 
-def room_of(module: str) -> str | None:
+def layer_of(module: str) -> str | None:
     parts = module.split(".")
     return parts[1] if parts[0] == "training" and len(parts) > 1 else None
 
 
-def test_each_room_is_in_the_document_and_each_in_the_document_is_there() -> None:
+def test_the_document_lists_exactly_the_layers_that_exist() -> None:
     found = {path.stem for path in TRAINING.iterdir() if path.name != "__pycache__"}
-    assert set(rooms()) == found - {"__init__"}
+    assert set(layers()) == found - {"__init__"}
 
 
-def test_a_room_imports_only_what_the_document_says() -> None:
-    allowed, wrong = rooms(), []
+def test_a_layer_imports_only_what_the_document_allows() -> None:
+    allowed, wrong = layers(), []
     for file in sorted(TRAINING.rglob("*.py")):
-        room = file.relative_to(TRAINING).parts[0].removesuffix(".py")
+        layer = file.relative_to(TRAINING).parts[0].removesuffix(".py")
         for module in imported(file):
-            other = room_of(module)
-            if other in allowed and other not in {room, *allowed.get(room, ())}:
+            other = layer_of(module)
+            if other in allowed and other not in {layer, *allowed.get(layer, ())}:
                 wrong.append(f"{file.relative_to(ROOT)} imports {module}")
     assert not wrong
 
 
-def test_no_arrow_of_the_document_points_up() -> None:
-    table = rooms()
+def test_no_layer_in_the_document_imports_one_above_it() -> None:
+    table = layers()
     order = list(table)
     assert [
-        (room, other)
-        for room, others in table.items()
+        (layer, other)
+        for layer, others in table.items()
         for other in others
-        if order.index(other) <= order.index(room)
+        if order.index(other) <= order.index(layer)
     ] == []
 
 

@@ -1,4 +1,4 @@
-"""Which package may import which: training and serving meet in `models` only."""
+"""Which package may import which: training and serving share only `models`."""
 
 import ast
 import subprocess
@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-NEVER = {  # what no module of a package imports, nor do those that it imports
+NEVER = {  # what no module of a package imports, directly or indirectly
     "models": {"training", "serving", "torch", "torchvision", "bentoml", "onnxruntime"},
     "serving": {"training", "torch", "torchvision"},
     "training": {"serving", "bentoml", "starlette"},
 }
 
-# Imports every module of the packages named, and prints what came along.
+# Imports every module of the given packages, and prints all packages that were loaded.
 IMPORT_ALL = """
 import importlib, pkgutil, sys
 for package in sys.argv[1:]:
@@ -26,7 +26,7 @@ print(*sorted({name.partition(".")[0] for name in sys.modules}))
 
 
 def _imported(file: Path) -> Iterator[str]:
-    """The packages that a module imports, inside its functions too."""
+    """The packages that a module imports, including inside its functions."""
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             yield from (name.name.partition(".")[0] for name in node.names)
@@ -36,12 +36,12 @@ def _imported(file: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("package", NEVER)
-def test_no_module_names_a_package_that_it_may_not_import(package: str) -> None:
+def test_no_module_imports_a_forbidden_package(package: str) -> None:
     files = list((ROOT / package).rglob("*.py"))
     assert len(files) > 5
     for file in files:
-        strange = NEVER[package] & set(_imported(file))
-        assert not strange, f"{file.relative_to(ROOT)} imports {strange}"
+        forbidden = NEVER[package] & set(_imported(file))
+        assert not forbidden, f"{file.relative_to(ROOT)} imports {forbidden}"
 
 
 def test_serving_and_models_load_without_torch_and_training() -> None:

@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None, prog: str = "python -m training") -
         with open(os.devnull, "w") as nowhere:
             first = int(os.environ.get("RANK", 0)) == 0  # of the processes that torchrun started
             with nullcontext() if first else redirect_stdout(nowhere):
-                # only now: to import torch takes seconds
+                # imported late: importing torch takes seconds
                 command = importlib.import_module(f"training.commands.{call.module}")
                 getattr(command, call.function)(**call.arguments)
     except RecipeError as error:
@@ -35,5 +35,5 @@ def main(arguments: list[str] | None = None, prog: str = "python -m training") -
 
 if __name__ == "__main__":
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # each epoch shows at once, in a log file too
+        sys.stdout.reconfigure(line_buffering=True)  # shows each epoch at once, in a log file too
     sys.exit(main())

@@ -1,7 +1,7 @@
-"""Words of the command line to a checked call of a verb; everything here is done without torch.
+"""Parses and checks the command line, without importing torch.
 
-What can be refused without looking at an image is refused here: unknown options, values, paths
-that do not exist, folders in use, names that are none.
+Whatever can be rejected without reading an image is rejected here: unknown options, invalid
+values, missing paths, folders in use, invalid names.
 """
 
 import argparse
@@ -19,12 +19,12 @@ from training.data import datasets
 from training.recipe import GROUPS, Recipe, resolve
 from training.release import MARGIN, check_margin
 
-INSPECTED = (  # what of a recipe matters to inspect
+INSPECTED = (  # the recipe options that inspect uses
     *("pattern", "images", "relabel", "quarantine", "task", "valid", "seed"),
     *("arch", "image_size", "crop_fraction", "flip", "rotation", "scale", "warp", "light"),
 )
-_DATA_OPTIONS = ("pattern", "images", "relabel", "quarantine")  # of evaluate
-_FILES = ("images", "relabel", "quarantine")  # options that name what must be there
+_DATA_OPTIONS = ("pattern", "images", "relabel", "quarantine")  # that evaluate takes
+_FILES = ("images", "relabel", "quarantine")  # options whose path must exist
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class Call:
     arguments: dict[str, Any]
 
 
-def parse(words: list[str] | None, prog: str) -> Call:
-    """The call that the words mean. Exits with 2 on wrong usage, with 0 after help.
+def parse(arguments: list[str] | None, prog: str) -> Call:
+    """The call for these command-line arguments. Exits with 2 on wrong usage, with 0 after help.
 
     prog: how the program was called. Raises RecipeError, DataError, RunError, BundleError or
     ReleaseError for what cannot be used.
     """
-    options, unknown = parser(prog).parse_known_args(words)
+    options, unknown = parser(prog).parse_known_args(arguments)
     if unknown:
         options.parser.error("; ".join(_unknown(unknown, options.parser)))
     call: Call = options.check(options)
@@ -95,19 +95,18 @@ def _evaluate(options: argparse.Namespace) -> Call:
     _check_data(options.data, given)
     run_folder.check_free(options.out)
     arguments = {"model": options.model, "data": options.data, "data_options": given}
-    return Call("evaluate", "evaluate", {**arguments, **_of(options, "device", "out")})
+    return Call("evaluate", "evaluate", {**arguments, **_select(options, "device", "out")})
 
 
 def _export(options: argparse.Namespace) -> Call:
-    return Call("export", "export", _exported(options))
+    return Call("export", "export", _export_arguments(options))
 
 
 def _release(options: argparse.Namespace) -> Call:
     check_margin(options.margin)
-    more = _of(options, "margin", "force", "device")
-    return Call(
-        "release", "release", {**_exported(options), "allowed": options.allow_label, **more}
-    )
+    more = _select(options, "margin", "force", "device")
+    arguments = {**_export_arguments(options), "allowed": options.allow_label, **more}
+    return Call("release", "release", arguments)
 
 
 def _rollback(options: argparse.Namespace) -> Call:
@@ -116,8 +115,8 @@ def _rollback(options: argparse.Namespace) -> Call:
     return Call("rollback", "rollback", {"name": options.name, "store": store, "to": options.to})
 
 
-def _exported(options: argparse.Namespace) -> dict[str, Any]:
-    """What export and release share, checked."""
+def _export_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """The checked arguments that export and release share."""
     finished, store = run_folder.read(options.run), Store(options.store)
     store.versions(options.name)
     _check_data(options.data or finished.recipe.data, {})
@@ -132,7 +131,7 @@ def _recipe(options: argparse.Namespace, names: Iterable[str]) -> Recipe:
     _check_data(recipe.data, {name: getattr(recipe, name) for name in _DATA_OPTIONS})
     if recipe.weights not in ("imagenet", "none") and not Path(recipe.weights).is_file():
         raise RecipeError(
-            f"--weights {recipe.weights} is neither imagenet, none nor a file that is there"
+            f"--weights {recipe.weights} is neither imagenet, none nor an existing file"
         )
     return recipe
 
@@ -146,13 +145,13 @@ def _check_data(data: str, options: dict[str, str | None]) -> None:
 
 
 def _refuse_others(options: argparse.Namespace, flag: str, more: set[str]) -> None:
-    """A run has its own recipe: options beside it would be ignored."""
+    """RecipeError for recipe options next to a run, whose own recipe is used."""
     others = {*Recipe.model_fields, "recipe", *more}
     if given := [name for name in sorted(others) if getattr(options, name) is not None]:
-        raise RecipeError(f"{flag} RUN takes the run's own recipe: leave out {', '.join(given)}")
+        raise RecipeError(f"{flag} RUN uses the run's own recipe: leave out {', '.join(given)}")
 
 
-def _of(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+def _select(options: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names}
 
 
@@ -160,7 +159,7 @@ def parser(prog: str = "python -m training") -> argparse.ArgumentParser:
     whole = argparse.ArgumentParser(
         prog=prog,
         description="From a folder of images to a fine-tuned ResNet, exported and released.",
-        epilog="Exit codes: 0 done; 1 refused or failed, in a line that says why; 2 wrong usage.",
+        epilog="Exit codes: 0 done; 1 refused or failed, with one line saying why; 2 wrong usage.",
     )
     commands = whole.add_subparsers(required=True, metavar="COMMAND")
 
@@ -171,7 +170,7 @@ def parser(prog: str = "python -m training") -> argparse.ArgumentParser:
         added.set_defaults(check=check, parser=added)
         return added
 
-    inspecting = command("inspect", _inspect, "look at DATA before training: an audit")
+    inspecting = command("inspect", _inspect, "audit DATA before training")
     _add_data(inspecting)
     _add_fields(inspecting, INSPECTED)
 
@@ -182,18 +181,18 @@ def parser(prog: str = "python -m training") -> argparse.ArgumentParser:
     )
     _add_fields(training, [name for name in Recipe.model_fields if name != "data"])
 
-    finding = command("lr-find", _lr_find, "find a learning rate: a plot, and suggestions")
+    finding = command("lr-find", _lr_find, "find a learning rate: suggestions and a plot")
     _add_data(finding, optional=True)
     finding.add_argument(
         "--from",
         dest="from_run",
         type=Path,
         metavar="RUN",
-        help="sweep the whole network of a run, instead of a new head on DATA",
+        help="sweep the whole network of a run instead of a new head on DATA",
     )
     _add_fields(finding, [name for name in Recipe.model_fields if name != "data"])
 
-    evaluating = command("evaluate", _evaluate, "measure a run or a bundle on DATA")
+    evaluating = command("evaluate", _evaluate, "evaluate a run or a bundle on DATA")
     evaluating.add_argument(
         "model", metavar="RUN|BUNDLE", help="a run's or bundle's folder, or NAME[:VERSION]"
     )
@@ -202,13 +201,13 @@ def parser(prog: str = "python -m training") -> argparse.ArgumentParser:
     evaluating.set_defaults(device="auto")
     evaluating.add_argument("--out", type=Path, help="default: runs/<time>")
 
-    exporting = command("export", _export, "turn a run into a bundle, through the gate")
+    exporting = command("export", _export, "export a run to a bundle, through the gate")
     _add_export(exporting)
 
     releasing = command(
         "release",
         _release,
-        "export a run and serve it by default, if it is not worse than what is released",
+        "export a run and serve it by default, unless it is worse than the released version",
     )
     _add_export(releasing)
     releasing.add_argument(
@@ -223,7 +222,7 @@ def parser(prog: str = "python -m training") -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="LABEL",
-        help="that may get worse, or go; may be repeated; kept in the manifest",
+        help="a label that may get worse or be removed; may be repeated; kept in the manifest",
     )
     releasing.add_argument(
         "--force", action="store_true", help="release whatever the verdict; kept in the manifest"
@@ -234,7 +233,10 @@ def parser(prog: str = "python -m training") -> argparse.ArgumentParser:
     returning = command("rollback", _rollback, "serve an earlier version by default again")
     returning.add_argument("name", metavar="NAME")
     returning.add_argument(
-        "--to", type=int, metavar="VERSION", help="default: the one that the released one replaced"
+        "--to",
+        type=int,
+        metavar="VERSION",
+        help="default: the one that the released version replaced",
     )
     _add_store(returning)
     return whole
@@ -242,14 +244,16 @@ def parser(prog: str = "python -m training") -> argparse.ArgumentParser:
 
 def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", type=Path)
-    parser.add_argument("--name", required=True, help="of the model; its next version is made")
-    parser.add_argument("--data", help="where the run's images are now, if not where they were")
+    parser.add_argument(
+        "--name", required=True, help="the model's name; its next version is written"
+    )
+    parser.add_argument("--data", help="where the run's images are now, if they were moved")
     parser.add_argument(
         "--precision",
         action="append",
         default=[],
         choices=["fp16", "int8"],
-        help="a variant beside fp32, behind a gate of its own; may be repeated",
+        help="a variant in addition to fp32, with a gate of its own; may be repeated",
     )
     _add_store(parser)
 
@@ -259,7 +263,7 @@ def _add_store(parser: argparse.ArgumentParser) -> None:
         "--store",
         type=Path,
         default=default_root(),
-        help="folder with the bundles; default: LABRADOR_MODEL_STORE, else models/bundles",
+        help="folder with the bundles; default: $LABRADOR_MODEL_STORE or models/bundles",
     )
 
 
@@ -285,7 +289,7 @@ def _add_fields(parser: argparse.ArgumentParser, names: Collection[str]) -> None
 
 
 def _kind(annotation: Any) -> str:
-    """How help names the values of a field: its choices, or their type."""
+    """How help shows the values of a field: its choices or its type."""
     if get_origin(annotation) is Literal:
         return f"{{{','.join(get_args(annotation))}}}"
     if types := [part for part in get_args(annotation) if part is not NoneType]:

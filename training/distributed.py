@@ -1,4 +1,4 @@
-"""The processes of a training run: one, or as many as `torchrun` started, one a GPU."""
+"""The processes of a training run: one, or as many as `torchrun` started, one per GPU."""
 
 import os
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among all: its number from 0, how many there are, and its device."""
+    """This process's rank, from 0, the number of processes, and this process's device."""
 
     rank: int
     count: int
@@ -24,32 +24,32 @@ class Ranks:
         return self.rank == 0
 
     def share(self, rows: Tensor) -> Tensor:
-        """This process's part of what all of them work on: split along dimension 0."""
+        """This process's part of the rows, which are split along dimension 0."""
         return rows.tensor_split(self.count)[self.rank]
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over the processes, the same in each."""
+        """The sum over all processes, in each of them."""
         if self.count > 1:
             dist.all_reduce(values)
         return values
 
     def gather(self, part: Tensor) -> Tensor:
-        """What `share` took apart, put together again, in each process; on the CPU."""
+        """The inverse of `share`: the parts of all processes, concatenated, on each one's CPU."""
         if self.count == 1:
             return part.cpu()
         parts: list[Tensor | None] = [None] * self.count
         dist.all_gather_object(parts, part.cpu())
         return torch.cat([p for p in parts if p is not None])
 
-    def agree(self, value: str) -> str:
-        """The first process's value, in each."""
+    def broadcast(self, value: str) -> str:
+        """The first process's value, in all of them."""
         values = [value]
         if self.count > 1:
             dist.broadcast_object_list(values)
         return values[0]
 
     def wrap(self, network: nn.Module) -> nn.Module:
-        """The network whose gradients are the mean over the processes."""
+        """The network, with its gradients averaged over the processes."""
         if self.count == 1:
             return network
         device_ids = [self.device] if self.device.type == "cuda" else None
@@ -58,7 +58,7 @@ class Ranks:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[Ranks]:
-    """Join the processes that `torchrun` started, if it did; each gets a GPU of its own."""
+    """Join the processes that `torchrun` started, if any; each gets a GPU of its own."""
     count, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
     if count == 1:
         yield Ranks(0, 1, device)

@@ -1,4 +1,4 @@
-"""What a training computes on, and in: the recipe's `auto` resolved for this machine."""
+"""Device, dtype and free memory: the recipe's `auto`, resolved for this machine."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def pick_device(device: Device) -> torch.device:
 
 
 def pick_dtype(dtype: Dtype, device: torch.device) -> Dtype:
-    """The one that `auto` stands for: bfloat16 where the device has units for it."""
+    """The dtype that `auto` stands for: bfloat16 where the device has hardware for it."""
     if dtype != "auto":
         return dtype
     if device.type == "cuda":
@@ -29,7 +29,7 @@ def pick_dtype(dtype: Dtype, device: torch.device) -> Dtype:
 
 
 def free_memory() -> int:
-    """Bytes, of the machine or of the container, whichever has less."""
+    """Free bytes of the machine or of the container, whichever is less."""
     free = int(psutil.virtual_memory().available)
     limit, used = (_number(Path("/sys/fs/cgroup") / f"memory.{n}") for n in ("max", "current"))
     return free if limit is None or used is None else min(free, limit - used)

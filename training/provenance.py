@@ -1,4 +1,4 @@
-"""Where a network comes from: code, libraries, processor, images, weights to start from."""
+"""Where a network comes from: code, libraries, processor, images, initial weights."""
 
 import datetime
 import subprocess
@@ -29,7 +29,7 @@ def provenance(recipe: Recipe, sides: Split, weights: tuple[str, str | None, str
 
 
 def _git_commit() -> str | None:
-    """The commit of the code, marked where files differ from it; None outside of git."""
+    """The commit of the code, marked as dirty if files differ from it; None outside git."""
     command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
     try:
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""How a run is made: every option, validated once, kept in the run as it was resolved."""
+"""The recipe of a run: every option, validated once, and kept in the run as resolved."""
 
 import shlex
 import tomllib
@@ -27,14 +27,19 @@ class Recipe(Frozen):
         None, description="regular expression on the file name; group 1 is the label"
     )
     images: str | None = Field(None, description="folder that a CSV's file names are relative to")
-    task: Task | None = Field(None, description="single or multi; left out: told by the data")
-    valid: float = Field(0.2, gt=0, lt=1, description="share held out where no split is given")
-    seed: int = Field(42, ge=0, description="seed of the split and of the training")
+    task: Task | None = Field(
+        None, description="single or multi; if omitted, inferred from the data"
+    )
+    valid: float = Field(
+        0.2, gt=0, lt=1, description="fraction of images for validation if no split is given"
+    )
+    seed: int = Field(42, ge=0, description="seed of the split and of training")
     relabel: str | None = Field(
         None, description="CSV with the columns from,to: labels to rename or merge"
     )
     quarantine: str | None = Field(
-        None, description="CSV with the columns file,reason, as inspect writes it: left out"
+        None,
+        description="CSV with the columns file,reason, as inspect writes it: images to leave out",
     )
 
     arch: Arch = Field("resnet18", description="resnet18, 34, 50, 101 or 152")
@@ -43,62 +48,70 @@ class Recipe(Frozen):
     )
     image_size: int = Field(224, ge=32, le=1024, description="side of the square input, pixels")
     crop_fraction: float = Field(
-        0.9, gt=0, le=1, description="evaluation: centred box / shorter side"
+        0.9,
+        gt=0,
+        le=1,
+        description="evaluation: side of the centre crop / shorter side of the image",
     )
 
-    epochs: int = Field(5, ge=0, description="epochs of the whole network")
-    freeze_epochs: int = Field(1, ge=0, description="epochs of the head alone, first")
+    epochs: int = Field(5, ge=0, description="epochs that train the whole network")
+    freeze_epochs: int = Field(1, ge=0, description="epochs that train the head alone, first")
     lr: str = Field(
         "8e-3",
         coerce_numbers_to_str=True,  # as a TOML file may have it
-        description="peak rate of the head alone; afterwards half of it, falling to a hundredth"
-        " at the stem. Or STEM:HEAD for the rates of the whole network, or auto: what lr-find's"
-        " valley says",
+        description="peak learning rate of the head alone; the whole network then trains with half"
+        " of it at the head, falling to a hundredth of that at the stem. Or STEM:HEAD for the"
+        " learning rates of the whole network, or auto: the valley that lr-find suggests",
     )
-    batch_size: int = Field(64, ge=2, description="images a step")
-    weight_decay: float = Field(0.05, ge=0, description="of AdamW; none on norms and biases")
+    batch_size: int = Field(64, ge=2, description="images per step")
+    weight_decay: float = Field(
+        0.05, ge=0, description="weight decay of AdamW; none on norms and biases"
+    )
 
     early_stop: int | None = Field(
         None,
         ge=1,
-        description="end after so many epochs without a better held-out figure, and keep the best"
-        " epoch's weights; left out: all epochs, and the last one's",
+        description="stop after this many epochs without a better validation metric, error or mAP,"
+        " and keep the best epoch's weights; if omitted, train all epochs and keep the last's",
     )
 
-    flip: float = Field(0.5, ge=0, le=1, description="probability of a mirrored image")
-    rotation: float = Field(10.0, ge=0, le=180, description="largest turn, degrees")
-    scale: float = Field(0.5, gt=0, le=1, description="smallest share of the area in a crop")
-    warp: float = Field(0.1, ge=0, le=0.5, description="strength of the perspective")
-    light: float = Field(0.2, ge=0, lt=1, description="strength of brightness and contrast")
+    flip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
+    rotation: float = Field(10.0, ge=0, le=180, description="largest rotation, degrees")
+    scale: float = Field(
+        0.5, gt=0, le=1, description="smallest fraction of the area that a crop keeps"
+    )
+    warp: float = Field(0.1, ge=0, le=0.5, description="strength of the perspective warp")
+    light: float = Field(0.2, ge=0, lt=1, description="strength of brightness and contrast changes")
 
     norms: Literal["auto", "batch", "fixed"] = Field(
         "auto",
-        description="what the whole network's norms go by: each batch, or fixed, the statistics"
-        " that the weights came with; auto: fixed, but batch with --weights none",
+        description="statistics that the norms use while the whole network is trained: batch, each"
+        " batch's, or fixed, those of the pretrained weights; auto: fixed, but batch with --weights"
+        " none",
     )
     cache: Literal["auto", "gpu", "memory", "none"] = Field(
         "auto",
-        description="where decoded images wait: gpu, memory, or none (decoded again each time);"
-        " auto: the first that holds them in half of what is free",
+        description="where decoded images are kept: gpu, memory, or none (decoded again each"
+        " epoch); auto: the first that can hold them in half of its free memory",
     )
     workers: int | None = Field(
         None,
         ge=0,
-        description="processes that decode where there is no cache; left out: one a core",
+        description="processes that decode if there is no cache; if omitted, one per core",
     )
     checkpoint_s: float = Field(
-        600, ge=0, description="seconds between checkpoints; there is one after each epoch anyway"
+        600, ge=0, description="seconds between checkpoints; one is written after each epoch anyway"
     )
     device: Device = Field("auto", description="auto (cuda where there is one), cuda or cpu")
     dtype: Dtype = Field(
         "auto",
-        description="what the network computes in while it trains: bfloat16 (mixed) or float32;"
-        " auto: bfloat16 where the hardware has it. Evaluation and export compute in float32",
+        description="precision of training: bfloat16 (mixed precision) or float32; auto: bfloat16"
+        " where the hardware supports it. Evaluation and export compute in float32",
     )
 
     @field_validator("lr")
     @classmethod
-    def _rates_are_positive(cls, text: str) -> str:
+    def _learning_rates_are_positive(cls, text: str) -> str:
         if text == "auto":
             return text
         try:
@@ -117,31 +130,31 @@ class Recipe(Frozen):
 
     @property
     def preprocess(self) -> Preprocess:
-        """How held-out images, and those that are served, become the network's input."""
+        """How validation images and served images become the network's input."""
         return Preprocess(image_size_px=self.image_size, crop_fraction=self.crop_fraction)
 
     def steps(self, images: int) -> int:
-        """Of an epoch over so many images."""
+        """Steps per epoch with this many training images."""
         return -(-images // self.batch_size)
 
     @property
     def norms_by_batch(self) -> bool:
-        """Whether the norms of the whole network learn their statistics."""
+        """Whether the norms use each batch's statistics while the whole network is trained."""
         return self.norms == "batch" or (self.norms == "auto" and self.weights == "none")
 
     @property
     def presize_px(self) -> int:
-        """Side of the squares that pictures are kept in: a quarter more than the input's."""
+        """Side of the squares that images are presized to: a quarter more than the input's."""
         return round(self.image_size * 1.25)
 
     @property
-    def head_rate(self) -> float:
-        """Peak rate of the head while the rest is frozen."""
+    def head_lr(self) -> float:
+        """Peak learning rate of the head while the rest is frozen."""
         return float(self.lr.split(":")[-1])
 
     @property
-    def whole_rates(self) -> tuple[float, float]:
-        """Peak rates (stem, head) of the whole network; fastai's `fine_tune` does the same."""
+    def whole_lrs(self) -> tuple[float, float]:
+        """Peak learning rates (stem, head) of the whole network, as in fastai's `fine_tune`."""
         stem, colon, head = self.lr.partition(":")
         return (float(stem), float(head)) if colon else (float(stem) / 200, float(stem) / 2)
 
@@ -155,13 +168,13 @@ GROUPS: Mapping[str, Sequence[str]] = {  # every option of a recipe but DATA, as
 }
 
 
-def data_words(recipe: Recipe) -> str:
+def data_arguments(recipe: Recipe) -> str:
     """DATA and its options as on a command line, without the quarantine list."""
-    words = [recipe.data]
+    arguments = [recipe.data]
     for name in ("pattern", "images", "relabel", "task"):
         if (value := getattr(recipe, name)) is not None:
-            words += [f"--{name}", str(value)]
-    return shlex.join(words)
+            arguments += [f"--{name}", str(value)]
+    return shlex.join(arguments)
 
 
 def resolve(options: dict[str, Any], file: Path | None = None) -> Recipe:
@@ -171,7 +184,7 @@ def resolve(options: dict[str, Any], file: Path | None = None) -> Recipe:
         try:
             from_file = tomllib.loads(file.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise RecipeError(f"{file} is no readable TOML: {error}") from error
+            raise RecipeError(f"{file} cannot be read as TOML: {error}") from error
     try:
         return Recipe.model_validate({**from_file, **options})
     except ValidationError as error:

@@ -1,18 +1,18 @@
 """A run folder: what was trained, on what, and what came out.
 
 recipe.json          the recipe as resolved, written first
-split.jsonl          every image's hash, labels and side
+split.jsonl          every image's hash, labels and side: training or validation
 quarantine.csv       the images left out, if there was a list
-provenance.json      code, libraries, images and weights that it started with
-checkpoints/         while it trains: what `--resume` starts from
-metrics.jsonl        a line an epoch
-curves.csv           rate of the head and loss of each step
-diverged.txt         where the loss was not finite: the images of that step
+provenance.json      code, libraries, images and initial weights
+checkpoints/         during training: what `--resume` starts from
+metrics.jsonl        one line per epoch
+curves.csv           learning rate of the head and loss of each step
+diverged.txt         if the loss was not finite: the images of that step
 network.safetensors  the weights, with torchvision's keys
-metrics.json         figures on the held-out images, with intervals
-predictions.csv      path, target, every score of the held-out images
-report.html          all of this for a person, with the worst mistakes
-run.json             written last: where it exists, the run is complete
+metrics.json         metrics on the validation images, with intervals
+predictions.csv      path, target and all scores of each validation image
+report.html          all of this to read, with the worst mistakes
+run.json             written last: if it exists, the run is complete
 """
 
 import datetime
@@ -51,11 +51,11 @@ _LOCK_FILE = ".lock"
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """A line of `metrics.jsonl`: what an epoch did.
+    """One epoch: a line of `metrics.jsonl`.
 
     phase: head or whole, what was trained. train_loss: mean over its images, under augmentation.
     valid_loss, and error or map by the task: on the validation images, None until it is measured.
-    seconds: since the training began.
+    seconds: since training began.
     """
 
     phase: str
@@ -68,14 +68,14 @@ class Epoch:
     seconds: float
 
     def line(self) -> dict[str, Any]:
-        """What is known, by name."""
+        """The values that are known, by name."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 class Outcome(Frozen):
     """`run.json`: what a finished run hands to evaluation and export."""
 
-    root: str = Field(description="the folder that the images' files are named below")
+    root: str = Field(description="folder that the images' paths are relative to")
     task: Task
     arch: Arch
     labels: tuple[str, ...]
@@ -87,9 +87,9 @@ class Outcome(Frozen):
     provenance: Provenance
 
     @model_validator(mode="after")
-    def _one_threshold_a_label(self) -> Self:
+    def _one_threshold_per_label(self) -> Self:
         if self.task == "multi" and len(self.thresholds or ()) != len(self.labels):
-            raise ValueError("a multi-label run needs one threshold a label")
+            raise ValueError("a multi-label run needs one threshold per label")
         return self
 
 
@@ -113,8 +113,8 @@ class Run:
             raise RunError(f"{self.path / REPORT_FILE} cannot be read: {error.strerror}") from error
 
     def network(self) -> "Network":
-        """The trained network, in evaluation mode, on the CPU. RunError if it is damaged."""
-        from training.network.resnet import read  # torch: seconds, and a run is looked at without
+        """The trained network, in evaluation mode, on the CPU. RunError if it is corrupt."""
+        from training.network.resnet import read  # late: importing torch takes seconds
 
         return read(self.path / WEIGHTS_FILE, self.outcome.arch, len(self.outcome.labels))
 
@@ -126,12 +126,12 @@ def create(out: Path | None) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"{path} cannot be made: {error.strerror}") from error
+        raise RunError(f"{path} cannot be created: {error.strerror}") from error
     return path
 
 
 def check_free(path: Path | None) -> None:
-    """RunError if the folder `path` is in use; None is the default, which never is."""
+    """RunError if the folder `path` is in use; None is the default folder, which never is."""
     if path is None or not path.exists():
         return
     if not path.is_dir() or {file.name for file in path.iterdir()} - {_LOCK_FILE}:
@@ -142,10 +142,10 @@ def check_free(path: Path | None) -> None:
 
 
 @contextmanager
-def held(path: Path, first: bool) -> Iterator[None]:
-    """Keep other processes from training into the folder; RunError if one does already.
+def locked(path: Path, first: bool) -> Iterator[None]:
+    """Keep other processes from training into the folder; RunError if one already does.
 
-    Of a run's own processes only the first one asks.
+    Of a run's own processes only the first takes the lock.
     """
     if not first:
         yield
@@ -164,7 +164,7 @@ def held(path: Path, first: bool) -> Iterator[None]:
 
 
 def write_start(path: Path, recipe: Recipe, sides: Split, provenance: Provenance) -> None:
-    """What a run begins with. RunError if another one began here meanwhile."""
+    """Write what a run starts with. RunError if another run has started here meanwhile."""
     if (path / RECIPE_FILE).exists():
         raise RunError(f"{path} is in use; give another folder with --out")
     write_atomically(path / RECIPE_FILE, recipe.model_dump_json(indent=2).encode())
@@ -175,18 +175,15 @@ def write_start(path: Path, recipe: Recipe, sides: Split, provenance: Provenance
 
 
 def read_start(path: Path) -> tuple[Recipe, Split]:
-    """The recipe and the split of a run that was stopped.
-
-    RunError if it is none, or complete.
-    """
+    """The recipe and the split of a stopped run. RunError if it is not a run, or is complete."""
     if (path / RUN_FILE).exists():
         raise RunError(f"{path} is complete: there is nothing to resume")
     try:
         recipe = Recipe.model_validate_json((path / RECIPE_FILE).read_bytes())
     except OSError as error:
-        raise RunError(f"{path} is no run: {path / RECIPE_FILE} is missing") from error
+        raise RunError(f"{path} is not a run: {path / RECIPE_FILE} is missing") from error
     except ValidationError as error:
-        raise RunError(f"{path / RECIPE_FILE} is damaged: {error.errors()[0]['msg']}") from error
+        raise RunError(f"{path / RECIPE_FILE} is corrupt: {error.errors()[0]['msg']}") from error
     return recipe, split.read(path / SPLIT_FILE)
 
 
@@ -194,7 +191,7 @@ def read_provenance(path: Path) -> Provenance:
     try:
         return Provenance.model_validate_json((path / PROVENANCE_FILE).read_bytes())
     except (OSError, ValidationError) as error:
-        raise RunError(f"{path / PROVENANCE_FILE} is missing or damaged") from error
+        raise RunError(f"{path / PROVENANCE_FILE} is missing or corrupt") from error
 
 
 def own_quarantine(path: Path, recipe: Recipe) -> Recipe:
@@ -205,19 +202,19 @@ def own_quarantine(path: Path, recipe: Recipe) -> Recipe:
 
 
 def write_epochs(path: Path, epochs: Sequence[Epoch]) -> None:
-    """`metrics.jsonl`, as a whole."""
+    """Write `metrics.jsonl` as a whole."""
     text = "".join(f"{json.dumps(epoch.line())}\n" for epoch in epochs)
     write_atomically(path / EPOCHS_FILE, text.encode())
 
 
 def write_curves(path: Path, rows: Sequence[tuple[float, float]]) -> None:
-    """`curves.csv`: the head's rate and the mean loss of each step, from the first."""
+    """Write `curves.csv`: the head's learning rate and the mean loss of each step, from 1."""
     lines = (f"{step},{rate:.6g},{loss:.6g}\n" for step, (rate, loss) in enumerate(rows, 1))
     write_atomically(path / CURVES_FILE, ("step,rate,loss\n" + "".join(lines)).encode())
 
 
 def write_weights(path: Path, weights: bytes) -> None:
-    """`network.safetensors`, as `Network.weights` makes it."""
+    """Write `network.safetensors`; weights: as `Network.weights` returns them."""
     write_atomically(path / WEIGHTS_FILE, weights)
 
 
@@ -226,17 +223,17 @@ def write_end(path: Path, outcome: Outcome) -> None:
 
 
 def read(path: Path) -> Run:
-    """A complete run. RunError if it is none."""
+    """A complete run. RunError if it is incomplete, corrupt or missing."""
     try:
         outcome = Outcome.model_validate_json((path / RUN_FILE).read_bytes())
     except OSError as error:
         raise RunError(
-            f"{path} is no complete run: {path / RUN_FILE} is missing; make one with"
+            f"{path} is not a complete run: {path / RUN_FILE} is missing; make one with"
             " `python -m training train DATA --out RUN`"
         ) from error
     except ValidationError as error:
-        raise RunError(f"{path / RUN_FILE} is damaged: {error.errors()[0]['msg']}") from error
+        raise RunError(f"{path / RUN_FILE} is corrupt: {error.errors()[0]['msg']}") from error
     sides = split.read(path / SPLIT_FILE)
     if sides.fingerprint() != outcome.provenance.data_fingerprint:
-        raise RunError(f"{path / SPLIT_FILE} was changed: it is not what {RUN_FILE} came from")
+        raise RunError(f"{path / SPLIT_FILE} was changed: it does not match {RUN_FILE}")
     return Run(path, outcome, sides)

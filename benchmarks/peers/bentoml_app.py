@@ -1,4 +1,4 @@
-"""BentoML as its tutorials have it: a batchable method that takes PIL images."""
+"""BentoML as in its tutorials: a batchable method that takes PIL images."""
 
 import os
 from typing import Any

@@ -1,11 +1,11 @@
-"""fastai's fine-tuning as its documentation has it; `benchmarks.training` runs it in fastai's own
+"""fastai's fine-tuning as in its documentation; `benchmarks.training` runs it in fastai's own
 environment.
 
 python fastai_train.py TABLE IMAGES WEIGHTS TASK SEED FREEZE_EPOCHS EPOCHS SIZE_PX SCORES
 
-TABLE is a CSV with the columns fname,labels,is_valid. Prints a JSON line when an epoch is over:
-phase, training images a second. Writes the held-out scores and targets of each epoch to SCORES,
-an npz file with `scores` [epochs, N, C] and `targets` [N, C].
+TABLE is a CSV with the columns fname,labels,is_valid. Prints a JSON line at the end of each
+epoch: phase, training images per second. Writes the validation scores of each epoch, and the
+targets, to SCORES, an npz file with `scores` [epochs, N, C] and `targets` [N, C].
 """
 
 import json
@@ -29,7 +29,7 @@ from fastai.vision.all import (
 
 
 class Watch(Callback):
-    """Tells when an epoch is over, and keeps what the network says of the held-out images."""
+    """Reports the end of each epoch, and keeps the network's outputs for the validation images."""
 
     def __init__(self, freeze_epochs):
         self.freeze_epochs, self.number, self.scores = freeze_epochs, 0, []
@@ -41,16 +41,16 @@ class Watch(Callback):
         self.images_per_s = len(self.dls.train_ds) / (time.perf_counter() - self.started)
 
     def before_validate(self):
-        self.said, self.true = [], []
+        self.predicted, self.true = [], []
 
     def after_pred(self):
         if not self.training:
-            self.said.append(self.pred.detach().float())
+            self.predicted.append(self.pred.detach().float())
             self.true.append(self.yb[0])
 
     def after_epoch(self):
         self.number += 1
-        self.scores.append(torch.cat(self.said).numpy())
+        self.scores.append(torch.cat(self.predicted).numpy())
         self.targets = torch.cat(self.true).numpy()
         phase = "head" if self.number <= self.freeze_epochs else "whole"
         print(json.dumps({"phase": phase, "images_per_s": self.images_per_s}), flush=True)
@@ -75,7 +75,7 @@ def main(table, images, weights, task, seed, freeze_epochs, epochs, size_px, sco
         ],
         bs=64,
     )
-    assert list(dls.vocab) == vocabulary, "other labels than Labrador's"
+    assert list(dls.vocab) == vocabulary, "labels differ from Labrador's"
     learner = vision_learner(dls, resnet18, pretrained=False, normalize=False)
     network = resnet18()
     network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))

@@ -1,4 +1,4 @@
-"""FastAPI and ONNX Runtime, as their documentation has it: an upload, a plain function, a dict."""
+"""FastAPI and ONNX Runtime, as in their documentation: an upload, a plain function, a dict."""
 
 import io
 import os
@@ -20,7 +20,7 @@ app = FastAPI()
 
 @app.post("/predict")
 def predict(image: Annotated[bytes, File()]) -> dict[str, Any]:
-    picture = Image.open(io.BytesIO(image)).convert("RGB").resize((size, size))
-    scores = session.run(["scores"], {"images": np.asarray(picture)[None]})[0][0]
+    pixels = Image.open(io.BytesIO(image)).convert("RGB").resize((size, size))
+    scores = session.run(["scores"], {"images": np.asarray(pixels)[None]})[0][0]
     label = int(scores.argmax())
     return {"label": label, "probability": float(scores[label])}

@@ -1,4 +1,4 @@
-"""LitServe, as its documentation has it: decode, batch, predict, unbatch, encode."""
+"""LitServe, as in its documentation: decode, batch, predict, unbatch, encode."""
 
 import os
 import sys
@@ -21,8 +21,8 @@ class Classifier(litserve.LitAPI):
         self.size = self.session.get_inputs()[0].shape[1]
 
     def decode_request(self, request: Request) -> Any:
-        picture = Image.open(request["image"].file).convert("RGB")
-        return np.asarray(picture.resize((self.size, self.size)))
+        image = Image.open(request["image"].file).convert("RGB")
+        return np.asarray(image.resize((self.size, self.size)))
 
     def batch(self, inputs: Any) -> Any:
         return np.stack(inputs)

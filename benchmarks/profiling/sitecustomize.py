@@ -1,7 +1,7 @@
-"""Python imports this at its start where its folder is on PYTHONPATH: profiles a server.
+"""Profiles a server. Python imports this on startup if its folder is on PYTHONPATH.
 
-SIGUSR1 begins to profile the main thread by its CPU time, SIGUSR2 ends it and writes `$PROFILE` for
-`pstats`, and `$PROFILE.json` with the main thread's CPU time and all threads' names.
+SIGUSR1 starts profiling the main thread by its CPU time. SIGUSR2 stops and writes `$PROFILE` for
+`pstats`, and `$PROFILE.json` with the main thread's CPU time and the names of all threads.
 """
 
 import cProfile

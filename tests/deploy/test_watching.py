@@ -1,4 +1,4 @@
-"""The alert rules: they fire and don't, as promtool finds; each is explained."""
+"""The alert rules fire exactly when promtool expects it, and each has a section in the runbook."""
 
 import json
 import re
@@ -62,7 +62,7 @@ def test_every_alert_is_tested_firing_and_silent() -> None:
 
 
 @pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
-def test_every_alert_says_what_how_much_and_where_to_read(rule: dict[str, Any]) -> None:
+def test_every_alert_has_a_summary_a_value_and_a_runbook_section(rule: dict[str, Any]) -> None:
     assert rule["labels"]["severity"] in ("critical", "warning")
     assert rule["annotations"].keys() == {"summary", "description", "runbook_url"}
     assert "$value" in rule["annotations"]["description"]
@@ -77,7 +77,7 @@ def test_the_runbook_has_a_section_for_every_alert_and_no_other() -> None:
         dict.fromkeys(rule["alert"] for rule in ALERTS)
     )
     for section in sections:
-        assert re.findall(r"^\*\*(\w+)\.\*\*", section, re.MULTILINE) == ["Means", "Look", "Do"]
+        assert re.findall(r"^\*\*(\w+)\.\*\*", section, re.MULTILINE) == ["Meaning", "Check", "Fix"]
 
 
 def test_the_settings_that_the_runbook_names_exist() -> None:
@@ -92,7 +92,7 @@ def test_recorded_names_are_level_metric_operations() -> None:
         assert set(level.split("_")) <= {"job", "model", "label", "le", "code"}
 
 
-def test_every_call_that_asks_for_a_prediction_is_counted() -> None:
+def test_every_prediction_endpoint_is_counted() -> None:
     paths = specification(Settings())["paths"]
     asking = {path.removeprefix("/") for path, methods in paths.items() if "post" in methods}
     texts = [file.read_text() for file in RULE_FILES]

@@ -14,7 +14,7 @@ def clone(tmp_path: Path) -> Path:
 
 
 def cloned(folder: Path) -> Path:
-    """A copy of the project as git would carry it, with this environment as its `.venv`."""
+    """A copy of the project's files as a git clone would have them, with this `.venv`."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,

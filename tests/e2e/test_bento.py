@@ -1,6 +1,6 @@
-"""What `scripts/bento` makes of a checkout below a hidden folder, where BentoML itself refuses to.
+"""What `scripts/bento` builds from a checkout below a hidden folder, where BentoML itself refuses.
 
-It serves from an environment with its own requirements only.
+The Bento serves from an environment with only its own requirements.
 """
 
 import os
@@ -27,7 +27,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def home(checkout: Path) -> dict[str, str]:
-    """The environment of BentoML's commands."""
+    """The environment variables of BentoML's commands."""
     own = {"BENTOML_HOME": "bentoml", "BENTOML_DO_NOT_TRACK": "True", "LABRADOR_DRAIN_S": "0"}
     return {name: v for name, v in os.environ.items() if name != "PYTHONPATH"} | own
 
@@ -39,7 +39,7 @@ def bento(checkout: Path, home: dict[str, str]) -> Path:
     return file.parent
 
 
-def test_a_bento_holds_models_and_serving_only(bento: Path) -> None:
+def test_a_bento_contains_only_models_and_serving(bento: Path) -> None:
     assert {path.name for path in (bento / "src").iterdir()} == {
         "bentofile.yaml",
         "models",
@@ -53,7 +53,7 @@ def test_a_bento_holds_models_and_serving_only(bento: Path) -> None:
     assert "torch" not in requirements
 
 
-def test_without_a_folder_that_is_not_hidden_it_says_so_in_one_line(
+def test_if_every_folder_is_hidden_the_error_is_one_line(
     checkout: Path, home: dict[str, str]
 ) -> None:
     scratch = checkout.parent / "scratch"
@@ -68,7 +68,9 @@ def test_without_a_folder_that_is_not_hidden_it_says_so_in_one_line(
     )
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert line.startswith(f"error: BentoML builds below no hidden folder, and both {checkout} and")
+    assert line.startswith(
+        f"error: BentoML does not build below a hidden folder, and {checkout} and"
+    )
     assert list(scratch.iterdir()) == []
 
 
@@ -111,4 +113,4 @@ def _wait_until_ready(url: str, server: subprocess.Popen[bytes]) -> None:
         except httpx.TransportError:
             pass
         time.sleep(0.2)
-    raise AssertionError("the server of the Bento did not get ready")
+    raise AssertionError("the server of the Bento did not become ready")

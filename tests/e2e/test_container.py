@@ -1,7 +1,7 @@
 """The image that `scripts/container` built, run as an engine would run it: as its own user without
-a capability, as process 1, on a read-only root with a tmpfs at /tmp.
+capabilities, as process 1, on a read-only root with a tmpfs at /tmp.
 
-What an engine adds is not here: cgroups, a seccomp filter and a network of its own.
+Not covered is what an engine adds: cgroups, a seccomp filter and its own network.
 """
 
 import json
@@ -24,9 +24,9 @@ from testkit.servers import STOP_S, Server, free_port, wait
 
 NAME = os.environ.get("IMAGE", "")
 DEVICE = NAME.rpartition(":")[2]
-if not NAME:  # also with --all, as minutes of building go before
+if not NAME:  # also with --all, as building it takes minutes
     pytest.skip("no image: scripts/container builds one and runs this", allow_module_level=True)
-# root, store, user; then what `env` gets
+# arguments: root, store, user, then those of `env`
 ENGINE = """
 mount --bind "$1" "$1"; mount -o remount,bind,ro "$1"
 mount -t tmpfs tmpfs "$1/tmp"
@@ -51,7 +51,7 @@ class Container:
 
     @property
     def pid(self) -> int:
-        """Of its process 1, seen from outside."""
+        """The pid of its process 1, seen from outside."""
         return self.server.worker()
 
     def run(self, *command: str) -> "subprocess.CompletedProcess[str]":
@@ -70,18 +70,20 @@ class Container:
         return {pid for t in threads for pid in (t / "children").read_text().split()}
 
 
-def said(*command: str) -> str:
+def output_of(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 @pytest.fixture(scope="module")
 def image() -> Iterator[Image]:
-    config = json.loads(said("buildah", "inspect", "--type", "image", NAME))["Docker"]["config"]
-    container = said("buildah", "from", NAME)
+    config = json.loads(output_of("buildah", "inspect", "--type", "image", NAME))["Docker"][
+        "config"
+    ]
+    container = output_of("buildah", "from", NAME)
     try:
-        yield Image(Path(said("buildah", "mount", container)), config)
+        yield Image(Path(output_of("buildah", "mount", container)), config)
     finally:
-        said("buildah", "rm", container)
+        output_of("buildah", "rm", container)
 
 
 @pytest.fixture(scope="module")
@@ -96,8 +98,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def running(
     image: Image, folder: Path, store: Path, user: str | None = None, probe: str = "readyz"
 ) -> Iterator[Container]:
-    """The image at work on this store, once the probe answers 200."""
-    (image.root / "models").mkdir(exist_ok=True)  # the engine's part: where it mounts, and hosts
+    """The image running with this store, once the probe answers 200."""
+    (image.root / "models").mkdir(exist_ok=True)  # the engine's job: the mount point, and hosts
     (image.root / "etc/hosts").write_text("127.0.0.1 localhost\n")
     user, port = user or image.config["User"], free_port()
     variables = [*image.config["Env"], f"BENTOML_PORT={port}", "LABRADOR_MODEL_STORE=/models"]
@@ -109,26 +111,27 @@ def running(
         process = subprocess.Popen(
             [*alone, *engine, *setting, *image.config["Entrypoint"]], stdout=log, stderr=log
         )
-    # not 127.0.0.1: what listens there alone is not reached from outside a container
+    # not 127.0.0.1: a server listening only there cannot be reached from outside a container
     server = Server(f"http://127.0.0.2:{port}", port, process, log_file)
     try:
         wait(server, probe)
         yield Container(server, user, setting)
     finally:
         if process.poll() is None:
-            for pid in server.workers():  # --kill-child is void once the child has changed its user
+            # --kill-child has no effect once the child has changed its user
+            for pid in server.workers():
                 os.kill(pid, signal.SIGKILL)
         process.wait(STOP_S)
 
 
 def health(image: Image, container: Container) -> int:
-    """Exit code of the image's own check."""
+    """Exit code of the image's own health check."""
     kind, *command = image.config["Healthcheck"]["Test"]
     assert kind == "CMD"
     return container.run(*command).returncode
 
 
-def test_it_answers_from_a_mounted_store_without_rights(
+def test_it_serves_a_mounted_store_without_privileges(
     image: Image, store: Path, tmp_path: Path
 ) -> None:
     with running(image, tmp_path, store) as container:
@@ -186,8 +189,8 @@ def test_any_user_can_run_it_and_a_killed_worker_comes_back(
         wait(container.server, "readyz")
 
 
-def test_nothing_in_it_can_be_changed_by_its_user(image: Image) -> None:
-    anyone = {"tmp", "var/tmp", "run/lock"}
+def test_its_user_can_change_nothing_in_it(image: Image) -> None:
+    writable = {"tmp", "var/tmp", "run/lock"}
     own, found = int(image.config["User"].partition(":")[0]), set()
     for folder, folders, files in os.walk(image.root):
         for path in (Path(folder) / name for name in (*folders, *files)):
@@ -195,7 +198,7 @@ def test_nothing_in_it_can_be_changed_by_its_user(image: Image) -> None:
             changeable = entry.st_uid == own or entry.st_gid == own or entry.st_mode & 0o002
             if changeable and not path.is_symlink():
                 found.add(str(path.relative_to(image.root)))
-    assert found - anyone == set()
+    assert found - writable == set()
 
 
 def test_no_compiler_no_git_no_torch_and_no_caches_are_in_it(image: Image) -> None:
@@ -236,6 +239,6 @@ def test_the_device_it_was_built_for_decides_what_is_in_it(
         assert "cuda.so: cannot open" in done.stderr
     else:
         assert cuda > {"onnxruntime_gpu"} and "onnxruntime" not in names
-        # all but the driver, which the engine brings from the host
+        # all but the driver, which the engine takes from the host
         assert done.returncode == 0 or "libcuda.so.1: cannot open" in done.stderr
         assert "Failed to load" not in done.stdout

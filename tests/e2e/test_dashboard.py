@@ -1,4 +1,4 @@
-"""Rules, dashboard and runbook against a real Prometheus that watches the real service."""
+"""Rules, dashboard and runbook against a real Prometheus that scrapes the real service."""
 
 import math
 import re
@@ -17,7 +17,7 @@ from PIL import Image
 from benchmarks import dashboard, drift
 from models.manifest import Baseline
 from testkit import tiny_models
-from testkit.colour_model import HELD_OUT, RED, add, ask, colours, said
+from testkit.colour_model import RED, VALIDATION_IMAGES, add, ask, colours, measured_baseline
 from testkit.prometheus import RULES, firing, query, shortened, until, watching
 from testkit.servers import ROOT, Server, serve
 
@@ -39,7 +39,7 @@ LAST_S = 60
 
 @dataclass(frozen=True)
 class Watched:
-    """A service that was used in every way, and the Prometheus that saw it."""
+    """A service that was used in every way, and the Prometheus that scraped it."""
 
     server: Server
     prometheus: str
@@ -47,7 +47,7 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    """Two workers and two models, used in such a way that every metric has something to say."""
+    """Two workers and two models, used so that every metric has data."""
     folder = tmp_path_factory.mktemp("watched")
     store = folder / "store"
     random = np.random.default_rng(1)
@@ -57,8 +57,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         watching(server, folder, shortened(folder, "2m")) as url,
     ):
         dashboard.ask_for(server, random, 5, drifted=False)
-        for _ in range(2):  # codes that appear with a scrape have a rate after the next
-            dashboard.press(server, random)
+        for _ in range(2):  # codes that first appear in one scrape have a rate after the next
+            dashboard.overload(server, random)
         dashboard.swap(server, store, random)
         until(lambda: bool(query(url, "job:labrador_requests_shed:ratio_rate5m > 0")))
         until(lambda: bool(query(url, "job:labrador_requests_failed:ratio_rate5m > 0")))
@@ -72,7 +72,7 @@ def test_every_panel_shows_what_the_service_did(watched: Watched, expression: st
     assert any(map(math.isfinite, values)), expression
 
 
-def test_the_dashboards_variables_offer_models_and_instances(watched: Watched) -> None:
+def test_the_dashboard_s_variables_offer_models_and_instances(watched: Watched) -> None:
     offered = {}
     for variable in dashboard.DASHBOARD["templating"]["list"]:
         if variable["type"] == "query":
@@ -92,7 +92,7 @@ def test_every_recording_rule_records(watched: Watched) -> None:
             assert query(watched.prometheus, rule["record"], LAST_S), rule["record"]
 
 
-def test_the_alerts_name_what_was_done_to_the_service(watched: Watched) -> None:
+def test_the_alerts_fire_for_what_was_done_to_the_service(watched: Watched) -> None:
     expected = {
         ("LabradorFailing", None),
         ("LabradorShedding", None),
@@ -104,7 +104,7 @@ def test_the_alerts_name_what_was_done_to_the_service(watched: Watched) -> None:
     assert firing(watched.prometheus) == expected
 
 
-def test_every_metric_that_is_read_is_exported(watched: Watched) -> None:
+def test_every_metric_in_use_is_exported(watched: Watched) -> None:
     text = httpx.get(f"{watched.server.url}/metrics").text
     exported = set(re.findall(r"^(labrador_\w+)", text, re.MULTILINE))
     records = set(re.findall(r"record: (\S+)", (RULES / "recording.yml").read_text()))
@@ -113,7 +113,7 @@ def test_every_metric_that_is_read_is_exported(watched: Watched) -> None:
         assert names - exported <= records, file
 
 
-def test_the_rules_tests_are_fed_with_series_as_the_service_has_them(watched: Watched) -> None:
+def test_the_rules_tests_use_series_that_the_service_has(watched: Watched) -> None:
     found = query(watched.prometheus, '{__name__=~"labrador_.*|up"}', LAST_S)
     real = {one["metric"]["__name__"]: one["metric"].keys() for one in found}
     for file in (RULES / "tests").glob("*.yml"):
@@ -123,18 +123,18 @@ def test_the_rules_tests_are_fed_with_series_as_the_service_has_them(watched: Wa
                 assert set(re.findall(r'(\w+)="', labels)) <= real[name], fed["series"]
 
 
-def test_the_picture_is_drawn(watched: Watched, tmp_path: Path) -> None:
+def test_the_dashboard_is_drawn(watched: Watched, tmp_path: Path) -> None:
     file = tmp_path / "dashboard.png"
     dashboard.draw(watched.prometheus, LAST_S, file)
-    with Image.open(file) as picture:
-        assert picture.format == "PNG" and picture.width > 500
+    with Image.open(file) as image:
+        assert image.format == "PNG" and image.width > 500
 
 
-def test_other_images_than_held_out_make_the_drift_alerts_fire_and_no_others(
+def test_images_unlike_the_validation_images_make_only_the_drift_alerts_fire(
     tmp_path: Path,
 ) -> None:
     random = np.random.default_rng(2)
-    held_out = colours(random, HELD_OUT)
+    validation = colours(random, VALIDATION_IMAGES)
     alike = colours(random, 320)
     pale = colours(random, 320, above=30)
     asked: dict[tuple[Any, str], list[tuple[int, int, int]]] = {
@@ -147,14 +147,14 @@ def test_other_images_than_held_out_make_the_drift_alerts_fire_and_no_others(
     }
     store = tmp_path / "store"
     for task, name in asked:
-        add(store, name, task, held_out)
+        add(store, name, task, validation)
     rules = [file for file in shortened(tmp_path, "2m") if file.name != "cuda.yml"]
     with (
         serve(tmp_path, model_store=store) as server,
         watching(server, tmp_path, rules) as url,
     ):
-        for (task, name), pictures in asked.items():
-            ask(server, task, name, pictures)
+        for (task, name), images in asked.items():
+            ask(server, task, name, images)
         expected = {
             ("LabradorLabelDrift", "one-colour"),
             ("LabradorLabelDrift", "tags-one-colour"),
@@ -164,19 +164,24 @@ def test_other_images_than_held_out_make_the_drift_alerts_fire_and_no_others(
         }
         until(lambda: expected <= firing(url))
         counted = query(url, "job_model:labrador_confidence_count:increase6h")
-        images = {one["metric"]["model"]: float(one["value"][1]) for one in counted}
-        assert images == {name: len(pictures) for (_, name), pictures in asked.items()}
+        counts = {one["metric"]["model"]: float(one["value"][1]) for one in counted}
+        assert counts == {name: len(images) for (_, name), images in asked.items()}
         assert firing(url) == expected
-        for (task, name), pictures in asked.items():
+        for (task, name), images in asked.items():
             manifest, _ = tiny_models.content(name, 1, task)
-            _check_distances(url, name, said(manifest, pictures), said(manifest, held_out))
+            _check_distances(
+                url,
+                name,
+                measured_baseline(manifest, images),
+                measured_baseline(manifest, validation),
+            )
 
 
-def _check_distances(url: str, model: str, now: Baseline, held_out: Baseline) -> None:
-    """What Prometheus recorded of a model is what NumPy says of the same images."""
-    n, m = sum(now.confidence_counts), sum(held_out.confidence_counts)
-    p, q = np.array(now.label_share), np.array(held_out.label_share)
-    bins = np.array(now.confidence_counts) / n, np.array(held_out.confidence_counts) / m
+def _check_distances(url: str, model: str, now: Baseline, validation: Baseline) -> None:
+    """What Prometheus recorded for a model matches what NumPy computes from the same images."""
+    n, m = sum(now.confidence_counts), sum(validation.confidence_counts)
+    p, q = np.array(now.label_share), np.array(validation.label_share)
+    bins = np.array(now.confidence_counts) / n, np.array(validation.confidence_counts) / m
     expected = {
         "labrador_predictions:bray_curtis6h": drift.bray_curtis(p, q),
         "labrador_predictions:chance6h": drift.chance_of_labels(q, n, m),

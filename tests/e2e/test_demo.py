@@ -1,4 +1,4 @@
-"""The whole way once, as a newcomer sees it."""
+"""The whole path once, as a newcomer sees it."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def test_the_demo_trains_serves_and_answers_both_tasks(clone: Path) -> None:
     answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     classified, tagged, nothing, refused = answers
     assert classified["predictions"][0]["label"] == "circle"
-    found = {tag["label"] for tag in tagged["tags"]}  # one drawing: a tag may be missed
+    found = {tag["label"] for tag in tagged["tags"]}  # a single drawing: one tag may be missed
     assert found and found <= {"cross", "star"}
     assert nothing["model"] == {"name": "scenes", "version": "1"}
     assert refused["code"] == "image_undecodable"

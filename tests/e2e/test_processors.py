@@ -1,4 +1,4 @@
-"""Golden images that were made on one processor, answered by a service on another."""
+"""Golden scores computed on one processor, checked by a service on another."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ from serving.settings import Settings
 from tests.e2e.conftest import ROOT
 
 OLDER = {
-    "this one": {},
+    "this processor": {},
     "AVX2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
     "none": {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"},
 }
@@ -44,7 +44,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.long
 @pytest.mark.parametrize("vector_units", OLDER)
-def test_what_was_exported_there_is_ready_here(
+def test_an_export_from_another_processor_becomes_ready_here(
     vector_units: str, run: Path, tmp_path: Path
 ) -> None:
     training(

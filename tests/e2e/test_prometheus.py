@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes the real service, and its queries give what was done."""
+"""A real Prometheus scrapes the real service, and its queries return what was done."""
 
 import shutil
 import subprocess
@@ -30,7 +30,7 @@ def wait_for(url: str, expression: str, value: float) -> dict[str, str]:
     return labels
 
 
-def test_prometheus_knows_what_the_service_did(tmp_path: Path) -> None:
+def test_prometheus_has_what_the_service_did(tmp_path: Path) -> None:
     tiny_models.add(tmp_path / "store", "colours", "single")
     with (
         serve(tmp_path, model_store=tmp_path / "store") as server,
@@ -46,14 +46,14 @@ def test_prometheus_knows_what_the_service_did(tmp_path: Path) -> None:
             httpx.post(
                 f"{server.url}/classify", content=tiny_models.picture(colour)
             ).raise_for_status()
-        httpx.post(f"{server.url}/classify", content=b"no picture")
+        httpx.post(f"{server.url}/classify", content=b"not an image")
         wait_for(url, 'labrador_requests_total{endpoint="classify",code="200"}', 3)
         wait_for(url, 'labrador_rejected_total{reason="image_undecodable"}', 1)
         wait_for(url, 'sum(labrador_stage_seconds_count{stage="queue"})', 3)
         assert wait_for(url, "labrador_model_ready", 1)["model"] == "colours"
         info = wait_for(url, "labrador_model_info", 1)
         assert info["provider"] == "CPUExecutionProvider"
-        # a label's share today minus its share on the held-out images: drift
+        # a label's share now minus its share on the validation images: drift
         drift = (
             "labrador_predictions_total{label='red'} / ignoring(label) group_left()"
             " sum by (model, instance, job) (labrador_predictions_total)"

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(
     reason="nginx or openssl is missing: Debian's packages nginx and openssl",
 )
 READ_TIMEOUT_S = 2
-KEEP_ALIVE_S = 5  # uvicorn's, which BentoML leaves as it is
+KEEP_ALIVE_S = 5  # uvicorn's default, which BentoML does not change
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def nginx(tmp_path_factory: pytest.TempPathFactory, server: Server) -> Iterator[Proxy]:
-    """The proxy in front of the service, and of a port where nothing listens."""
+    """The proxy in front of the service and of a port on which nothing listens."""
     with proxy(tmp_path_factory.mktemp("nginx"), [free_port(), server.port]) as running:
         yield running
 
@@ -57,7 +57,7 @@ def connect(nginx: Proxy) -> ssl.SSLSocket:
 
 
 def receive(connection: socket.socket) -> bytes:
-    """Everything until the other side closes or resets."""
+    """Everything until the other side closes or resets the connection."""
     chunks = []
     try:
         while chunk := connection.recv(65536):
@@ -68,7 +68,7 @@ def receive(connection: socket.socket) -> bytes:
 
 
 def exchange(nginx: Proxy, data: bytes) -> tuple[int, bytes]:
-    """Send these very bytes: status and body of the first answer; status 0: there was none."""
+    """Send exactly these bytes; status and body of the first answer, or status 0 without one."""
     with closing(connect(nginx)) as connection:
         connection.sendall(data)
         head, _, body = receive(connection).partition(b"\r\n\r\n")
@@ -76,7 +76,7 @@ def exchange(nginx: Proxy, data: bytes) -> tuple[int, bytes]:
 
 
 def setting(name: str) -> str:
-    """The value of a directive, which stands once in the configuration."""
+    """The value of a directive, which occurs once in the configuration."""
     text = (CONFIGURATION / "nginx.conf").read_text()
     (value,) = re.findall(rf"^\s*{name} ([^;]+);", text, re.MULTILINE)
     return str(value)
@@ -86,7 +86,7 @@ def seconds(name: str) -> int:
     return int(setting(name).removesuffix("s"))
 
 
-def test_nginx_finds_no_fault_with_the_configuration(tmp_path: Path) -> None:
+def test_nginx_accepts_the_configuration(tmp_path: Path) -> None:
     script, _ = configure(tmp_path, [free_port()])
     checked = subprocess.run([*script, "-t"], capture_output=True, text=True)
     assert checked.returncode == 0 and "warn" not in checked.stderr, checked.stderr
@@ -100,13 +100,13 @@ def test_limits_agree_with_those_of_the_service() -> None:
     defaults = {name: field.default for name, field in Settings.model_fields.items()}
     assert setting("client_max_body_size") == f"{defaults['max_body_mb']}m"
     assert seconds("proxy_read_timeout") > defaults["timeout_s"]
-    # what was too slow is not asked again
+    # a request that took too long is not retried
     assert seconds("proxy_next_upstream_timeout") < seconds("proxy_read_timeout")
     (idle_s,) = re.findall(r"keepalive_timeout (\d+)s", (CONFIGURATION / "nginx.conf").read_text())
     assert int(idle_s) < min(defaults["drain_s"], KEEP_ALIVE_S)
 
 
-def test_its_own_errors_are_those_of_the_service() -> None:
+def test_nginx_s_own_errors_match_those_of_the_service() -> None:
     known = {error.code: error.status for error in vars(errors).values() if hasattr(error, "code")}
     text = (CONFIGURATION / "nginx.conf").read_text()
     problems = re.findall(r"^ +(\d{3}) '(\"title\".*)';$", text, re.MULTILINE)
@@ -117,7 +117,7 @@ def test_its_own_errors_are_those_of_the_service() -> None:
         assert problem["title"] and problem["detail"]
 
 
-def test_requests_pass_and_a_server_that_refuses_them_is_passed_over(
+def test_requests_pass_and_a_server_that_refuses_connections_is_skipped(
     nginx: Proxy, client: httpx.Client
 ) -> None:
     answers = [client.post("/classify?top_k=1", content=tiny_models.picture()) for _ in range(8)]
@@ -128,14 +128,14 @@ def test_requests_pass_and_a_server_that_refuses_them_is_passed_over(
     assert "502, 200" in first and set(first) <= {"502, 200", "200"}
 
 
-def test_errors_of_the_service_are_left_as_they_are(client: httpx.Client) -> None:
-    assert client.post("/classify", content=b"no picture").json()["code"] == "image_undecodable"
+def test_errors_of_the_service_are_not_changed(client: httpx.Client) -> None:
+    assert client.post("/classify", content=b"not an image").json()["code"] == "image_undecodable"
     files = [("image", ("a.jpg", b"a"))] * 65
     answer = client.post("/classify", files=files)
     assert (answer.status_code, answer.json()["code"]) == (413, "too_many_images")
 
 
-def test_no_server_at_all_is_a_problem_object(tmp_path: Path) -> None:
+def test_without_any_server_the_error_is_a_problem_object(tmp_path: Path) -> None:
     with proxy(tmp_path, [free_port()]) as nginx:
         answer = httpx.get(f"{nginx.url}/readyz", verify=nginx.trust)
     assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
@@ -155,7 +155,7 @@ def test_a_body_that_is_too_large_is_refused_whether_announced_or_not(
         status, body = exchange(nginx, data)
         problem = json.loads(body)
         assert (status, problem["status"], problem["code"]) == (413, 413, "body_too_large")
-    # what is just small enough is the service's to judge
+    # a body that is just small enough reaches the service
     assert client.post("/classify", content=10 * mebibyte).status_code == 422
 
 
@@ -194,19 +194,19 @@ def test_a_request_that_two_servers_could_read_differently_is_refused(
 @pytest.mark.parametrize(
     "line", ["POST /classify%00", "POST /%zz", "POST classify", "\x16\x03\x01"]
 )
-def test_a_request_line_that_is_none_is_a_problem_object(nginx: Proxy, line: str) -> None:
+def test_an_invalid_request_line_gets_a_problem_object(nginx: Proxy, line: str) -> None:
     status, body = exchange(nginx, line.encode() + b" HTTP/1.1\r\nHost: a\r\n\r\n")
     assert (status, json.loads(body)["code"]) == (400, "bad_parameter")
 
 
 @pytest.mark.parametrize("coding", [b"identity", b"gzip, chunked", b"chunked, identity"])
-def test_codings_of_a_body_but_chunked_are_not_known(nginx: Proxy, coding: bytes) -> None:
+def test_transfer_codings_other_than_chunked_are_refused(nginx: Proxy, coding: bytes) -> None:
     request = b"POST /classify HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: " + coding
     assert exchange(nginx, request + b"\r\n\r\n0\r\n\r\n")[0] == HTTPStatus.NOT_IMPLEMENTED
 
 
-def test_a_request_is_written_anew_for_the_service(tmp_path: Path) -> None:
-    """A socket in the service's place shows what arrives."""
+def test_a_request_is_rewritten_for_the_service(tmp_path: Path) -> None:
+    """A socket in place of the service shows what arrives."""
     request = (
         b"POST /classify HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n"
         b"Connection: close, X-Timeout-Ms\r\nX-Timeout-Ms: 7\r\nX_Timeout_Ms: 8\r\nX-A/B: c\r\n"
@@ -239,7 +239,7 @@ def test_a_request_is_written_anew_for_the_service(tmp_path: Path) -> None:
     + ["/metrics?a=b", "/metrics/", "/metrics%2f", "/metrics;a", "/%2fmetrics", "/METRICS"]
     + ["/metrics%00", "/metrics%20", "/metrics#a", "https://a/metrics", "/a/%2e%2e/metrics"],
 )
-def test_metrics_are_not_for_the_outside(nginx: Proxy, path: str) -> None:
+def test_metrics_cannot_be_reached_from_outside(nginx: Proxy, path: str) -> None:
     request = f"GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
     status, body = exchange(nginx, request.encode())
     assert status in (400, 404), body
@@ -247,7 +247,7 @@ def test_metrics_are_not_for_the_outside(nginx: Proxy, path: str) -> None:
 
 
 def test_slow_clients_are_cut_off(nginx: Proxy) -> None:
-    """A header that goes on and on, and a body that stops: both at once, for they take long."""
+    """An endless header, and a body that stops: both at once, as they take long."""
     head = b"POST /classify HTTP/1.1\r\nHost: a\r\n"
     lasted_s = {}
 
@@ -284,15 +284,17 @@ def test_slow_clients_are_cut_off(nginx: Proxy) -> None:
     assert seconds("client_body_timeout") - 1 < lasted_s["body"] < 20
 
 
-def test_a_slow_upload_waits_in_nginx_and_not_in_the_service(nginx: Proxy, server: Server) -> None:
-    picture = tiny_models.picture()
+def test_a_slow_upload_is_buffered_by_nginx_and_not_by_the_service(
+    nginx: Proxy, server: Server
+) -> None:
+    image = tiny_models.picture()
     head = b"POST /classify HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
-    head += b"Content-Length: %d\r\n\r\n" % len(picture)
+    head += b"Content-Length: %d\r\n\r\n" % len(image)
 
     def upload(connection: socket.socket) -> bytes:
-        connection.sendall(head + picture[:100])
+        connection.sendall(head + image[:100])
         time.sleep(READ_TIMEOUT_S + 1)
-        connection.sendall(picture[100:])
+        connection.sendall(image[100:])
         return receive(connection).split()[1]
 
     with closing(connect(nginx)) as through:
@@ -301,7 +303,7 @@ def test_a_slow_upload_waits_in_nginx_and_not_in_the_service(nginx: Proxy, serve
         assert upload(directly) == b"408"
 
 
-def test_one_address_holds_so_many_connections_and_no_more(nginx: Proxy) -> None:
+def test_the_connections_of_one_address_are_limited(nginx: Proxy) -> None:
     most = int(setting("limit_conn").removeprefix("clients "))
     head = b"POST /classify HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n"
     with ExitStack() as stack:
@@ -313,7 +315,7 @@ def test_one_address_holds_so_many_connections_and_no_more(nginx: Proxy) -> None
     assert exchange(nginx, last + bytes(10))[0] == 422
 
 
-def test_only_tls_1_2_and_newer_is_spoken(nginx: Proxy) -> None:
+def test_only_tls_1_2_and_newer_is_accepted(nginx: Proxy) -> None:
     with closing(socket.create_connection(("127.0.0.1", nginx.port))) as connection:
         connection.sendall(b"GET /readyz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
         assert receive(connection).startswith(b"HTTP/1.1 400 ")

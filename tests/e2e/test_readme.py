@@ -1,4 +1,4 @@
-"""The README's commands, run as they stand there."""
+"""The README's commands, run as they are written."""
 
 import json
 import os
@@ -13,10 +13,10 @@ from tests.e2e.conftest import ROOT
 
 
 def commands(heading: str) -> str:
-    """The shell block below a heading of the README."""
+    """The shell block under a heading of the README."""
     section = (ROOT / "README.md").read_text().partition(f"\n## {heading}\n")[2]
     block = re.search(r"```sh\n(.*?)```", section, re.DOTALL)
-    assert block, f"the README has no commands below {heading!r}"
+    assert block, f"the README has no commands under {heading!r}"
     return block[1]
 
 
@@ -45,17 +45,17 @@ def test_the_commands_of_the_readme_train_export_and_answer(clone: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("command", "arguments", "said"),
+    ("command", "arguments", "expected"),
     [
         ("scripts/demo", "--help", "usage: scripts/demo"),
         ("scripts/test", "-n 0 tests/models/test_errors.py", " passed"),
     ],
 )
-def test_the_two_commands_of_the_readme_begin(
-    command: str, arguments: str, said: str, clone: Path
+def test_the_two_commands_of_the_readme_start(
+    command: str, arguments: str, expected: str, clone: Path
 ) -> None:
-    """test_demo runs the first to its end, and the second runs this."""
+    """test_demo runs the first to its end, and the second runs this test."""
     (line,) = (line for line in commands("Two commands").splitlines() if line.startswith(command))
     done = run(f"{line.partition('#')[0]} {arguments}", clone)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert said in done.stdout
+    assert expected in done.stdout

@@ -1,4 +1,4 @@
-"""What a pipeline calls before each release, twice: the second candidate is worse."""
+"""What a pipeline calls for each release, run twice: the second candidate is worse."""
 
 import os
 import subprocess
@@ -38,17 +38,17 @@ def test_a_pipeline_releases_a_first_model_and_refuses_a_worse_one(clone: Path) 
     assert b"Wrong on " in found.files["report.html"]
     assert b"model-index" in found.files["MODEL_CARD.md"]
 
-    spoilt = [*SHORT, "--epochs", "1", "--lr", "1e-6"]
-    second = called(clone, "drawn", "shapes", *spoilt, "--", "--margin", "0.02")
+    worse = [*SHORT, "--epochs", "1", "--lr", "1e-6"]
+    second = called(clone, "drawn", "shapes", *worse, "--", "--margin", "0.02")
     assert second.returncode == 1
     (line,) = (line for line in second.stderr.splitlines() if line.startswith("error: "))
     assert line.startswith("error: refused: the candidate is worse: +")
-    assert line.endswith("; shapes:1 stays released (--force releases nevertheless)")
+    assert line.endswith("; shapes:1 stays released (--force releases it anyway)")
     assert "Successfully built" not in second.stdout
     assert store.versions("shapes") == [1]
 
 
-def test_without_data_and_name_it_says_how_it_is_called(clone: Path) -> None:
+def test_without_data_and_name_it_prints_its_usage(clone: Path) -> None:
     done = called(clone, "drawn")
     assert done.returncode == 2
     assert "scripts/release DATA NAME [options of train] [-- options of release]" in done.stderr

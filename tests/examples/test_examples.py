@@ -1,4 +1,4 @@
-"""The examples, run: recipes resolve, the client asks a service, the script trains and answers."""
+"""The examples work: recipes resolve, the client gets answers, the script trains and predicts."""
 
 import subprocess
 import sys
@@ -25,12 +25,12 @@ from training.network.resnet import Served
 from training.recipe import resolve
 
 RECIPES = sorted((ROOT / "examples").glob("*.toml"))
-TEXT = b"no image at all"
+TEXT = b"not an image"
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A service with a model of each task that asks for a key."""
+    """A service with a model for each task that requires a key."""
     folder = tmp_path_factory.mktemp("examples")
     tiny_models.add(folder / "store", "colours", "single")
     tiny_models.add(folder / "store", "tags", "multi")
@@ -70,28 +70,28 @@ def test_the_relabelled_pets_have_two_labels(
     assert relabelled.labels == ("cat", "dog")
     assert len(breeds.labels) == 37
     for one, other in zip(relabelled.records, breeds.records, strict=True):
-        # the set's own rule: cats' breeds begin with a capital
+        # the data set's rule: names of cat breeds begin with a capital letter
         assert one.labels == ("cat" if other.labels[0][0].isupper() else "dog",)
 
 
-def test_the_client_tells_of_one_image(server: Server) -> None:
+def test_the_client_returns_the_result_of_one_image(server: Server) -> None:
     (result,) = ask(server, tiny_models.picture((200, 30, 30)), top_k="2")
     assert [found["label"] for found in result["predictions"]][0] == "red"
     assert len(result["predictions"]) == 2
-    assert client.told(result).startswith("red ")
+    assert client.as_text(result).startswith("red ")
 
 
-def test_the_client_tells_of_a_batch_in_order_with_the_error_of_each_image(server: Server) -> None:
+def test_the_client_returns_a_batch_in_order_with_the_error_of_each_image(server: Server) -> None:
     red, bad, blue = ask(
         server, tiny_models.picture((200, 30, 30)), TEXT, tiny_models.picture((30, 60, 220))
     )
     assert [one["predictions"][0]["label"] for one in (red, blue)] == ["red", "blue"]
     assert bad["error"]["code"] == "image_undecodable"
-    assert client.told(bad) == f"error: {bad['error']['detail']}"
+    assert client.as_text(bad) == f"error: {bad['error']['detail']}"
 
 
 @pytest.mark.parametrize(("data", "code"), [(TEXT, "image_undecodable"), (b"", "image_missing")])
-def test_the_client_tells_of_one_bad_image_as_it_does_in_a_batch(
+def test_the_client_returns_the_error_of_one_bad_image_as_in_a_batch(
     server: Server, data: bytes, code: str
 ) -> None:
     (alone,) = ask(server, data)
@@ -100,14 +100,14 @@ def test_the_client_tells_of_one_bad_image_as_it_does_in_a_batch(
     assert alone == in_batch
 
 
-def test_the_client_tells_tags_and_that_there_are_none(server: Server) -> None:
+def test_the_client_returns_tags_or_says_that_there_are_none(server: Server) -> None:
     (red,) = ask(server, tiny_models.picture((200, 30, 30)), task="multi")
     (nothing,) = ask(server, tiny_models.picture((200, 30, 30)), task="multi", threshold="1")
     assert red["tags"][0]["label"] == "red"
-    assert client.told(nothing) == "no tags"
+    assert client.as_text(nothing) == "no tags"
 
 
-def test_the_client_raises_what_refuses_the_whole_request(server: Server) -> None:
+def test_the_client_raises_if_the_whole_request_is_refused(server: Server) -> None:
     with pytest.raises(client.RefusedError, match="^unauthorized: ") as refused:
         ask(server, tiny_models.picture(), key="wrong")
     assert refused.value.problem["status"] == 401
@@ -115,7 +115,7 @@ def test_the_client_raises_what_refuses_the_whole_request(server: Server) -> Non
         ask(server, tiny_models.picture(), tiny_models.picture(), top_k="many")
 
 
-def test_the_client_tries_again_when_the_service_has_too_much_to_do(
+def test_the_client_retries_if_the_service_is_overloaded(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, answers, waited = httpx.post, [429, 200], list[float]()
@@ -133,7 +133,7 @@ def test_the_client_tries_again_when_the_service_has_too_much_to_do(
 
 
 def test_the_client_runs_as_a_command(server: Server, tmp_path: Path) -> None:
-    """Alone in its folder, and without a key it says why it is refused."""
+    """Alone in its folder; without a key, it says why it is refused."""
     script = tmp_path / "client.py"
     script.write_bytes((ROOT / "examples" / "client.py").read_bytes())
     (tmp_path / "red.jpg").write_bytes(tiny_models.picture())
@@ -143,7 +143,7 @@ def test_the_client_runs_as_a_command(server: Server, tmp_path: Path) -> None:
     assert done.stderr.startswith("error: unauthorized: ")
 
 
-def test_the_script_trains_exports_and_answers_as_the_trained_network(
+def test_the_script_trains_exports_and_predicts_like_the_trained_network(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images, work = image_sets.class_folders(tmp_path / "images", 8), tmp_path / "work"
@@ -152,13 +152,15 @@ def test_the_script_trains_exports_and_answers_as_the_trained_network(
     printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith(str(file))]
     assert len(printed) == 2
 
-    said = python_api.Model(work / "models" / "mine" / "1").classify(file.read_bytes(), top_k=3)
+    predictions = python_api.Model(work / "models" / "mine" / "1").classify(
+        file.read_bytes(), top_k=3
+    )
     run = run_folder.read(work / "run")
     network = Served(run.network(), "single", run.outcome.temperature).eval()
     pixels = decode(file.read_bytes(), run.outcome.preprocess)
     with torch.inference_mode():
         expected = network(torch.from_numpy(pixels[None].copy()))[0][0].numpy()
-    got = {one.label: one.probability for one in said}
+    got = {one.label: one.probability for one in predictions}
     np.testing.assert_allclose([got[label] for label in run.outcome.labels], expected, atol=1e-4)
 
 

@@ -18,7 +18,7 @@ ALL_FILES = [*FILES, "manifest.json", "manifest.sha256"]
 
 
 def refused(path: Path) -> str:
-    """Why the bundle is refused: always one line."""
+    """The error for the bundle, which is always one line."""
     with pytest.raises(BundleError) as caught:
         read(path)
     message = str(caught.value)
@@ -27,13 +27,13 @@ def refused(path: Path) -> str:
 
 
 def replace_manifest(path: Path, text: str) -> None:
-    """As someone would who also updates the hash: what it says must still be checked."""
+    """Replace the manifest and its hash, so that only its content can be refused."""
     (path / "manifest.json").write_text(text, encoding="utf-8")
     line = f"{bundle.sha256(text.encode())}  manifest.json\n"
     (path / "manifest.sha256").write_text(line, encoding="utf-8")
 
 
-def test_what_was_written_is_read_back(tmp_path: Path) -> None:
+def test_a_written_bundle_is_read_back(tmp_path: Path) -> None:
     path = written(tmp_path / "pets" / "1", **multi())
     found = read(path)
     assert found.manifest == manifest(**multi())
@@ -41,7 +41,7 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
     assert (found.path, found.model) == (path, FILES["model.onnx"])
 
 
-def test_a_bundle_holds_its_files_its_manifest_and_its_hash_and_can_be_read_by_others(
+def test_a_bundle_has_its_files_its_manifest_and_its_hash_and_is_readable_by_others(
     tmp_path: Path,
 ) -> None:
     path = written(tmp_path / "pets" / "1")
@@ -51,7 +51,7 @@ def test_a_bundle_holds_its_files_its_manifest_and_its_hash_and_can_be_read_by_o
     assert [p.name for p in path.parent.iterdir()] == ["1"]
 
 
-def test_files_may_lie_in_folders_of_folders(tmp_path: Path) -> None:
+def test_files_may_be_in_nested_folders(tmp_path: Path) -> None:
     files = FILES | {"notes/2030/june.txt": b"warm"}
     assert read(written(tmp_path / "1", files)).files == files
 
@@ -73,7 +73,7 @@ def test_sha256sum_can_check_the_manifest(tmp_path: Path) -> None:
     assert subprocess.run(command, cwd=path, capture_output=True).returncode == 0
 
 
-def test_files_that_are_not_those_of_the_manifest_are_not_written(tmp_path: Path) -> None:
+def test_files_that_the_manifest_does_not_list_are_not_written(tmp_path: Path) -> None:
     for files in (FILES | {"more.txt": b""}, FILES | {"model.onnx": b"another network"}):
         with pytest.raises(BundleError, match="does not list these files"):
             write(tmp_path / "1", manifest(), files)
@@ -81,7 +81,7 @@ def test_files_that_are_not_those_of_the_manifest_are_not_written(tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "manifest.sha256"])
-def test_a_file_in_the_manifest_s_place_is_not_written(name: str, tmp_path: Path) -> None:
+def test_a_file_named_like_the_manifest_is_not_written(name: str, tmp_path: Path) -> None:
     files = FILES | {name: b"{}"}
     with pytest.raises(OSError, match=name):
         write(tmp_path / "1", manifest(files), files)
@@ -98,19 +98,19 @@ def test_a_flipped_bit_anywhere_in_any_file_is_refused_and_the_file_named(
         flipped = bytearray(whole)
         flipped[at] ^= 1
         (path / name).write_bytes(flipped)
-        assert f"{path / name.replace('.sha256', '.json')} was changed" in refused(path)
+        assert f"{path / name.replace('.sha256', '.json')} is corrupt" in refused(path)
     (path / name).write_bytes(whole)
     read(path)
 
 
 @pytest.mark.parametrize("name", ALL_FILES)
-def test_a_cut_or_longer_file_is_refused(name: str, tmp_path: Path) -> None:
+def test_a_truncated_or_extended_file_is_refused(name: str, tmp_path: Path) -> None:
     path = written(tmp_path / "1")
     whole = (path / name).read_bytes()
     for content in (b"", whole[:-1], whole + b"\0"):
         if content != whole:
             (path / name).write_bytes(content)
-            assert "was changed" in refused(path)
+            assert "is corrupt" in refused(path)
 
 
 def test_swapped_labels_are_refused(tmp_path: Path) -> None:
@@ -118,8 +118,8 @@ def test_swapped_labels_are_refused(tmp_path: Path) -> None:
     raw = json.loads((path / "manifest.json").read_text())
     raw["labels"][0], raw["labels"][1] = raw["labels"][1], raw["labels"][0]
     (path / "manifest.json").write_text(json.dumps(raw, indent=2))
-    assert "manifest.json was changed" in refused(path)
-    with pytest.raises(BundleError, match=r"manifest\.json was changed"):
+    assert "manifest.json is corrupt" in refused(path)
+    with pytest.raises(BundleError, match=r"manifest\.json is corrupt"):
         read_manifest(path)
 
 
@@ -130,7 +130,7 @@ def test_a_missing_file_is_refused_and_named(name: str, tmp_path: Path) -> None:
     assert f"{path / name} cannot be read" in refused(path)
 
 
-def test_a_folder_in_a_file_s_place_is_refused(tmp_path: Path) -> None:
+def test_a_folder_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "1")
     (path / "report.html").unlink()
     (path / "report.html").mkdir()
@@ -175,7 +175,7 @@ def test_a_bundle_behind_a_symbolic_link_is_read(tmp_path: Path) -> None:
         ),
         ({"temperature": float("nan")}, "temperature: Input should be a finite number"),
         ({"files": {"../model.onnx": "0" * 64}}, "files does not list"),
-        ({"files": values()["files"] | {"../x": "0" * 64}}, "'../x' is no relative path"),
+        ({"files": values()["files"] | {"../x": "0" * 64}}, "'../x' is not a relative path"),
         ({"training_images": "a\nb"}, "files does not list a b"),
     ],
 )
@@ -190,7 +190,7 @@ def test_an_invalid_manifest_is_refused_and_the_field_named(
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"name": "\ud800"}', "[" * 5000])
-def test_a_manifest_that_is_no_json_object_is_refused(text: str, tmp_path: Path) -> None:
+def test_a_manifest_that_is_not_a_json_object_is_refused(text: str, tmp_path: Path) -> None:
     path = written(tmp_path / "1")
     data = text.encode("utf-8", "surrogatepass")
     (path / "manifest.json").write_bytes(data)
@@ -200,31 +200,31 @@ def test_a_manifest_that_is_no_json_object_is_refused(text: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize("kind", ["nothing", "empty folder", "file"])
-def test_what_is_no_bundle_is_refused(kind: str, tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_bundle_is_refused(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "1"
     if kind == "file":
         path.write_bytes(b"")
     elif kind == "empty folder":
         path.mkdir()
-    assert refused(path) == f"{path} is no bundle: {path / 'manifest.json'} cannot be read"
+    assert refused(path) == f"{path} is not a bundle: {path / 'manifest.json'} cannot be read"
 
 
 def test_an_existing_bundle_is_never_changed(tmp_path: Path) -> None:
     path = written(tmp_path / "1")
     other = FILES | {"model.onnx": b"another network"}
-    with pytest.raises(BundleError, match="exists already; a bundle is never changed"):
+    with pytest.raises(BundleError, match="already exists; a bundle is never changed"):
         write(path, manifest(other), other)
     assert read(path).files == FILES
     assert [p.name for p in tmp_path.iterdir()] == ["1"]
 
 
 @pytest.mark.parametrize("kind", ["file", "folder with a file"])
-def test_something_else_in_the_way_stays(kind: str, tmp_path: Path) -> None:
+def test_an_existing_path_that_is_not_a_bundle_is_left_alone(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "1"
     inside = path if kind == "file" else path / "mine.txt"
     inside.parent.mkdir(exist_ok=True)
     inside.write_bytes(b"mine")
-    with pytest.raises(BundleError, match="exists already"):
+    with pytest.raises(BundleError, match="already exists"):
         write(path, manifest(), FILES)
     assert inside.read_bytes() == b"mine"
     assert [p.name for p in tmp_path.iterdir()] == ["1"]
@@ -266,13 +266,13 @@ for last in range(1, 500):
     if code == 0:
         print(last - 1)
         break
-    if code not in (1, 9):  # 1: the error met a clean-up that may fail
+    if code not in (1, 9):  # 1: the error occurred in a clean-up, which may fail
         sys.exit(f"step {last}: {code}")
 """
 
 
 def stopped_everywhere(tmp_path: Path, mode: str) -> list[Path]:
-    """Stores in which the adding of a first bundle was stopped at its 1st, 2nd, … step on disk."""
+    """Stores in which adding the first bundle was stopped at its 1st, 2nd, … file operation."""
     done = subprocess.run(
         [sys.executable, "-c", DRIVER, str(tmp_path), mode],
         capture_output=True,
@@ -287,7 +287,7 @@ def stopped_everywhere(tmp_path: Path, mode: str) -> list[Path]:
 
 
 def whole_or_absent(root: Path) -> bool:
-    """Whether the bundle is there; then it is whole."""
+    """Whether the bundle exists; if so, it must be complete."""
     store = Store(root)
     if not (versions := store.versions("pets")):
         assert not (root / "pets" / "1").exists()
@@ -303,7 +303,7 @@ def test_a_bundle_killed_at_any_step_is_whole_or_absent_and_the_next_one_works(
     roots = stopped_everywhere(tmp_path, "kill")
     present = [whole_or_absent(root) for root in roots]
     assert set(present) == {False, True}
-    assert present == sorted(present)  # from one step on it is there
+    assert present == sorted(present)  # once it exists, it exists at all later steps
     for root, was_there in zip(roots, present, strict=True):
         store = Store(root)
         path = store.add("pets", lambda version: (manifest(version=version), FILES))
@@ -312,7 +312,7 @@ def test_a_bundle_killed_at_any_step_is_whole_or_absent_and_the_next_one_works(
         assert store.released("pets") in store.versions("pets")
 
 
-def test_an_error_of_the_disk_at_any_step_leaves_nothing_unfinished(tmp_path: Path) -> None:
+def test_a_disk_error_at_any_step_leaves_nothing_unfinished(tmp_path: Path) -> None:
     for root in stopped_everywhere(tmp_path, "error"):
         whole_or_absent(root)
         left = {p.name for p in (root / "pets").iterdir()} if (root / "pets").is_dir() else set()
@@ -320,7 +320,7 @@ def test_an_error_of_the_disk_at_any_step_leaves_nothing_unfinished(tmp_path: Pa
 
 
 @pytest.mark.parametrize("function", ["fsync", "rename"])
-def test_a_full_disk_is_told_and_leaves_nothing_behind(
+def test_a_full_disk_raises_and_leaves_nothing_behind(
     function: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -333,7 +333,7 @@ def test_a_full_disk_is_told_and_leaves_nothing_behind(
 
 
 def assert_hidden_beside(place: Path, renaming: tuple[object, ...]) -> None:
-    """What is renamed to `place` lies beside it, on the same disk, and under a hidden name."""
+    """What is renamed to `place` was next to it, on the same disk, under a hidden name."""
     unfinished, target = (Path(str(path)) for path in renaming)
     assert (unfinished.parent, target) == (place.parent, place)
     assert unfinished.name.startswith(".unfinished-")
@@ -390,7 +390,7 @@ def test_a_replaced_file_is_synced_with_all_its_bytes_before_the_others_see_it(
     assert steps == [3, "replaced", "folder"]
 
 
-def test_a_stop_just_after_the_replacement_is_told_as_what_it_is(
+def test_an_interrupt_just_after_the_replacement_stays_an_interrupt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replace = os.replace
@@ -405,7 +405,7 @@ def test_a_stop_just_after_the_replacement_is_told_as_what_it_is(
     assert [p.name for p in tmp_path.iterdir()] == ["RELEASED"]
 
 
-def test_a_file_is_replaced_at_once_or_not_at_all(
+def test_a_file_is_replaced_atomically_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "RELEASED"

@@ -16,13 +16,13 @@ def scores(*numbers: float) -> "np.ndarray[tuple[int], np.dtype[np.float32]]":
     return np.array(numbers, np.float32)
 
 
-def test_the_likeliest_labels_come_first() -> None:
+def test_the_most_likely_labels_come_first() -> None:
     found = classify(scores(0.125, 0.625, 0.25), SINGLE, top_k=3)
     expected = [("dog", 0.625), ("emu", 0.25), ("cat", 0.125)]
     assert found == [Prediction(label, probability) for label, probability in expected]
 
 
-def test_top_k_cuts_the_list() -> None:
+def test_top_k_limits_the_number_of_labels() -> None:
     for top_k in (1, 2, 3):
         found = classify(scores(0.125, 0.625, 0.25), SINGLE, top_k)
         assert [p.label for p in found] == ["dog", "emu", "cat"][:top_k]
@@ -73,7 +73,7 @@ def test_a_given_threshold_replaces_every_label_s_own() -> None:
 
 
 @pytest.mark.parametrize("threshold", [-0.01, 1.01, math.nan, math.inf, -math.inf])
-def test_a_threshold_that_is_no_probability_is_refused(threshold: float) -> None:
+def test_a_threshold_that_is_not_a_probability_is_refused(threshold: float) -> None:
     with pytest.raises(BadParameter, match=f"threshold={threshold}: use a number from 0 to 1"):
         tag(scores(0.5, 0.5, 0.5), MULTI, threshold)
 

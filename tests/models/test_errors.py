@@ -36,7 +36,7 @@ def test_every_promised_code_has_its_status() -> None:
     assert {found.code: found.status.value for found in CLASSES} == PROMISED
 
 
-def test_every_error_is_ours_and_answers_of_requests_have_codes_of_their_own() -> None:
+def test_every_error_is_a_labrador_error_and_request_errors_have_their_own_codes() -> None:
     exceptions = [
         found
         for found in vars(errors).values()
@@ -50,7 +50,7 @@ def test_every_error_is_ours_and_answers_of_requests_have_codes_of_their_own() -
 @pytest.mark.parametrize(
     "name", ["RecipeError", "DataError", "RunError", "BundleError", "GateError"]
 )
-def test_what_a_command_refuses_is_internal_to_a_client(name: str) -> None:
+def test_a_commands_error_is_internal_to_a_client(name: str) -> None:
     found = getattr(errors, name)
     assert (found.code, found.status.value) == ("internal", 500)
 
@@ -66,7 +66,7 @@ def test_a_problem_is_an_rfc_9457_object_with_the_code() -> None:
     }
 
 
-def test_overloaded_says_when_to_come_back() -> None:
+def test_overloaded_says_when_to_try_again() -> None:
     error = Overloaded("the queue is full", 7)
     assert error.retry_after_s == 7
     assert error.problem()["detail"] == "the queue is full"

@@ -26,7 +26,7 @@ from testkit.bundles import FILES, manifest, multi
 from testkit.odd_images import encoded
 from testkit.preprocess_reference import drawn
 
-PICTURES = [
+IMAGES = [
     encoded(drawn(500, 400), "JPEG", quality=95),
     encoded(drawn(300, 420)[:, ::-1], "PNG"),
     encoded(255 - drawn(90, 60), "WEBP", quality=95),
@@ -35,7 +35,7 @@ TOLERANCE = 1e-4
 
 
 def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """A network: the softmax of the mean colours of one corner."""
+    """A stand-in network: the softmax of the mean colours of one corner."""
     assert images.dtype == np.uint8
     logits = images[:, :12, :12].mean(axis=(1, 2), dtype=np.float64) / 40
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -50,7 +50,7 @@ def bundle_of(one: Manifest, files: dict[str, bytes], scores: NDArray[np.float32
 
 @pytest.fixture(scope="module")
 def files() -> dict[str, bytes]:
-    return forms(PICTURES)
+    return forms(IMAGES)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def bundle(files: dict[str, bytes]) -> Bundle:
     return bundle_of(manifest(), files, run(inputs(files, manifest().preprocess)))
 
 
-# Forms
+# Encodings
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def bundle(files: dict[str, bytes]) -> Bundle:
         ("lossy.webp", "WEBP", "RGB"),
     ],
 )
-def test_each_form_is_what_its_name_says(
+def test_each_encoding_is_what_its_file_name_says(
     name: str, form: str, mode: str, files: dict[str, bytes]
 ) -> None:
     image = Image.open(io.BytesIO(files[f"golden/{name}"]))
@@ -86,20 +86,20 @@ def test_each_form_is_what_its_name_says(
     assert image.has_transparency_data == (name in ("palette.png", "transparent.png"))
 
 
-def test_there_is_no_other_form(files: dict[str, bytes]) -> None:
+def test_there_are_no_other_encodings(files: dict[str, bytes]) -> None:
     assert len(files) == 10
     assert all(name.startswith("golden/") for name in files)
 
 
-def test_the_pictures_take_turns_and_shrink_to_384(files: dict[str, bytes]) -> None:
+def test_the_images_are_used_in_turn_and_shrunk_to_384(files: dict[str, bytes]) -> None:
     sizes = [load(data, 1e9).size for data in files.values()]
     assert sizes == [(384, 307), (274, 384), (90, 60)] * 3 + [(384, 307)]
 
 
-def test_one_picture_is_enough_and_its_forms_in_full_colour_still_show_it() -> None:
+def test_one_image_is_enough_and_its_full_colour_encodings_still_resemble_it() -> None:
     preprocess = manifest().preprocess
-    expected = decode(PICTURES[0], preprocess).astype(int)
-    for name, data in forms(PICTURES[:1]).items():
+    expected = decode(IMAGES[0], preprocess).astype(int)
+    for name, data in forms(IMAGES[:1]).items():
         if not name.endswith(("grey.jpg", "sixteen-bit.png", "transparent.png", "palette.png")):
             assert np.abs(decode(data, preprocess) - expected).mean() < 6, name
 
@@ -117,10 +117,10 @@ def test_sixteen_bit_samples_are_the_grey_levels_times_257() -> None:
     assert np.array_equal(samples, np.asarray(grey).astype(np.int64) * 257)
 
 
-def test_lossy_forms_have_the_quality_of_photographs() -> None:
-    """Of a small picture, which is not shrunk: the very bytes, or the tables of quality 92."""
-    small = load(PICTURES[2], 1e9)
-    files = forms(PICTURES[2:])
+def test_lossy_encodings_have_the_quality_of_photos() -> None:
+    """On an image that is not shrunk: identical bytes, or the tables of quality 92."""
+    small = load(IMAGES[2], 1e9)
+    files = forms(IMAGES[2:])
     assert files["golden/lossy.webp"] == encoded(small, "WEBP", quality=90)
     for name in ("baseline", "progressive", "exif-turned"):
         tables = Image.open(io.BytesIO(encoded(small, "JPEG", quality=92)))
@@ -148,7 +148,7 @@ def test_opacity_reaches_from_nearly_none_to_full(files: dict[str, bytes]) -> No
 # Scores
 
 
-def test_scores_come_back_from_the_file_to_the_last_bit() -> None:
+def test_scores_read_back_from_the_file_are_bit_identical() -> None:
     scores = np.random.default_rng(0).random((4, 37), np.float32)
     scores[0, :3] = [0.0, 1.0, float(np.finfo(np.float32).tiny)]
     names = ["golden/a", "golden/b", "golden/c", "golden/d"]
@@ -157,16 +157,16 @@ def test_scores_come_back_from_the_file_to_the_last_bit() -> None:
     assert np.array(list(table.values()), np.float32).tobytes() == scores.tobytes()
 
 
-def test_a_scores_file_has_a_line_for_each_score() -> None:
+def test_a_scores_file_has_one_line_per_score() -> None:
     text = scores_file(["golden/a"], np.array([[0.5, 0.25]], np.float32)).decode()
     assert text == '{\n "golden/a": [\n  0.5,\n  0.25\n ]\n}'
 
 
-def test_the_tolerances_are_those_that_are_promised() -> None:
+def test_the_tolerances_are_as_documented() -> None:
     assert (TOLERANCE_CPU, TOLERANCE_CUDA) == (1e-4, 2e-3)
 
 
-def test_no_scores_at_all_agree() -> None:
+def test_empty_scores_agree() -> None:
     nothing = np.zeros((0, 3), np.float32)
     assert compare(nothing, nothing, manifest(), TOLERANCE) == Agreement(0.0, 0)
 
@@ -188,12 +188,12 @@ def test_the_largest_difference_is_named_with_its_image_label_and_both_scores() 
     assert str(caught.value) == message
 
 
-def test_a_name_without_scores_is_refused() -> None:
+def test_a_file_name_without_scores_is_refused() -> None:
     with pytest.raises(ValueError, match="shorter"):
         scores_file(["golden/a", "golden/b"], np.zeros((1, 3), np.float32))
 
 
-def test_the_right_runner_passes_alone_and_in_a_batch(bundle: Bundle) -> None:
+def test_a_correct_runner_passes_for_one_image_and_for_a_batch(bundle: Bundle) -> None:
     sizes = []
 
     def recorded(images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -266,7 +266,7 @@ def test_scores_of_another_shape_are_refused(wrong: Runner, bundle: Bundle) -> N
         check(bundle, wrong, TOLERANCE)
 
 
-def test_a_changed_preprocessing_is_noticed(bundle: Bundle) -> None:
+def test_changed_preprocessing_is_detected(bundle: Bundle) -> None:
     preprocess = bundle.manifest.preprocess.model_copy(update={"crop_fraction": 1.0})
     other = bundle.manifest.model_copy(update={"preprocess": preprocess})
     with pytest.raises(GateError, match="scores differ"):
@@ -281,7 +281,7 @@ def test_a_difference_within_the_tolerance_passes_and_is_reported(bundle: Bundle
         check(bundle, lambda images: run(images) + off, 2e-5)
 
 
-def test_a_small_difference_that_changes_the_first_label_is_counted() -> None:
+def test_a_small_difference_that_changes_the_top_label_is_counted() -> None:
     expected = np.array([[0.4, 0.40001, 0.2], [0.1, 0.8, 0.1]], np.float32)
     got = np.array([[0.40001, 0.4, 0.2], [0.1, 0.8, 0.1]], np.float32)
     agreement = compare(expected, got, manifest(), TOLERANCE)

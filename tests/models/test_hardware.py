@@ -37,13 +37,13 @@ def test_a_processor_is_named_with_the_extensions_it_has_and_lacks(
     assert processor(cpuinfo) == said
 
 
-def test_where_the_kernel_names_no_processor_its_architecture_is_told(tmp_path: Path) -> None:
+def test_without_a_processor_name_from_the_kernel_the_architecture_is_used(tmp_path: Path) -> None:
     assert processor(tmp_path / "missing") == platform.machine()
     (tmp_path / "cpuinfo").write_text("processor\t: 0\nBogoMIPS\t: 243.75\nFeatures\t: fp asimd\n")
     assert processor(tmp_path / "cpuinfo") == platform.machine()
 
 
-def test_this_machine_has_a_name() -> None:
+def test_this_processor_has_a_name() -> None:
     assert processor()
 
 
@@ -54,7 +54,7 @@ def _write(file: Path, text: str) -> None:
 
 @pytest.fixture
 def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever machine this is, this process may run on eight cores of it."""
+    """Pretend that this process may run on eight cores."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
 
 
@@ -64,7 +64,7 @@ def test_without_a_quota_all_cores_of_the_process_count(tmp_path: Path, eight_co
     assert cpu_cores(tmp_path) == 8
 
 
-def test_where_the_system_tells_no_affinity_all_cores_of_the_machine_count(
+def test_without_an_affinity_from_the_system_all_cores_of_the_machine_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
@@ -75,7 +75,7 @@ QUOTAS = [("1000", 1), ("100000", 1), ("100001", 2), ("250000", 3), ("799999", 8
 
 
 @pytest.mark.parametrize(("quota", "cores"), QUOTAS)
-def test_the_quota_of_cgroup_v2_is_rounded_up_and_gives_no_core_that_is_not_allowed(
+def test_the_quota_of_cgroup_v2_is_rounded_up_and_limited_by_the_affinity(
     tmp_path: Path, eight_cores: None, quota: str, cores: int
 ) -> None:
     _write(tmp_path / "cpu.max", f"{quota} 100000\n")
@@ -83,7 +83,7 @@ def test_the_quota_of_cgroup_v2_is_rounded_up_and_gives_no_core_that_is_not_allo
 
 
 @pytest.mark.parametrize(("quota", "cores"), [*QUOTAS, ("-1", 8)])
-def test_the_quota_of_cgroup_v1_counts_likewise(
+def test_the_quota_of_cgroup_v1_is_treated_the_same(
     tmp_path: Path, eight_cores: None, quota: str, cores: int
 ) -> None:
     _write(tmp_path / "cpu/cpu.cfs_quota_us", f"{quota}\n")

@@ -24,18 +24,18 @@ RELEASE = {
 }
 
 
-def test_json_gives_the_same_manifest_back() -> None:
+def test_a_manifest_survives_a_json_round_trip() -> None:
     for one in (manifest(), manifest(**multi()), manifest(release=RELEASE)):
         assert Manifest.model_validate_json(one.model_dump_json()) == one
 
 
-def test_labels_keep_their_order_and_any_script() -> None:
+def test_labels_keep_their_order_and_may_be_in_any_script() -> None:
     labels = ["zebra", "Ärger", "犬 🐕"]
     text = manifest(labels=labels).model_dump_json()
     assert Manifest.model_validate_json(text).labels == tuple(labels)
 
 
-def test_one_label_is_enough_to_tag() -> None:
+def test_a_multi_label_model_may_have_a_single_label() -> None:
     baseline = values()["baseline"] | {"label_share": [0.5]}
     one = manifest(**multi(labels=["cat"], thresholds=[0.5], baseline=baseline))
     assert one.labels == ("cat",)
@@ -61,12 +61,12 @@ def test_an_unknown_key_is_refused_at_every_depth(where: str) -> None:
         Manifest.model_validate(raw)
 
 
-FREE = ("recipe", "libraries", "files", "metrics")  # whose keys are the run's own
-OPTIONAL = ("schema_version", "release")  # code need not repeat them; `tensors` has its own test
+FREE = ("recipe", "libraries", "files", "metrics")  # their keys depend on the run
+OPTIONAL = ("schema_version", "release")  # have defaults; `tensors` has its own test
 
 
 def keys(found: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """The paths of all keys of a manifest that are named by its schema."""
+    """The paths of all keys of a manifest that its schema defines."""
     for key, value in found.items() if isinstance(found, dict) else enumerate(found):
         here = (*path, str(key))
         if isinstance(found, dict) and not (path and path[-1] in FREE):
@@ -76,7 +76,7 @@ def keys(found: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
 
 
 def parent_of(raw: Any, path: str) -> tuple[Any, str | int]:
-    """The object or list in which the last part of the dotted path is, and that part."""
+    """The object or list that contains the last part of the dotted path, and that part."""
     *parents, last = (int(part) if part.isdigit() else part for part in path.split("."))
     for part in parents:
         raw = raw[part]
@@ -99,7 +99,7 @@ def test_a_missing_key_is_refused_at_every_depth(path: str) -> None:
         Manifest.model_validate(raw)
 
 
-def test_what_may_be_left_out_has_its_usual_value() -> None:
+def test_optional_keys_have_their_defaults() -> None:
     raw = values()
     for key in ("schema_version", "release", "tensors"):
         del raw[key]
@@ -135,7 +135,7 @@ JUST_ABOVE_1 = math.nextafter(1, 2)
         ("provenance.data_fingerprint", "0" * 64, "0" * 65),
     ],
 )
-def test_a_bound_lets_the_last_value_inside_pass(path: str, inside: Any, outside: Any) -> None:
+def test_each_bound_accepts_the_last_value_inside(path: str, inside: Any, outside: Any) -> None:
     raw = values(release=deepcopy(RELEASE))
     found, key = parent_of(raw, path)
     found[key] = inside
@@ -146,14 +146,14 @@ def test_a_bound_lets_the_last_value_inside_pass(path: str, inside: Any, outside
     assert ".".join(map(str, caught.value.errors()[0]["loc"])) == path
 
 
-def test_files_have_the_names_that_bundles_on_disk_have() -> None:
+def test_file_names_are_those_of_bundles_on_disk() -> None:
     assert contract.MANIFEST_FILE == "manifest.json"
     assert contract.MANIFEST_HASH_FILE == "manifest.sha256"
     assert contract.MODEL_FILE == "model.onnx"
     assert contract.GOLDEN_SCORES_FILE == "golden/scores.json"
 
 
-def test_a_manifest_does_not_change_in_memory() -> None:
+def test_a_manifest_is_immutable_in_memory() -> None:
     one = manifest()
     with pytest.raises(ValidationError, match="frozen"):
         one.version = 2  # type: ignore[misc]
@@ -173,10 +173,10 @@ def test_a_manifest_does_not_change_in_memory() -> None:
         ({"labels": []}, "labels"),
         ({"labels": ["cat", "dog", "cat"]}, "labels must be distinct"),
         ({"labels": ["cat", "dog", ""]}, "labels must be distinct and not empty"),
-        ({"labels": ["cat", "dog"]}, "one share a label"),
+        ({"labels": ["cat", "dog"]}, "one share per label"),
         ({"thresholds": [0.5, 0.5, 0.5]}, "multi-label models only"),
-        (multi(thresholds=None), "one threshold a label"),
-        (multi(thresholds=[0.5, 0.5]), "one threshold a label"),
+        (multi(thresholds=None), "one threshold per label"),
+        (multi(thresholds=[0.5, 0.5]), "one threshold per label"),
         (multi(thresholds=[0.5, 0.5, 1.01]), r"thresholds\.2"),
         (multi(thresholds=[0.5, math.nan, 0.5]), r"thresholds\.1"),
         ({"temperature": 0.0}, "temperature"),
@@ -192,7 +192,7 @@ def test_a_manifest_does_not_change_in_memory() -> None:
         ({"files": values()["files"] | {"report.html": "0" * 63}}, r"files\.`report\.html`"),
     ],
 )
-def test_a_manifest_that_makes_no_sense_is_refused(changes: dict[str, Any], message: str) -> None:
+def test_an_inconsistent_manifest_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         Manifest.model_validate(values() | changes)
 
@@ -205,7 +205,7 @@ def test_a_manifest_that_makes_no_sense_is_refused(changes: dict[str, Any], mess
     ],
 )
 def test_a_path_that_leaves_the_bundle_or_is_odd_is_refused(path: str) -> None:
-    with pytest.raises(ValidationError, match=r"no relative path|has characters"):
+    with pytest.raises(ValidationError, match=r"not a relative path|has characters"):
         manifest(FILES | {path: b""})
 
 
@@ -228,7 +228,7 @@ def test_a_variant_whose_file_is_not_listed_is_refused() -> None:
         manifest(variants=[variant, other])
 
 
-def test_bins_of_the_baseline_must_match() -> None:
+def test_edges_and_counts_of_the_baseline_must_match() -> None:
     with pytest.raises(ValidationError, match="differ in length"):
         Baseline(label_share=(1.0,), confidence_edges=(0.5, 1.0), confidence_counts=(1,))
 

@@ -61,12 +61,12 @@ def differences(got: NDArray[np.uint8], expected: NDArray[np.uint8]) -> NDArray[
 
 
 def assert_lossless(data: bytes, case: Case, expected: NDArray[np.uint8]) -> None:
-    """Pillow rounds to whole levels after each of its two passes: one level at most."""
+    """Pillow rounds to whole levels after each of its two passes: at most one level."""
     assert differences(decode(data, preprocess_of(case)), expected).max() <= 1
 
 
 def assert_jpeg(data: bytes, case: Case, expected: NDArray[np.uint8]) -> None:
-    """At quality 100 without subsampling YCbCr and coefficients are rounded: 5 levels seen.
+    """At quality 100 without subsampling, YCbCr and coefficients are rounded: 5 levels seen.
 
     A box that is half a reduced pixel off gives 10 to 20, and 2 to 4 on average.
     """
@@ -83,7 +83,7 @@ def test_the_reference_still_gives_the_committed_pixels(
 ) -> None:
     assert committed.keys() == CASES.keys()
     for name, case in CASES.items():
-        # not ==: a half may be rounded either way, as the sums' order is numpy's
+        # not ==: a half may be rounded either way, as the order of numpy's sums may change
         assert np.abs(preprocess_reference.pixels(case) - committed[name]).max() <= 0.5 + 1e-6, name
 
 
@@ -247,7 +247,7 @@ def test_a_png_named_jpg_is_a_png(tmp_path: Path, committed: dict[str, NDArray[n
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-def test_a_damaged_exif_block_leaves_the_picture_as_it_is_stored() -> None:
+def test_a_damaged_exif_block_leaves_the_image_as_it_is_stored() -> None:
     samples = drawn(61, 45)
     plain = encoded(samples, "JPEG", quality=90)
     block = b"Exif\0\0MM\0*\0\0\0\x08\0\x05garbage"
@@ -255,7 +255,7 @@ def test_a_damaged_exif_block_leaves_the_picture_as_it_is_stored() -> None:
     assert np.array_equal(decode(data, SMALL), decode(plain, SMALL))
 
 
-def test_exif_that_cannot_be_read_turns_nothing() -> None:
+def test_unreadable_exif_does_not_transpose_the_image() -> None:
     samples = drawn(61, 45)
     text = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x02\0\0\0\x04six\0\0\0\0\0"
     for block in (b"Exif\0\0garbage", b"garbage", text):
@@ -265,14 +265,14 @@ def test_exif_that_cannot_be_read_turns_nothing() -> None:
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
-def test_an_orientation_that_does_not_exist_turns_nothing(orientation: int) -> None:
+def test_an_invalid_orientation_does_not_transpose_the_image(orientation: int) -> None:
     samples = drawn(61, 45)
     data = encoded(samples, "PNG", orientation)
     assert np.array_equal(decode(data, SMALL), decode(encoded(samples, "PNG"), SMALL))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_load_gives_the_whole_upright_picture(orientation: int) -> None:
+def test_load_gives_the_whole_upright_image(orientation: int) -> None:
     samples = drawn(41, 30)
     got = np.asarray(load(encoded(samples, "PNG", orientation), WHOLE_SCALE))
     assert np.array_equal(got, preprocess_reference.upright(samples, orientation))
@@ -286,7 +286,7 @@ def test_load_gives_the_whole_upright_picture(orientation: int) -> None:
     ("width", "height", "crop_fraction", "scale"),
     [
         (400, 320, 0.875, 8),
-        (403, 321, 0.875, 8),  # the last pixels of the reduced picture stick out
+        (403, 321, 0.875, 8),  # the last pixels of the reduced image overhang
         (399, 401, 1.0, 8),
         (203, 165, 1.0, 4),
         (101, 111, 0.9, 2),
@@ -304,7 +304,7 @@ def test_a_reduced_jpeg_equals_the_reference(
     assert_jpeg(data, case, np.rint(preprocess_reference.pixels(case)).astype(np.uint8))
 
 
-def test_a_jpeg_is_reduced_only_to_the_side_that_is_asked_for() -> None:
+def test_a_jpeg_is_reduced_only_to_the_requested_side() -> None:
     data = encoded(drawn(320, 160), "JPEG")
     sizes = [load(data, shorter_px).size for shorter_px in (160, 81, 80, 41, 40, 20, 1)]
     full, half, quarter, eighth = (320, 160), (160, 80), (80, 40), (40, 20)
@@ -319,7 +319,7 @@ def test_only_jpeg_is_reduced() -> None:
 
 
 @pytest.mark.parametrize("crop_fraction", [1.0, 0.875, 0.95, 1 / 3, 0.01])
-def test_one_colour_stays_that_colour_to_the_borders_in_every_size(crop_fraction: float) -> None:
+def test_a_uniform_colour_stays_uniform_to_the_borders_in_every_size(crop_fraction: float) -> None:
     colour = (13, 201, 90)
     preprocess = Preprocess(image_size_px=17, crop_fraction=crop_fraction)
     for width, height in [(1, 1), (1, 2), (2, 1), (2, 3), (7, 1), (17, 17), (33, 34), (1, 700)]:
@@ -335,10 +335,10 @@ def test_crop_fraction_and_size_change_the_pixels() -> None:
     assert decode(data, Preprocess(image_size_px=9, crop_fraction=1.0)).shape == (9, 9, 3)
 
 
-# What is refused
+# Refused files
 
 
-TEXT = b"This is no picture, it is a text that goes on for a while. " * 4
+TEXT = b"This is not an image, it is a text that continues for a while. " * 4
 
 
 @pytest.mark.parametrize(
@@ -362,17 +362,17 @@ TEXT = b"This is no picture, it is a text that goes on for a while. " * 4
         (b"\0\0\0\x20ftypmif1" + bytes(40), FormatUnsupported),
     ],
 )
-def test_bytes_that_are_no_picture_of_ours_are_refused(
+def test_bytes_that_are_not_a_supported_image_are_refused(
     data: bytes, error: type[LabradorError]
 ) -> None:
     with pytest.raises(error) as caught:
         decode(data, SMALL)
     assert type(caught.value) is error
-    assert "no picture" not in str(caught.value)  # nothing of the client's text
+    assert "This is" not in str(caught.value)  # no text from the client
 
 
 @pytest.mark.parametrize("form", ["GIF", "TIFF", "BMP"])
-def test_a_known_format_is_refused_by_its_name(form: str) -> None:
+def test_a_known_unsupported_format_is_named(form: str) -> None:
     with pytest.raises(FormatUnsupported, match=f"is a {form}; send JPEG, PNG or WebP"):
         decode(encoded(drawn(40, 30), form), SMALL)
 
@@ -390,7 +390,7 @@ def test_a_known_format_is_refused_by_its_name(form: str) -> None:
         ),
     ],
 )
-def test_the_first_bytes_tell_each_format_that_is_not_ours(start: bytes, name: str) -> None:
+def test_each_unsupported_format_is_recognised_by_its_first_bytes(start: bytes, name: str) -> None:
     with pytest.raises(FormatUnsupported) as caught:
         image_format(start)
     assert str(caught.value) == f"the image is a {name}; send JPEG, PNG or WebP"
@@ -407,10 +407,10 @@ def test_the_first_bytes_tell_each_format_that_is_not_ours(start: bytes, name: s
         b"\1\2\3\4fypeheic",
     ],
 )
-def test_half_a_signature_is_none(start: bytes) -> None:
+def test_a_partial_signature_is_not_recognised(start: bytes) -> None:
     with pytest.raises(ImageUndecodable) as caught:
         image_format(start)
-    assert str(caught.value) == "the bytes are no JPEG, PNG or WebP image"
+    assert str(caught.value) == "the bytes are not a JPEG, PNG or WebP image"
 
 
 @pytest.mark.parametrize(
@@ -423,7 +423,7 @@ def test_half_a_signature_is_none(start: bytes) -> None:
         (encoded(drawn(40, 30), "JPEG")[:-80], "the JPEG image is damaged or incomplete"),
     ],
 )
-def test_what_is_wrong_with_an_image_is_told(data: bytes, message: str) -> None:
+def test_the_error_says_what_is_wrong_with_the_image(data: bytes, message: str) -> None:
     with pytest.raises(LabradorError) as caught:
         decode(data, SMALL)
     assert str(caught.value) == message
@@ -445,22 +445,24 @@ TRUNCATED = {
 
 @pytest.mark.parametrize("name", TRUNCATED)
 @pytest.mark.parametrize("shorter_px", [1, WHOLE_SCALE])
-def test_a_cut_file_is_refused_or_lost_no_pixel(name: str, shorter_px: float) -> None:
+def test_a_truncated_file_is_refused_or_has_lost_no_pixel(name: str, shorter_px: float) -> None:
     data = TRUNCATED[name]
     whole = load(data, shorter_px).tobytes()
     accepted = []
     for cut in sorted({*range(12, len(data), 7), *range(len(data) * 3 // 4, len(data))}):
         try:
-            picture = load(data[:cut], shorter_px)
+            image = load(data[:cut], shorter_px)
         except ImageUndecodable:
             continue
         accepted.append(cut)
-        assert picture.tobytes() == whole, f"cut at {cut} of {len(data)}"
-    assert not accepted or accepted[0] > len(data) - 40  # nearly everything is there
+        assert image.tobytes() == whole, f"cut at {cut} of {len(data)}"
+    assert not accepted or accepted[0] > len(data) - 40  # nearly complete
 
 
 @pytest.mark.parametrize("name", ["progressive", "webp", "webp-lossless", "restarts"])
-def test_a_file_that_cannot_prove_to_be_whole_is_refused_from_the_last_byte_on(name: str) -> None:
+def test_a_file_that_cannot_be_known_to_be_complete_is_refused_from_the_last_byte_on(
+    name: str,
+) -> None:
     for lost in (1, 2):
         with pytest.raises(ImageUndecodable):
             load(TRUNCATED[name][:-lost], WHOLE_SCALE)
@@ -478,14 +480,14 @@ def test_a_file_that_cannot_prove_to_be_whole_is_refused_from_the_last_byte_on(n
     ],
     ids=["4:2:0", "turned", "grey", "cmyk", "reduced"],
 )
-def test_a_baseline_jpeg_without_its_end_marker_equals_the_whole_one(
+def test_a_baseline_jpeg_without_its_end_marker_equals_the_complete_one(
     data: bytes, lost: int
 ) -> None:
     assert np.array_equal(decode(data[:-lost], SMALL), decode(data, SMALL))
 
 
 def test_a_thumbnail_in_a_jpeg_does_not_hide_that_only_its_end_marker_is_lost() -> None:
-    """The thumbnail has a scan of its own, of three colours; the picture's has one."""
+    """The thumbnail has its own scan, with three colour components; the image's scan has one."""
     plain = encoded(drawn(61, 45)[:, :, 2], "JPEG")
     thumbnail = b"Exif\0\0" + encoded(drawn(16, 12), "JPEG")
     block = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
@@ -493,7 +495,7 @@ def test_a_thumbnail_in_a_jpeg_does_not_hide_that_only_its_end_marker_is_lost() 
     assert np.array_equal(decode(whole[:-2], SMALL), decode(plain, SMALL))
 
 
-def test_an_mpo_is_reduced_and_mended_as_a_jpeg_is() -> None:
+def test_an_mpo_is_reduced_and_repaired_like_a_jpeg() -> None:
     frames = [Image.fromarray(drawn(width, 160)) for width in (320, 240)]
     data = encoded(frames[0], "MPO", save_all=True, append_images=frames[1:])
     assert load(data, 20).size == (40, 20)
@@ -507,7 +509,7 @@ def test_an_mpo_is_reduced_and_mended_as_a_jpeg_is() -> None:
 def test_a_jpeg_that_lost_the_scans_of_its_colours_is_refused() -> None:
     planes = [drawn(64, 48)[:, :, band] for band in range(3)]
     data, ends = jpeg_in_three_scans(planes)
-    assert np.ptp(np.asarray(load(data, WHOLE_SCALE)), axis=(0, 1)).min() > 50  # colour is there
+    assert np.ptp(np.asarray(load(data, WHOLE_SCALE)), axis=(0, 1)).min() > 50  # it has colours
     for end in ends[:2]:
         for cut in range(end - 2, end + 3):
             with pytest.raises(ImageUndecodable):
@@ -527,7 +529,7 @@ def test_the_limit_is_on_pixels_and_inclusive(form: str) -> None:
         load(data, 24, megapixels_max=0.009999)
 
 
-def test_the_usual_limit_is_89_megapixels() -> None:
+def test_the_default_limit_is_89_megapixels() -> None:
     with pytest.raises(ImageTooLarge, match="more than the limit of 89 megapixels"):
         decode(png(1, 89_000_001, 1, 0, b""), SMALL)
     with pytest.raises(ImageTooLarge, match="more than the limit of 89 megapixels"):
@@ -537,7 +539,7 @@ def test_the_usual_limit_is_89_megapixels() -> None:
 
 
 def bombs() -> dict[str, bytes]:
-    """Files that claim more than 25 megapixels, and two that keep what they claim."""
+    """Files whose header claims more than 25 megapixels, which one of them really has."""
     jpeg = encoded(drawn(40, 30), "JPEG")
     found = {}
     for side in (5001, 9470, 12000, 16383, 30000):  # Pillow warns above 9459 and refuses at 13378
@@ -622,13 +624,13 @@ def test_bombs_are_refused_by_their_header_and_take_no_memory(action: str, tmp_p
         *("webp", "webp-lossless", "webp-animated"),
     ],
 )
-def test_mutated_files_give_a_square_or_an_error_of_ours(data: bytes, action: str) -> None:
+def test_mutated_files_give_a_square_or_a_labrador_error(data: bytes, action: str) -> None:
     generator = random.Random(7)
     outcomes = {"square": 0, "refused": 0}
     for _ in range(80):
         mutated = bytearray(data)
         for _ in range(generator.choice([1, 1, 2, 5, 20])):
-            # headers matter most: half of the changes go to the first bytes
+            # headers matter most: half of the changes are within the first bytes
             end = generator.choice([min(200, len(data)), len(data)])
             mutated[generator.randrange(3, end)] = generator.randrange(256)
         if generator.random() < 0.25:
@@ -647,11 +649,11 @@ def test_mutated_files_give_a_square_or_an_error_of_ours(data: bytes, action: st
                 assert square.shape == (24, 24, 3)
                 assert square.dtype == np.uint8
                 outcomes["square"] += 1
-    assert min(outcomes.values()) > 0  # the mutations reached both sides
+    assert min(outcomes.values()) > 0  # both outcomes occur
 
 
 @pytest.mark.parametrize("place", ["before the pixels", "after the pixels"])
-def test_metadata_that_unpacks_to_fifty_megabytes_is_refused(place: str) -> None:
+def test_metadata_that_decompresses_to_fifty_megabytes_is_refused(place: str) -> None:
     data = encoded(drawn(40, 30), "PNG")
     text = png_chunk(b"zTXt", b"note\0\0" + zlib.compress(bytes(50_000_000), 9))
     at = 33 if place == "before the pixels" else len(data) - 12

@@ -33,7 +33,7 @@ def test_a_store_without_a_folder_is_empty(store: Store) -> None:
     assert refused(store, "pets") == f"no model pets in {store.root}; there are: none"
 
 
-def test_the_default_store_lies_in_the_package() -> None:
+def test_the_default_store_is_inside_the_package() -> None:
     assert Store().root == DEFAULT_ROOT
     assert DEFAULT_ROOT.parts[-2:] == ("models", "bundles")
 
@@ -54,7 +54,7 @@ def test_versions_are_sorted_as_numbers(store: Store) -> None:
     assert store.add("pets", make).name == "101"
 
 
-def test_release_and_rollback_reach_any_version(store: Store) -> None:
+def test_any_version_can_be_released(store: Store) -> None:
     for _ in range(3):
         store.add("pets", make)
     for version in (3, 1, 2):
@@ -82,7 +82,7 @@ def test_names_are_sorted_and_have_bundles(store: Store) -> None:
     assert store.names() == ["a-b_1", "pets", "voc"]
 
 
-def test_unfinished_and_stray_entries_are_no_versions(store: Store) -> None:
+def test_unfinished_and_stray_entries_are_not_versions(store: Store) -> None:
     store.add("pets", make)
     folder = store.root / "pets"
     for name in (".unfinished-x", "0", "02", "-1", "3x", "1.5", "latest", "\u0663", "1234567890"):
@@ -92,8 +92,8 @@ def test_unfinished_and_stray_entries_are_no_versions(store: Store) -> None:
     assert store.versions("pets") == [1]
 
 
-def test_a_number_with_something_in_it_is_not_used_again(store: Store) -> None:
-    """A copy that was broken off has a number and no manifest: it must not stop later bundles."""
+def test_the_number_of_an_incomplete_version_is_not_reused(store: Store) -> None:
+    """An interrupted copy has a number but no manifest: it must not block later bundles."""
     store.add("pets", make)
     (store.root / "pets" / "2").mkdir()
     (store.root / "pets" / "2" / "model.onnx").write_bytes(b"half")
@@ -101,7 +101,7 @@ def test_a_number_with_something_in_it_is_not_used_again(store: Store) -> None:
     assert store.versions("pets") == [1, 3]
 
 
-def test_unknown_names_and_versions_are_refused_with_the_choices(store: Store) -> None:
+def test_unknown_names_and_versions_are_refused_with_the_valid_ones(store: Store) -> None:
     for name in ("pets", "pets", "voc"):
         store.add(name, make)
     assert refused(store, "cars") == f"no model cars in {store.root}; there are: pets, voc"
@@ -122,9 +122,9 @@ def test_unknown_names_and_versions_are_refused_with_the_choices(store: Store) -
         *("pets:1234567890", "p\u00e9ts"),
     ],
 )
-def test_what_is_no_reference_is_refused(reference: str, store: Store) -> None:
+def test_an_invalid_reference_is_refused(reference: str, store: Store) -> None:
     store.add("pets", make)
-    assert refused(store, reference).endswith(" is no model: use NAME or NAME:VERSION")
+    assert refused(store, reference).endswith(" is not a model: use NAME or NAME:VERSION")
 
 
 @pytest.mark.parametrize("name", ["", "Pets", "../pets", "a/b", "pets\n", "_pets", "p" * 64])
@@ -135,7 +135,9 @@ def test_a_bad_name_is_refused_before_anything_is_written(name: str, store: Stor
         lambda: store.release(name, 1),
         lambda: store.released(name),
     ):
-        with pytest.raises(BundleError, match="is no name: use 1 to 63 lower-case letters"):
+        with pytest.raises(
+            BundleError, match="is not a valid name: use 1 to 63 lower-case letters"
+        ):
             call()
     assert not store.root.exists()
 
@@ -149,8 +151,10 @@ def test_a_released_file_that_names_no_version_is_refused(content: bytes, store:
     assert len(message) < len(str(store.root)) + 120
 
 
-def test_nothing_released_is_told_and_the_next_bundle_is_released(store: Store) -> None:
-    """As after an export that was killed between the bundle and its release."""
+def test_without_a_released_version_path_raises_and_the_next_bundle_is_released(
+    store: Store,
+) -> None:
+    """As after an export that was killed between writing the bundle and releasing it."""
     store.add("pets", make)
     (store.root / "pets" / "RELEASED").unlink()
     assert "pets has versions, but none is released" in refused(store, "pets")
@@ -202,7 +206,7 @@ for number in range(10):
 """
 
 
-def test_two_processes_that_add_at_once_lose_nothing(tmp_path: Path) -> None:
+def test_two_processes_that_add_bundles_concurrently_lose_nothing(tmp_path: Path) -> None:
     adders = [
         subprocess.Popen(
             [sys.executable, "-c", ADDER, str(tmp_path), mark], cwd=Path(__file__).parents[2]

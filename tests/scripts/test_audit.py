@@ -1,4 +1,4 @@
-"""`scripts/audit`, asking a vulnerability database of the tests that speaks OSV's API."""
+"""`scripts/audit` against a fake vulnerability database with OSV's API."""
 
 import json
 import subprocess
@@ -27,11 +27,11 @@ FOUND = {
 
 @contextmanager
 def database(vulnerable: str) -> Iterator[tuple[str, list[str]]]:
-    """Its URL, and the names that were asked for."""
+    """A vulnerability database; its URL, and the package names it was asked for."""
     asked: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:  # noqa: N802 the name that http.server calls
+        def do_POST(self) -> None:  # noqa: N802 the name is http.server's
             query = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             asked.append(query["package"]["name"])
             body = json.dumps({"vulns": [FOUND]} if asked[-1] == vulnerable else {}).encode()
@@ -78,7 +78,7 @@ def test_a_vulnerable_package_fails_it() -> None:
     assert "pillow" in done.stdout and "OSV-2026-1" in done.stdout
 
 
-def test_what_cannot_be_asked_about_fails_it() -> None:
+def test_a_database_that_cannot_be_reached_fails_it() -> None:
     done = audited(f"http://127.0.0.1:{free_port()}/v1/query")
     assert done.returncode != 0
     assert "No known vulnerabilities" not in done.stderr

@@ -1,4 +1,4 @@
-"""`docs/reference.md` says what the code says."""
+"""`docs/reference.md` agrees with the code."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ from scripts import reference
 from testkit.servers import ROOT
 
 
-def test_the_reference_is_what_the_code_says() -> None:
+def test_the_reference_is_up_to_date() -> None:
     written = reference.FILE.read_text(encoding="utf-8")
     assert written == reference.text(), "run python -m scripts.reference"
 

@@ -11,12 +11,20 @@ from testkit.servers import ROOT
     ("tag", "heading", "complaint"),
     [
         ("v1.2.3", "## [1.2.3] - 2026-11-22", ""),
-        ("v1.2.4", "## [1.2.3] - 2026-11-22", "the tag is 'v1.2.4', the version of pyproject.toml"),
-        ("1.2.3", "## [1.2.3] - 2026-11-22", "the tag is '1.2.3', the version of pyproject.toml"),
+        (
+            "v1.2.4",
+            "## [1.2.3] - 2026-11-22",
+            "the tag is 'v1.2.4', but the version in pyproject.toml",
+        ),
+        (
+            "1.2.3",
+            "## [1.2.3] - 2026-11-22",
+            "the tag is '1.2.3', but the version in pyproject.toml",
+        ),
         ("v1.2.3", "## [Unreleased]", "CHANGELOG.md has no section '## [1.2.3] - DATE'"),
     ],
 )
-def test_a_tag_is_a_version_that_the_changelog_has(
+def test_a_tag_must_be_the_version_and_in_the_changelog(
     tmp_path: Path, tag: str, heading: str, complaint: str
 ) -> None:
     (tmp_path / "scripts").mkdir()

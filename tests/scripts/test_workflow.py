@@ -1,4 +1,4 @@
-"""The workflow file: valid, and its commands are those of the project."""
+"""The workflow file is valid, and its commands are those of the project."""
 
 import os
 import re
@@ -19,7 +19,7 @@ def check(file: Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, capture_output=True, text=True)
 
 
-def test_the_workflow_has_the_form_that_github_wants(tmp_path: Path) -> None:
+def test_the_workflow_is_valid(tmp_path: Path) -> None:
     done = check(WORKFLOW)
     assert done.returncode == 0, done.stdout
     wrong = tmp_path / "wrong.yml"

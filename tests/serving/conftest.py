@@ -21,7 +21,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def metrics_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One for the whole process, as prometheus_client keeps its files open; compare differences."""
+    """One per process, because prometheus_client keeps its files open: compare differences."""
     return tmp_path_factory.mktemp("metrics")
 
 
@@ -32,7 +32,7 @@ def metrics(metrics_folder: Path) -> Metrics:
 
 @pytest.fixture
 def inside(metrics_folder: Path, store: Path) -> Iterator[Callable[..., Inside]]:
-    """Starts the application in this process, with these settings and both models."""
+    """Start the application in this process, with the given settings and both models."""
     with ExitStack() as stack:
         yield lambda **settings: stack.enter_context(
             run_inside(metrics_folder, **{"model_store": store, "device": "cpu", **settings})

@@ -1,4 +1,4 @@
-"""Requests to a running server: its answers and each of its refusals."""
+"""Requests to a running server: its answers and its errors."""
 
 import io
 import os
@@ -50,7 +50,7 @@ def _problem(response: httpx.Response, status: int, code: str) -> str:
 
 
 def _bomb_png(width: int, height: int) -> bytes:
-    """A PNG whose header claims so many pixels."""
+    """A PNG whose header claims this many pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         checksum = struct.pack(">I", zlib.crc32(kind + data))
@@ -72,7 +72,7 @@ def _gif() -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["image/jpeg", "application/octet-stream", "image/png", "text/x"])
-def test_classify_answers_the_likeliest_labels_of_a_raw_body(
+def test_classify_answers_the_most_likely_labels_of_a_raw_body(
     client: httpx.Client, kind: str
 ) -> None:
     answer = client.post("/classify", content=RED, headers={"Content-Type": kind}).json()
@@ -102,9 +102,7 @@ def test_parameters_come_by_query_or_as_form_fields(client: httpx.Client) -> Non
     assert [tag["threshold"] for tag in answer.json()["tags"]] == [0, 0, 0]
 
 
-def test_requests_at_the_same_time_get_their_own_answers(
-    server: Server, client: httpx.Client
-) -> None:
+def test_concurrent_requests_get_their_own_answers(server: Server, client: httpx.Client) -> None:
     colours = np.random.default_rng(0).integers(0, 256, (120, 3)).tolist()
     images = [tiny_models.picture((red, green, blue)) for red, green, blue in colours]
     ran = server.metric("labrador_batch_size_sum")
@@ -141,7 +139,7 @@ def test_probes_answer(client: httpx.Client) -> None:
     assert client.head("/readyz").status_code == 200
 
 
-# Refusals.
+# Errors.
 
 
 @pytest.mark.parametrize(
@@ -189,7 +187,7 @@ def test_a_malformed_timeout_is_a_bad_parameter(client: httpx.Client) -> None:
     ],
 )
 @pytest.mark.parametrize("form", [False, True], ids=["raw", "multipart"])
-def test_what_is_no_image_is_refused(
+def test_a_body_that_is_not_an_image_is_refused(
     client: httpx.Client, image: bytes, status: int, code: str, form: bool
 ) -> None:
     for path in ("/classify", "/tag"):
@@ -200,7 +198,7 @@ def test_what_is_no_image_is_refused(
         _problem(response, status, code)
 
 
-def test_a_form_without_an_image_lacks_it(client: httpx.Client) -> None:
+def test_a_form_without_an_image_part_is_refused(client: httpx.Client) -> None:
     response = client.post("/classify", files={"file": ("dog.jpg", RED)})
     assert "parts named image" in _problem(response, 400, "image_missing")
 
@@ -223,7 +221,7 @@ def test_a_url_in_place_of_an_image_is_never_fetched(client: httpx.Client) -> No
 
 def test_an_unknown_model_is_not_found(client: httpx.Client) -> None:
     response = client.post("/classify?model=pets", content=RED)
-    assert "'pets'; served here: colours" in _problem(response, 404, "model_unknown")
+    assert "'pets'; valid: colours" in _problem(response, 404, "model_unknown")
 
 
 @pytest.mark.parametrize("path", ["/", "/nope", "/classify/", "/docs.json", "/healthz", "/docs2"])
@@ -242,7 +240,7 @@ def test_an_undeclared_path_is_not_found(client: httpx.Client, path: str) -> Non
         ("DELETE", "/readyz", {"GET", "HEAD"}),
     ],
 )
-def test_a_wrong_method_is_told_the_right_one(
+def test_a_wrong_method_is_refused_with_the_allowed_ones(
     client: httpx.Client, method: str, path: str, allow: set[str]
 ) -> None:
     response = client.request(method, path)
@@ -250,12 +248,12 @@ def test_a_wrong_method_is_told_the_right_one(
     assert set(response.headers["allow"].split(", ")) == allow
 
 
-def test_a_body_that_says_it_is_too_large_is_refused(client: httpx.Client) -> None:
+def test_a_body_that_announces_too_large_a_size_is_refused(client: httpx.Client) -> None:
     response = client.post("/classify", content=bytes(11 * MIB))
     assert "10 MiB" in _problem(response, 413, "body_too_large")
 
 
-def test_a_chunked_body_is_counted_and_memory_does_not_grow(
+def test_a_chunked_body_is_limited_and_memory_does_not_grow(
     server: Server, client: httpx.Client
 ) -> None:
     def memory_mib() -> int:
@@ -279,10 +277,10 @@ def test_65_images_are_too_many(client: httpx.Client) -> None:
     _problem(client.post("/classify", files=images * 65), 413, "too_many_images")
 
 
-def test_hostile_bytes_never_make_it_fail(server: Server, client: httpx.Client) -> None:
+def test_hostile_bytes_never_cause_an_internal_error(server: Server, client: httpx.Client) -> None:
     random = np.random.default_rng(0)
     failures = server.metric('labrador_rejected_total{reason="internal"}')
-    for image in (RED, _again("PNG"), _again("WEBP")):
+    for image in (RED, _converted("PNG"), _converted("WEBP")):
         for _ in range(25):
             broken = bytearray(image)
             for place in random.integers(0, len(broken), 1 + len(broken) // 100):
@@ -293,8 +291,8 @@ def test_hostile_bytes_never_make_it_fail(server: Server, client: httpx.Client) 
     assert client.get("/readyz").status_code == 200
 
 
-def _again(image_format: str) -> bytes:
-    """The red picture in another format."""
+def _converted(image_format: str) -> bytes:
+    """The red image in another format."""
     buffer = io.BytesIO()
     Image.open(io.BytesIO(RED)).save(buffer, image_format)
     return buffer.getvalue()
@@ -304,7 +302,7 @@ def _again(image_format: str) -> bytes:
 
 
 def _reason(server: Inside) -> str:
-    """Why /readyz says 503; /livez must not, and no image is taken."""
+    """Why /readyz answers 503; /livez must answer 200, and predictions must be refused."""
     until(lambda: get(f"{server.url}/readyz").json()["detail"] != "loading")
     assert get(f"{server.url}/livez").status_code == 200
     for path in ("classify", "tag"):
@@ -312,14 +310,14 @@ def _reason(server: Inside) -> str:
     return _problem(get(f"{server.url}/readyz"), 503, "not_ready")
 
 
-def test_a_changed_bundle_is_named_and_the_server_stays_up(
+def test_a_corrupt_bundle_is_named_and_the_server_stays_up(
     inside: Callable[..., Inside], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    model = tiny_models.add(tmp_path, "changed", "single") / MODEL_FILE
+    model = tiny_models.add(tmp_path, "corrupt", "single") / MODEL_FILE
     model.write_bytes(model.read_bytes() + b"\0")
     server = inside(ready=False, model_store=tmp_path)
-    assert "changed/1/model.onnx was changed" in _reason(server)
-    assert 'labrador_model_ready{model="changed"} 0.0' in get(f"{server.url}/metrics").text
+    assert "corrupt/1/model.onnx is corrupt" in _reason(server)
+    assert 'labrador_model_ready{model="corrupt"} 0.0' in get(f"{server.url}/metrics").text
     assert "not ready: " in caplog.text
 
 
@@ -328,10 +326,10 @@ def test_cuda_without_a_gpu_is_not_ready(inside: Callable[..., Inside]) -> None:
     assert "no GPU" in _reason(inside(ready=False, device="cuda"))
 
 
-# What an operator sees.
+# Metrics and logs.
 
 
-def test_every_request_is_counted_once_and_paths_nobody_declared_are_one_series(
+def test_every_request_is_counted_once_and_undeclared_paths_share_one_series(
     server: Server, client: httpx.Client
 ) -> None:
     answered = 'labrador_requests_total{code="200",endpoint="classify",model="colours"}'
@@ -347,7 +345,7 @@ def test_every_request_is_counted_once_and_paths_nobody_declared_are_one_series(
     assert [new - old for new, old in zip(after, before, strict=True)] == [5, 5, 5, 5]
 
 
-def test_the_log_holds_nothing_a_client_wrote(server: Server, client: httpx.Client) -> None:
+def test_the_log_has_no_text_from_a_client(server: Server, client: httpx.Client) -> None:
     secret = "n0b0dy-sh0uld-l0g-this"
     client.post(f"/{secret}", content=secret)
     client.post(f"/classify?{secret}={secret}", content=secret)
@@ -359,7 +357,7 @@ def test_the_log_holds_nothing_a_client_wrote(server: Server, client: httpx.Clie
     assert secret not in server.log()
 
 
-def test_metrics_have_no_series_of_a_strange_path(server: Server, client: httpx.Client) -> None:
+def test_metrics_have_no_series_for_an_unknown_path(server: Server, client: httpx.Client) -> None:
     threads = [
         threading.Thread(target=client.get, args=(f"/strange-{number}",)) for number in range(50)
     ]

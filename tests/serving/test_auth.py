@@ -11,12 +11,12 @@ from testkit import tiny_models
 from testkit.in_process import Inside
 
 
-def test_without_keys_everybody_may_ask() -> None:
+def test_without_configured_keys_no_key_is_required() -> None:
     Keys([]).check(Headers({}))
 
 
 @pytest.mark.parametrize("value", ["Bearer one", "bearer two", "BEARER  two "])
-def test_each_key_opens(value: str) -> None:
+def test_each_configured_key_is_accepted(value: str) -> None:
     Keys([b"one", b"two"]).check(Headers({"Authorization": value}))
 
 
@@ -26,7 +26,7 @@ def test_anything_else_is_unauthorized(value: str) -> None:
         Keys([b"one", b"two"]).check(Headers({"Authorization": value}))
 
 
-def test_keys_guard_the_models_and_leave_probes_and_docs_open(
+def test_keys_protect_the_models_and_leave_probes_and_docs_open(
     inside: Callable[..., Inside], tmp_path: Path
 ) -> None:
     (tmp_path / "keys").write_text("first\nsecond\n")

@@ -12,14 +12,14 @@ from models.errors import DeadlineExceeded, Overloaded
 from serving.batcher import Batcher
 from serving.metrics import Metrics
 
-if TYPE_CHECKING:  # the library picks its storage while it is imported: `Metrics` does that
+if TYPE_CHECKING:  # the library chooses its storage when it is imported, which `Metrics` does
     from prometheus_client import Histogram
 
 NEVER_S = 1e9
 
 
 class Model:
-    """Scores an image by its first pixel; every run waits until it is let go, if `held`."""
+    """Scores an image by its first pixel; if `held`, every run waits until `go` is set."""
 
     def __init__(self, held: bool = False) -> None:
         self.batches: list[list[int]] = []
@@ -66,7 +66,7 @@ async def _started(model: Model) -> None:
     await asyncio.to_thread(model.started.acquire)
 
 
-def test_a_lone_image_runs_at_once_and_alone(metrics: Metrics) -> None:
+def test_a_single_image_runs_at_once_and_alone(metrics: Metrics) -> None:
     model = Model()
 
     async def test(batcher: Batcher) -> None:
@@ -77,7 +77,7 @@ def test_a_lone_image_runs_at_once_and_alone(metrics: Metrics) -> None:
     assert model.batches == [[0], [1], [2]]
 
 
-def test_what_waits_while_the_model_runs_becomes_batches_in_order(metrics: Metrics) -> None:
+def test_images_that_queue_while_the_model_runs_become_batches_in_order(metrics: Metrics) -> None:
     model = Model(held=True)
 
     async def test(batcher: Batcher) -> None:
@@ -105,7 +105,7 @@ def test_an_abandoned_image_never_reaches_the_model(metrics: Metrics) -> None:
         waiting[1].cancel()
         await asyncio.wait([waiting[1]])
         assert waiting[1].cancelled()
-        # it left at once: the model still runs
+        # it was dropped at once, while the model still runs
         assert metrics.queue_images._value.get() == 2
         assert metrics.dropped.labels("disconnected")._value.get() == before + 1
         model.go.set()
@@ -116,14 +116,14 @@ def test_an_abandoned_image_never_reaches_the_model(metrics: Metrics) -> None:
     assert metrics.dropped.labels("disconnected")._value.get() == before + 1
 
 
-def test_an_image_abandoned_as_the_model_takes_it_never_reaches_the_model(
+def test_an_image_abandoned_just_before_its_run_never_reaches_the_model(
     metrics: Metrics,
 ) -> None:
     model = Model()
 
     async def test(batcher: Batcher) -> None:
         (task,) = _ask(batcher, 0)
-        await asyncio.sleep(0)  # it is in the queue now, and the batcher wakes up next
+        await asyncio.sleep(0)  # it is queued now, and the batcher wakes up next
         task.cancel()
         await asyncio.wait([task])
         assert (await batcher.scores(_image(1), NEVER_S)).tolist() == [1] * 3
@@ -154,7 +154,7 @@ def test_an_expired_image_never_reaches_the_model(metrics: Metrics) -> None:
     assert metrics.dropped.labels("expired")._value.get() == before + 1
 
 
-def test_where_everything_that_waited_has_expired_the_model_does_not_run(metrics: Metrics) -> None:
+def test_the_model_does_not_run_if_every_waiting_image_has_expired(metrics: Metrics) -> None:
     model = Model()
 
     async def test(batcher: Batcher) -> None:
@@ -170,7 +170,7 @@ def test_where_everything_that_waited_has_expired_the_model_does_not_run(metrics
     assert model.batches == []
 
 
-def test_a_client_that_leaves_during_its_run_disturbs_nobody(metrics: Metrics) -> None:
+def test_a_client_that_disconnects_during_its_run_affects_no_other(metrics: Metrics) -> None:
     model = Model(held=True)
 
     async def test(batcher: Batcher) -> None:
@@ -185,11 +185,13 @@ def test_a_client_that_leaves_during_its_run_disturbs_nobody(metrics: Metrics) -
     _run(test, model, metrics)
 
 
-def test_a_full_queue_refuses_and_says_when_to_come_back(metrics: Metrics) -> None:
+def test_a_full_queue_refuses_and_says_when_to_try_again(metrics: Metrics) -> None:
     async def test(batcher: Batcher) -> None:
         with batcher.admitted(60), batcher.admitted(4):
             assert batcher.room == 0
-            with pytest.raises(Overloaded, match="^1 more images do not fit: 64 wait and 64 may;"):
+            with pytest.raises(
+                Overloaded, match="^no room for 1 more images: 64 of 64 are waiting;"
+            ):
                 batcher.check_room(1)
             with pytest.raises(Overloaded), batcher.admitted(1):
                 raise AssertionError("it was admitted")
@@ -200,21 +202,21 @@ def test_a_full_queue_refuses_and_says_when_to_come_back(metrics: Metrics) -> No
     _run(test, Model(), metrics)
 
 
-def test_retry_after_is_the_time_of_what_waits_at_the_measured_rate(metrics: Metrics) -> None:
+def test_retry_after_is_the_estimated_time_for_the_waiting_images(metrics: Metrics) -> None:
     def retry_after_s(batcher: Batcher, held: int) -> int:
         with batcher.admitted(held), pytest.raises(Overloaded) as refusal:
             batcher.check_room(65)
         assert str(refusal.value) == (
-            f"65 more images do not fit: {held} wait and 64 may;"
+            f"no room for 65 more images: {held} of 64 are waiting;"
             f" try again in {refusal.value.retry_after_s} s"
         )
         return refusal.value.retry_after_s
 
     async def test(batcher: Batcher) -> None:
-        batcher._measure(4, 1.0)  # the first run: 0.25 s an image
+        batcher._measure(4, 1.0)  # the first run: 0.25 s per image
         assert retry_after_s(batcher, held=20) == 5
         assert retry_after_s(batcher, held=21) == 6
-        batcher._measure(2, 1.0)  # a later one counts a fifth: 0.3 s an image
+        batcher._measure(2, 1.0)  # a later one has a weight of a fifth: 0.3 s per image
         assert retry_after_s(batcher, held=19) == 6
         assert retry_after_s(batcher, held=1) == 1
         assert retry_after_s(batcher, held=0) == 1
@@ -224,7 +226,7 @@ def test_retry_after_is_the_time_of_what_waits_at_the_measured_rate(metrics: Met
     _run(test, Model(), metrics)
 
 
-def test_the_rate_is_measured_by_the_runs(metrics: Metrics) -> None:
+def test_the_time_per_image_is_measured_from_the_runs(metrics: Metrics) -> None:
     inner_s = 0.0
 
     def slow(images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -242,7 +244,7 @@ def test_the_rate_is_measured_by_the_runs(metrics: Metrics) -> None:
     _run(test, slow, metrics)
 
 
-def test_what_waits_and_what_ran_is_counted(metrics: Metrics) -> None:
+def test_queued_images_and_runs_are_counted(metrics: Metrics) -> None:
     model = Model(held=True)
 
     def count(histogram: "Histogram") -> float:
@@ -268,7 +270,7 @@ def test_what_waits_and_what_ran_is_counted(metrics: Metrics) -> None:
     assert metrics.batch_size._sum.get() == ran + 4
 
 
-def test_a_batcher_that_retires_answers_what_it_admitted_and_stops(metrics: Metrics) -> None:
+def test_a_retiring_batcher_answers_what_it_admitted_and_stops(metrics: Metrics) -> None:
     model = Model(held=True)
 
     async def test() -> None:
@@ -290,7 +292,7 @@ def test_a_batcher_that_retires_answers_what_it_admitted_and_stops(metrics: Metr
     assert not {thread.name for thread in threading.enumerate()} & set(model.threads)
 
 
-def test_a_failed_run_fails_its_images_and_shows_until_one_succeeds(metrics: Metrics) -> None:
+def test_a_failed_run_fails_its_images_and_is_a_fault_until_one_succeeds(metrics: Metrics) -> None:
     broken = True
 
     def fragile(images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -310,7 +312,7 @@ def test_a_failed_run_fails_its_images_and_shows_until_one_succeeds(metrics: Met
     _run(test, fragile, metrics)
 
 
-def test_a_failed_run_from_which_a_client_has_left_fails_the_others(metrics: Metrics) -> None:
+def test_a_failed_run_with_a_disconnected_client_fails_the_others(metrics: Metrics) -> None:
     model = Model(held=True)
 
     def fragile(images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -332,7 +334,7 @@ def test_a_failed_run_from_which_a_client_has_left_fails_the_others(metrics: Met
     _run(test, fragile, metrics)
 
 
-def test_a_model_that_answers_too_few_images_is_a_fault(metrics: Metrics) -> None:
+def test_a_model_that_returns_too_few_scores_is_a_fault(metrics: Metrics) -> None:
     def lossy(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         return images[1:, 0, 0, :].astype(np.float32)
 

@@ -16,7 +16,7 @@ def plan(server: Server) -> Plan:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> list[Path]:
+def images(tmp_path: Path) -> list[Path]:
     files = [tmp_path / "red.jpg", tmp_path / "green.jpg"]
     for file, colour in zip(files, [(200, 30, 30), (20, 180, 60)], strict=True):
         file.write_bytes(tiny_models.picture(colour))
@@ -33,12 +33,10 @@ def rows_of(text: str) -> dict[str, list[str]]:
     return {row[0]: row[1:] for row in cells}
 
 
-def test_answers_are_counted_as_the_service_counts_them(
-    server: Server, pictures: list[Path]
-) -> None:
+def test_answers_are_counted_as_the_service_counts_them(server: Server, images: list[Path]) -> None:
     series = 'labrador_requests_total{code="200",endpoint="classify",model="colours"}'
     before = server.metric(series)
-    text = measured(plan(server), pictures)
+    text = measured(plan(server), images)
     rows = rows_of(text)
     assert set(rows) == {"2 clients", "20/s"}
     counted = sum(int(found) for found in re.findall(r"(\d+)x 200", text))
@@ -50,36 +48,38 @@ def test_answers_are_counted_as_the_service_counts_them(
         assert row[5:] == ["0", "0"]
 
 
-def test_an_open_loop_sends_at_its_rate(server: Server, pictures: list[Path]) -> None:
-    text = measured(replace(plan(server), clients=()), pictures)
-    assert "30x 200" in text  # 20 a second for 1.5 s
+def test_an_open_loop_sends_at_the_given_rate(server: Server, images: list[Path]) -> None:
+    text = measured(replace(plan(server), clients=()), images)
+    assert "30x 200" in text  # 20 per second for 1.5 s
 
 
-def test_stages_and_the_client_s_own_cost_are_told(server: Server, pictures: list[Path]) -> None:
-    text = measured(plan(server), pictures)
+def test_stages_and_the_client_s_own_cpu_time_are_reported(
+    server: Server, images: list[Path]
+) -> None:
+    text = measured(plan(server), images)
     assert re.search(r"mean ms: read [\d.]+, decode [\d.]+, queue [\d.]+, infer [\d.]+, resp", text)
-    assert re.search(r"this client's CPU \d+% \([\d.]+ ms an answer\)", text)
+    assert re.search(r"this client's CPU \d+% \([\d.]+ ms per answer\)", text)
 
 
-def test_refusals_are_shed_or_failed_and_never_among_the_times(
+def test_refused_requests_are_shed_or_failed_and_excluded_from_latencies(
     server: Server, tmp_path: Path
 ) -> None:
     text = tmp_path / "text.jpg"
-    text.write_text("not a picture")
+    text.write_text("not an image")
     rows = rows_of(measured(plan(server), [text]))
     for row in rows.values():
         assert row[0] == "0.0" and row[1] == "nan"
         assert int(row[5]) == 0 and int(row[6]) > 0
 
 
-def test_a_service_that_is_none_or_a_model_that_is_not_served_is_named(
-    server: Server, pictures: list[Path]
+def test_an_unreachable_service_or_an_unknown_model_is_named(
+    server: Server, images: list[Path]
 ) -> None:
     with pytest.raises(LoadTestError, match="does not answer as a Labrador service"):
-        measured(replace(plan(server), url=f"http://127.0.0.1:{free_port()}"), pictures)
+        measured(replace(plan(server), url=f"http://127.0.0.1:{free_port()}"), images)
     for name in ("pets", None):
         with pytest.raises(LoadTestError, match=f"--model {name}: choose one of colours, tags"):
-            measured(replace(plan(server), model=name), pictures)
+            measured(replace(plan(server), model=name), images)
 
 
 def load(infer_s: float, client_s: float) -> Load:
@@ -103,4 +103,4 @@ def test_the_sentence_names_the_bottleneck() -> None:
     assert "the model runs 48% of the time" in bench.bottleneck(two_workers)
     idle = bench.bottleneck(load(3, 1))
     assert idle.endswith(": neither is the bottleneck.")
-    assert "decode 5.0" in idle and "4.0 images a run" in idle and "infer 30.0" in idle
+    assert "decode 5.0" in idle and "4.0 images per run" in idle and "infer 30.0" in idle

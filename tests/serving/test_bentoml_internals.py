@@ -1,4 +1,4 @@
-"""The private parts of BentoML: that they are where we look, and that none of them is needed."""
+"""BentoML's private modules: they are where expected, and the service works without them."""
 
 import ast
 import os
@@ -12,7 +12,7 @@ import serving
 from serving import bentoml_internals
 from testkit.servers import ROOT
 
-LOOK = """
+SCRIPT = """
 import os
 os.environ["BENTOML_CONFIG_OPTIONS"] = "services.labrador.workers=2"
 from importlib import import_module
@@ -26,7 +26,7 @@ print(*bentoml_internals.address())
 """
 
 
-def test_they_are_used_in_one_module_only() -> None:
+def test_private_modules_are_used_in_one_module_only() -> None:
     users = set()
     for file in Path(serving.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
@@ -39,9 +39,9 @@ def test_they_are_used_in_one_module_only() -> None:
     assert users == {"bentoml_internals.py"}
 
 
-def test_this_bentoml_has_them_where_we_look() -> None:
+def test_the_installed_bentoml_has_them_where_expected() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", LOOK],
+        [sys.executable, "-c", SCRIPT],
         env={**os.environ, "BENTOML_DO_NOT_TRACK": "False"},
         cwd=ROOT,
         capture_output=True,
@@ -53,13 +53,13 @@ def test_this_bentoml_has_them_where_we_look() -> None:
     assert folder and {"swagger-ui.css", "swagger-ui-bundle.js"} <= set(os.listdir(folder))
 
 
-def test_a_bentoml_that_moved_them_is_served_without(
+def test_the_service_works_without_those_that_bentoml_has_moved(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in ("CONFIGURATION", "TELEMETRY", "SERVER"):
         monkeypatch.setattr(bentoml_internals, name, "bentoml_moved.elsewhere")
     assert bentoml_internals.workers("labrador") == 1
-    assert "one worker is assumed" in caplog.text
+    assert "assuming one worker" in caplog.text
     assert bentoml_internals.address() is None
     bentoml_internals.stop_telemetry()
     assert "set BENTOML_DO_NOT_TRACK=True" in caplog.text

@@ -39,18 +39,18 @@ def _part(name: str, data: bytes, filename: str | None = None) -> bytes:
 END = b"--edge--\r\n"
 
 
-def test_a_body_comes_whole_from_its_chunks() -> None:
+def test_a_body_is_joined_from_its_chunks() -> None:
     body = asyncio.run(read(_receiving(_chunks(b"one", b"", b"two")), Headers({}), 6))
     assert body == b"onetwo"
 
 
-def test_a_body_is_counted_whatever_its_header_says() -> None:
+def test_a_body_is_limited_whatever_its_content_length() -> None:
     headers = Headers({"Content-Length": "1"})
     with pytest.raises(BodyTooLarge):
         asyncio.run(read(_receiving(_chunks(b"one", b"two!")), headers, 6))
 
 
-def test_a_body_that_says_it_is_too_large_is_not_read() -> None:
+def test_a_body_that_announces_too_large_a_size_is_not_read() -> None:
     with pytest.raises(BodyTooLarge):
         asyncio.run(read(_receiving([]), Headers({"Content-Length": "7"}), 6))
 
@@ -62,34 +62,34 @@ def test_a_body_of_the_largest_size_is_read(length: int, limit: int) -> None:
         assert asyncio.run(read(_receiving(_chunks(body)), headers, limit)) == body
 
 
-def test_the_largest_size_is_told_in_mib() -> None:
+def test_the_largest_size_is_given_in_mib() -> None:
     with pytest.raises(BodyTooLarge, match="^the body has more than 3 MiB$"):
         asyncio.run(read(_receiving([]), Headers({"Content-Length": "3145729"}), 3 * 2**20))
 
 
-def test_a_message_without_a_body_is_an_empty_last_one() -> None:
+def test_a_message_without_a_body_counts_as_an_empty_last_one() -> None:
     messages = [*_chunks(b"one", b"")[:1], {"type": "http.request"}]
     assert asyncio.run(read(_receiving(messages), Headers({}), 6)) == b"one"
 
 
-def test_a_client_that_leaves_is_told_apart() -> None:
+def test_a_client_that_disconnects_raises_its_own_error() -> None:
     messages = [*_chunks(b"one", b"two")[:1], {"type": "http.disconnect"}]
     with pytest.raises(ClientDisconnect):
         asyncio.run(read(_receiving(messages), Headers({}), 6))
 
 
 @pytest.mark.parametrize("kind", ["image/jpeg", "application/x-www-form-urlencoded", "text/x", ""])
-def test_any_other_body_is_one_image_whatever_its_header_says(kind: str) -> None:
+def test_any_other_body_is_one_image_whatever_its_content_type(kind: str) -> None:
     content = take_apart(b"bytes", Headers({"Content-Type": kind}))
     assert (content.images, content.fields) == ([b"bytes"], [])
 
 
-def test_a_pickle_is_refused_and_not_opened() -> None:
+def test_a_pickle_is_refused_and_not_loaded() -> None:
     with pytest.raises(FormatUnsupported, match="a pickle, which can run code"):
         take_apart(b"bytes", Headers({"Content-Type": "application/vnd.bentoml+pickle"}))
 
 
-def test_multipart_images_and_fields_come_apart_in_order() -> None:
+def test_multipart_images_and_fields_are_separated_in_order() -> None:
     body = (
         _part("image", b"a\r\n--edg", "a.jpg") + _part("top_k", b"3") + _part("image", b"b") + END
     )
@@ -98,7 +98,7 @@ def test_multipart_images_and_fields_come_apart_in_order() -> None:
     assert content.fields == [("top_k", "3")]
 
 
-def test_a_part_has_its_own_name_or_none_whatever_else_its_headers_say() -> None:
+def test_a_part_has_its_own_name_or_none_whatever_its_other_headers() -> None:
     disposition = b"content-DISPOSITION: form-data; filename=x"
     body = (
         b"--edge\r\nContent-Type: a/b\r\n" + disposition + b"; name=image\r\n\r\none\r\n"
@@ -123,20 +123,20 @@ def test_without_an_image_part_the_image_is_missing(body: bytes) -> None:
         take_apart(body, MULTIPART)
 
 
-def test_an_empty_body_lacks_its_image() -> None:
+def test_an_empty_body_has_no_image() -> None:
     with pytest.raises(ImageMissing):
         take_apart(b"", Headers({"Content-Type": "image/jpeg"}))
 
 
-def test_64_parts_are_the_most() -> None:
+def test_at_most_64_parts_are_accepted() -> None:
     assert len(take_apart(_part("image", b"x") * 64 + END, MULTIPART).images) == 64
     with pytest.raises(TooManyImages, match="^a body has 64 parts at most$"):
         take_apart(_part("image", b"x") * 65 + END, MULTIPART)
 
 
 @pytest.mark.parametrize("body", [b"", END[:-4], END[:-4] + b"\r\n"])
-def test_a_multipart_body_that_breaks_off_is_a_bad_parameter(body: bytes) -> None:
-    with pytest.raises(BadParameter, match="^the multipart body breaks off before its end$"):
+def test_an_incomplete_multipart_body_is_a_bad_parameter(body: bytes) -> None:
+    with pytest.raises(BadParameter, match="^the multipart body is incomplete$"):
         take_apart(_part("image", b"x") + body, MULTIPART)
 
 
@@ -165,12 +165,12 @@ def test_a_malformed_multipart_body_is_a_bad_parameter(body: bytes) -> None:
         ("; boundary=" + "x" * 1000, "the multipart body is malformed"),
     ],
 )
-def test_a_boundary_that_cannot_be_used_is_a_bad_parameter(options: str, message: str) -> None:
+def test_an_unusable_boundary_is_a_bad_parameter(options: str, message: str) -> None:
     headers = Headers({"Content-Type": f"multipart/form-data{options}"})
     with pytest.raises(BadParameter, match=f"^{message}$"):
         take_apart(b"--\r\n", headers)
 
 
-def test_a_field_that_is_no_text_is_a_bad_parameter() -> None:
+def test_a_field_that_is_not_text_is_a_bad_parameter() -> None:
     with pytest.raises(BadParameter, match="^a form field is not UTF-8 text$"):
         take_apart(_part("image", b"x") + _part("top_k", b"\xff") + END, MULTIPART)

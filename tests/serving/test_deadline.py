@@ -29,13 +29,13 @@ def test_slow_reading_is_a_read_timeout() -> None:
 
 
 @pytest.mark.parametrize("read_s", [0.01, FOREVER_S], ids=["equal", "earlier"])
-def test_the_requests_own_deadline_counts_while_reading_too(read_s: float) -> None:
+def test_the_requests_own_deadline_also_applies_while_reading(read_s: float) -> None:
     async def test() -> None:
         now_s = _now_s()
         async with reading(now_s + 0.01, now_s + read_s):
             await asyncio.sleep(FOREVER_S)
 
-    with pytest.raises(DeadlineExceeded, match="before the body had come"):
+    with pytest.raises(DeadlineExceeded, match="before the body arrived"):
         asyncio.run(test())
 
 
@@ -48,7 +48,7 @@ def test_work_stops_at_its_deadline() -> None:
         asyncio.run(test())
 
 
-def test_work_stops_when_the_client_leaves() -> None:
+def test_work_stops_when_the_client_disconnects() -> None:
     async def leaves() -> Message:
         await asyncio.sleep(0.01)
         return {"type": "http.disconnect"}
@@ -71,7 +71,7 @@ def test_finished_work_is_left_alone_and_leaves_no_task_behind() -> None:
     assert asyncio.run(test()) == 1
 
 
-def test_an_error_of_the_work_comes_through() -> None:
+def test_an_error_inside_the_block_is_passed_on() -> None:
     async def test() -> None:
         async with waited_for(_stays, _now_s() + FOREVER_S):
             raise KeyError("mine")

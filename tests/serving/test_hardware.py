@@ -6,7 +6,7 @@ from serving.hardware import gpus
 
 
 @pytest.mark.gpu
-def test_gpus_are_counted_where_the_driver_shows_them() -> None:
+def test_gpus_are_counted_if_the_driver_reports_them() -> None:
     if not Path("/dev/nvidia0").exists():
         pytest.skip("no NVIDIA GPU")
     assert gpus() >= 1

@@ -1,4 +1,4 @@
-"""`Labrador()` in a Python process answers what the server would."""
+"""`Labrador()` in a Python process answers like the server."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def red(tmp_path: Path) -> Path:
 
 
 def test_the_class_answers_as_the_server_does(server: Server, store: Path, red: Path) -> None:
-    """In a process of its own: BentoML's import warns, and loads prometheus_client."""
+    """In its own process, because importing BentoML warns and loads prometheus_client."""
     calls: list[tuple[str, dict[str, Any]]] = [
         ("classify", {}),
         ("classify", {"top_k": 1}),
@@ -62,7 +62,7 @@ def test_the_class_answers_as_the_server_does(server: Server, store: Path, red: 
 
 def test_several_files_each_have_their_own_result(local: Local, red: Path, tmp_path: Path) -> None:
     text, gone = tmp_path / "text.jpg", tmp_path / "gone.jpg"
-    text.write_text("no picture")
+    text.write_text("not an image")
     files = [text, *[red] * 9, gone]  # more than a batch of 8
     results = local.answer("single", files, {"top_k": 1})["results"]
     assert [r.get("error", {}).get("code") for r in results] == [
@@ -73,20 +73,22 @@ def test_several_files_each_have_their_own_result(local: Local, red: Path, tmp_p
     assert [r["predictions"][0]["label"] for r in results[1:10]] == ["red"] * 9
 
 
-def test_one_file_may_stand_alone(local: Local, red: Path) -> None:
+def test_a_single_file_needs_no_list(local: Local, red: Path) -> None:
     assert local.answer("single", str(red), {}) == local.answer("single", [red], {})
 
 
-def test_what_is_wrong_is_raised(local: Local, red: Path, tmp_path: Path) -> None:
+def test_errors_of_a_single_image_or_of_the_parameters_are_raised(
+    local: Local, red: Path, tmp_path: Path
+) -> None:
     text = tmp_path / "text.jpg"
-    text.write_text("no picture")
+    text.write_text("not an image")
     with pytest.raises(ImageUndecodable):
         local.answer("single", [text], {})
     with pytest.raises(DataError, match="gone.jpg cannot be read: No such file"):
         local.answer("single", [tmp_path / "gone.jpg"], {})
     with pytest.raises(BadParameter, match="top_k=7: use 1 to 3"):
         local.answer("single", [red], {"top_k": 7})
-    with pytest.raises(ModelUnknown, match="no model 'dogs'; served here: colours"):
+    with pytest.raises(ModelUnknown, match="unknown model 'dogs'; valid: colours"):
         local.answer("single", [red], {"model": "dogs"})
 
 
@@ -96,6 +98,6 @@ def test_larger_images_than_the_settings_allow_are_refused(store: Path, red: Pat
         small.answer("single", [red], {})
 
 
-def test_an_empty_store_says_so(tmp_path: Path) -> None:
+def test_an_empty_store_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="there is no model in "):
         Local(Settings(model_store=tmp_path))

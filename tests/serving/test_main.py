@@ -10,44 +10,44 @@ Output = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def image(tmp_path: Path) -> Path:
     file = tmp_path / "red.jpg"
     file.write_bytes(tiny_models.picture())
     return file
 
 
 def test_prediction_from_the_command_line(
-    store: Path, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
+    store: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
 ) -> None:
     monkeypatch.setenv("LABRADOR_MODEL_STORE", str(store))
     monkeypatch.setenv("LABRADOR_DEVICE", "cpu")
     out = tmp_path / "out.csv"
-    assert main(["predict", "colours:1", str(picture), "--out", str(out)]) == 0
+    assert main(["predict", "colours:1", str(image), "--out", str(out)]) == 0
     assert capsys.readouterr().out == f"wrote {out}\n"
-    assert f"{picture},colours:1,red,," in out.read_text()
+    assert f"{image},colours:1,red,," in out.read_text()
 
     bad = tmp_path / "text.jpg"
-    bad.write_text("no picture")
+    bad.write_text("not an image")
     assert main(["predict", "colours", str(tmp_path), "--out", str(out)]) == 1
     error = capsys.readouterr().err.rstrip("\n").splitlines()[-1]
     assert error.startswith(f"error: 1 files have no prediction: {bad}: image_undecodable")
 
-    assert main(["predict", "pets", str(picture), "--out", str(out)]) == 1
+    assert main(["predict", "pets", str(image), "--out", str(out)]) == 1
     assert "error: no model pets" in capsys.readouterr().err
 
 
-def test_the_load_test_from_the_command_line(server: Server, picture: Path, capsys: Output) -> None:
-    arguments = ["bench", server.url, str(picture), "--model", "tags", "--seconds", "0.5"]
+def test_the_load_test_from_the_command_line(server: Server, image: Path, capsys: Output) -> None:
+    arguments = ["bench", server.url, str(image), "--model", "tags", "--seconds", "0.5"]
     assert main([*arguments, "--clients", "1", "--rate", "10"]) == 0
     text = capsys.readouterr().out
-    assert text.startswith(f"{server.url}/tag?model=tags, 1 pictures of ")
+    assert text.startswith(f"{server.url}/tag?model=tags, 1 images of ")
     assert "| 1 clients |" in text and "| 10/s |" in text
     assert main([*arguments[:3], "--model", "pets"]) == 1
     assert capsys.readouterr().err.startswith("error: --model pets: choose one of")
 
 
 @pytest.mark.parametrize("option", [["--clients", "0"], ["--rate", "0"], ["--rate", "nan"]])
-def test_a_load_that_is_none_is_wrong_usage(option: list[str], capsys: Output) -> None:
+def test_an_invalid_load_is_wrong_usage(option: list[str], capsys: Output) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["bench", "http://localhost:1", "x.jpg", *option])
     assert caught.value.code == 2

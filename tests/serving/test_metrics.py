@@ -18,7 +18,7 @@ metrics.model_ready.labels("colours").set(0)
 """
 
 
-def test_workers_add_up_and_only_the_living_hold_images(tmp_path: Path) -> None:
+def test_counters_are_summed_over_workers_and_gauges_over_living_ones(tmp_path: Path) -> None:
     for _ in range(2):
         subprocess.run([sys.executable, "-c", WORKER, str(tmp_path)], check=True)
     script = WORKER + "print(metrics.scrape([]).decode())"
@@ -38,9 +38,7 @@ def test_model_info_names_what_runs(metrics: Metrics, store: Path) -> None:
     assert "labrador_model_info{" not in metrics.scrape([]).decode()
 
 
-def test_the_baseline_is_what_confidence_and_predictions_are_compared_with(
-    metrics: Metrics, store: Path
-) -> None:
+def test_the_baseline_is_exported_for_comparison(metrics: Metrics, store: Path) -> None:
     manifest = bundle.read_manifest(store / "tags" / "1")
     text = metrics.scrape([(manifest, manifest.variants[0], "SomeProvider")]).decode()
     assert 'labrador_baseline_share{label="red",model="tags"} 0.4' in text
@@ -50,7 +48,7 @@ def test_the_baseline_is_what_confidence_and_predictions_are_compared_with(
     assert 'labrador_baseline_confidence_sum{model="tags"} 1.75' in text
 
 
-def test_a_model_s_counts_begin_at_0(tmp_path: Path, store: Path) -> None:
+def test_a_model_s_counters_start_at_0(tmp_path: Path, store: Path) -> None:
     script = (
         "import sys; from pathlib import Path\n"
         "from models import bundle; from serving.metrics import Metrics\n"
@@ -66,7 +64,7 @@ def test_a_model_s_counts_begin_at_0(tmp_path: Path, store: Path) -> None:
     assert 'labrador_dropped_total{reason="expired"} 0.0' in text
 
 
-def test_the_first_label_or_every_tag_is_counted(metrics: Metrics, store: Path) -> None:
+def test_the_top_label_or_every_tag_is_counted(metrics: Metrics, store: Path) -> None:
     def count(model: str, label: str) -> float:
         return float(metrics.predictions.labels(model, label)._value.get())
 

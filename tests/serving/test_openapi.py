@@ -9,7 +9,7 @@ from serving.settings import Settings
 from testkit.servers import Server
 
 
-def test_every_code_a_prediction_can_be_refused_with_is_described() -> None:
+def test_every_error_code_of_a_prediction_is_described() -> None:
     post = specification(Settings())["paths"]["/classify"]["post"]
     problems = {
         code: int(status)
@@ -32,13 +32,13 @@ def test_the_limits_are_those_of_the_settings() -> None:
     assert "3 megapixels" in text
 
 
-def test_keys_are_asked_for_where_there_are_keys(tmp_path: Path) -> None:
+def test_keys_are_required_if_keys_are_configured(tmp_path: Path) -> None:
     paths = specification(Settings(api_keys_file=tmp_path / "keys"))["paths"]
     assert paths["/tag"]["post"]["security"] == [{"key": []}]
     assert "security" not in specification(Settings())["paths"]["/tag"]["post"]
 
 
-def test_the_page_needs_nothing_from_elsewhere(server: Server) -> None:
+def test_the_page_loads_nothing_from_other_hosts(server: Server) -> None:
     assert httpx.get(f"{server.url}/docs").text == PAGE
     assert "//" not in PAGE
     for asset in ("docs/swagger-ui.css", "docs/swagger-ui-bundle.js", "openapi.json"):

@@ -6,7 +6,7 @@ from serving.parameters import gather, number, timeout_s, whole_number
 VALID = ("model", "top_k")
 
 
-def test_query_and_form_fields_come_together() -> None:
+def test_query_and_form_fields_are_combined() -> None:
     assert gather([("model", "pets")], [("top_k", "3")], VALID) == {"model": "pets", "top_k": "3"}
 
 
@@ -50,13 +50,13 @@ def test_a_number_is_a_number() -> None:
     assert number("threshold", "0.5") == 0.5
 
 
-def test_the_header_shortens_the_time_and_never_lengthens_it() -> None:
+def test_the_header_shortens_the_timeout_and_never_lengthens_it() -> None:
     assert timeout_s(None, 30) == 30
     assert timeout_s("250", 30) == 0.25
     assert timeout_s("9" * 400, 30) == 30
 
 
 @pytest.mark.parametrize("text", ["0", "-5", "soon"])
-def test_a_time_below_one_millisecond_is_refused(text: str) -> None:
+def test_a_timeout_below_one_millisecond_is_refused(text: str) -> None:
     with pytest.raises(BadParameter, match="X-Timeout-Ms"):
         timeout_s(text, 30)

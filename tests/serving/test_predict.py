@@ -16,7 +16,7 @@ COLOURS = [(200, 30, 30), (20, 180, 60), (30, 60, 220), (90, 90, 20), (10, 200, 
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """A folder of five pictures, one of them in a folder inside, and a file that is none."""
+    """A folder with five images, one of them in a subfolder, and a file that is not an image."""
     folder = tmp_path / "images"
     (folder / "inside").mkdir(parents=True)
     for number, colour in enumerate(COLOURS[:4]):
@@ -37,7 +37,7 @@ def predicted(store: Path, out: Path, *paths: Path, model: str = "colours") -> l
 
 
 @pytest.mark.parametrize(("model", "task"), [("colours", "single"), ("tags", "multi")])
-def test_each_image_has_a_line_with_the_scores_that_the_service_gives(
+def test_each_image_has_a_row_with_the_scores_of_the_service(
     model: str, task: str, store: Path, images: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.csv"
@@ -57,24 +57,24 @@ def test_each_image_has_a_line_with_the_scores_that_the_service_gives(
         assert (row[1], row[3]) == (f"{model}:1", "")
 
 
-def test_bad_files_are_named_and_spoil_nobody_else(
-    store: Path, images: Path, tmp_path: Path
-) -> None:
-    (images / "2.jpg").write_text("not a picture")
+def test_bad_files_are_named_and_affect_no_other(store: Path, images: Path, tmp_path: Path) -> None:
+    (images / "2.jpg").write_text("not an image")
     out = tmp_path / "out.csv"
     (bad,) = predicted(store, out, images)
     assert bad.startswith(f"{images / '2.jpg'}: image_undecodable: ")
     rows = rows_of(out)[1:]
     assert [bool(row[3]) for row in rows] == [False, False, True, False, False]
     assert rows[2][2] == "" and rows[2][4:] == ["", "", ""]
-    assert predicted(store, out, images) == [bad]  # known, and not forgotten
+    assert predicted(store, out, images) == [bad]  # errors are kept in the CSV
 
 
-def test_a_stopped_call_goes_on_where_it_was(store: Path, images: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes_where_it_stopped(
+    store: Path, images: Path, tmp_path: Path
+) -> None:
     whole, out = tmp_path / "whole.csv", tmp_path / "out.csv"
     predicted(store, whole, images)
     text = whole.read_bytes()
-    cut = text.index(b"2.jpg") + 9  # within the third image's line
+    cut = text.index(b"2.jpg") + 9  # within the third image's row
     out.write_bytes(text[:cut])
     predicted(store, out, images)
     assert out.read_bytes() == text
@@ -85,7 +85,7 @@ def test_a_stopped_call_goes_on_where_it_was(store: Path, images: Path, tmp_path
     assert [Path(row[0]).name for row in rows_of(out)[6:]] == ["5.jpg"]
 
 
-def test_nothing_is_run_again(store: Path, images: Path, tmp_path: Path) -> None:
+def test_finished_images_are_not_run_again(store: Path, images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.csv"
     predicted(store, out, images)
     for file in images.rglob("*.jpg"):
@@ -93,7 +93,7 @@ def test_nothing_is_run_again(store: Path, images: Path, tmp_path: Path) -> None
     assert predicted(store, out, images) == []
 
 
-def test_a_file_of_another_model_or_kind_is_left_alone(
+def test_a_csv_of_another_model_or_with_other_columns_is_left_alone(
     store: Path, images: Path, tmp_path: Path
 ) -> None:
     own = Path(tmp_path / "store")
@@ -103,27 +103,33 @@ def test_a_file_of_another_model_or_kind_is_left_alone(
     predicted(own, out, images)
     before = out.read_bytes()
     Store(own).release("colours", 2)
-    with pytest.raises(DataError, match="has answers of colours:1, not colours:2: give another"):
+    with pytest.raises(
+        DataError, match="has predictions of colours:1, not colours:2: give another"
+    ):
         predicted(own, out, images)
     assert out.read_bytes() == before
     out.write_text("a,b\n1,2\n")
-    with pytest.raises(DataError, match="has other columns"):
+    with pytest.raises(DataError, match="does not have the columns"):
         predicted(own, out, images)
 
 
-def test_what_is_not_there_is_named(store: Path, images: Path, tmp_path: Path) -> None:
+def test_missing_files_images_and_models_are_named(
+    store: Path, images: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out.csv"
     with pytest.raises(DataError, match="gone.jpg does not exist"):
         predicted(store, out, images / "gone.jpg")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="no images in .*empty: files that end in .jpeg, .jpg"):
+    with pytest.raises(
+        DataError, match="no images in .*empty: none of the files ends in .jpeg, .jpg"
+    ):
         predicted(store, out, tmp_path / "empty")
     with pytest.raises(BundleError, match="no model pets"):
         predicted(store, out, images, model="pets")
     assert not out.exists()
 
 
-def test_a_file_that_is_named_is_read_whatever_its_name(store: Path, tmp_path: Path) -> None:
+def test_a_file_given_by_name_is_read_whatever_its_extension(store: Path, tmp_path: Path) -> None:
     file = tmp_path / "upload"
     file.write_bytes(tiny_models.picture())
     assert predicted(store, tmp_path / "out.csv", file, file) == []

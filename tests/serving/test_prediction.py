@@ -1,4 +1,4 @@
-"""The way of a request through the application: its limits, its deadline, and who gets what."""
+"""Requests through the application: limits, deadlines, disconnects, batching."""
 
 import json
 import threading
@@ -29,7 +29,7 @@ Start = Callable[..., Inside]
 
 @pytest.fixture
 def decoding(inside: Start, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hold]:
-    """Every image decodes only once this is let go."""
+    """Blocks the decoding of every image until it is released."""
     hold = Hold()
 
     def decode(image: bytes, settings: Preprocess, megapixels: float) -> NDArray[np.uint8]:
@@ -43,7 +43,7 @@ def decoding(inside: Start, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hold]:
 
 @pytest.fixture
 def inferring(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hold]:
-    """Every run of a model begins only once this is let go; it is open at first."""
+    """Blocks every run of a model until it is released; released at first."""
     hold, run = Hold(), Session.run
     hold.go.set()
 
@@ -65,7 +65,7 @@ def _is(response: httpx.Response, status: int, code: str) -> bool:
 
 
 def _head(length: int, *headers: str) -> bytes:
-    """A request's head, whose body is still to come."""
+    """The head of a request, whose body is sent separately."""
     lines = ["POST /classify HTTP/1.1", "Host: x", f"Content-Length: {length}", *headers]
     return "\r\n".join([*lines, "", ""]).encode()
 
@@ -73,20 +73,22 @@ def _head(length: int, *headers: str) -> bytes:
 # Limits.
 
 
-def test_max_megapixels_is_the_operators(inside: Start) -> None:
+def test_max_megapixels_is_set_by_the_operator(inside: Start) -> None:
     assert _post(inside(max_megapixels=48 * 48 / 1e6), content=RED).status_code == 200
     refused = _post(inside(max_megapixels=(48 * 48 - 1) / 1e6), content=RED)
     assert _is(refused, 422, "image_too_large")
 
 
-def test_max_body_mb_is_the_operators(inside: Start) -> None:
+def test_max_body_mb_is_set_by_the_operator(inside: Start) -> None:
     server = inside(max_body_mb=1000 / 2**20)
     assert _is(_post(server, content=bytes(1000)), 422, "image_undecodable")
     assert _is(_post(server, content=bytes(1001)), 413, "body_too_large")
     assert _is(_post(server, content=iter([bytes(1000), b"\0"])), 413, "body_too_large")
 
 
-def test_timeout_s_is_the_operators_and_no_client_gets_more(inside: Start, decoding: Hold) -> None:
+def test_timeout_s_is_set_by_the_operator_and_no_client_gets_more(
+    inside: Start, decoding: Hold
+) -> None:
     server = inside(timeout_s=0.05)
     assert _is(_post(server, content=RED), 504, "deadline_exceeded")
     longer = _post(server, content=RED, headers={"X-Timeout-Ms": "3600000"})
@@ -94,9 +96,9 @@ def test_timeout_s_is_the_operators_and_no_client_gets_more(inside: Start, decod
     assert not decoding.go.is_set()
 
 
-def test_read_timeout_s_is_the_operators_and_ends_the_connection(inside: Start) -> None:
+def test_read_timeout_s_is_set_by_the_operator_and_closes_the_connection(inside: Start) -> None:
     with inside(read_timeout_s=0.05).connect() as connection:
-        # the client's own deadline, long after it, would be a 504
+        # the client's own, much later deadline would be a 504
         connection.sendall(_head(1000, "X-Timeout-Ms: 5000") + b"x")
         answer = b""
         while data := connection.recv(65536):  # until the server closes it
@@ -108,7 +110,9 @@ def test_read_timeout_s_is_the_operators_and_ends_the_connection(inside: Start) 
 # A client's deadline.
 
 
-def test_a_clients_deadline_is_kept_while_an_image_decodes(inside: Start, decoding: Hold) -> None:
+def test_a_clients_deadline_is_kept_while_an_image_is_decoded(
+    inside: Start, decoding: Hold
+) -> None:
     server = inside(timeout_s=3600)
     expired = 'labrador_dropped_total{reason="expired"}'
     before = server.metric(expired)
@@ -118,16 +122,16 @@ def test_a_clients_deadline_is_kept_while_an_image_decodes(inside: Start, decodi
     assert server.metric(expired) == before + 1
 
 
-def test_a_clients_deadline_is_kept_while_its_body_comes(inside: Start) -> None:
+def test_a_clients_deadline_is_kept_while_its_body_is_read(inside: Start) -> None:
     with inside(read_timeout_s=3600, timeout_s=3600).connect() as connection:
         connection.sendall(_head(1000, "X-Timeout-Ms: 50"))
         assert connection.recv(65536).startswith(b"HTTP/1.1 504 ")
 
 
-# A client that leaves.
+# A client that disconnects.
 
 
-def test_a_client_that_leaves_takes_its_images_along_and_is_counted_as_499(
+def test_a_disconnected_clients_images_are_dropped_and_it_is_counted_as_499(
     inside: Start, decoding: Hold
 ) -> None:
     server = inside()
@@ -147,7 +151,9 @@ def test_a_client_that_leaves_takes_its_images_along_and_is_counted_as_499(
     assert _post(server, content=RED).status_code == 200
 
 
-def test_a_client_that_leaves_before_its_body_has_come_is_counted_as_499(inside: Start) -> None:
+def test_a_client_that_disconnects_before_its_body_has_arrived_is_counted_as_499(
+    inside: Start,
+) -> None:
     server = inside()
     left = 'labrador_requests_total{code="499",endpoint="classify",model=""}'
     before = server.metric(left)
@@ -160,27 +166,27 @@ def test_a_client_that_leaves_before_its_body_has_come_is_counted_as_499(inside:
 
 
 def _threads() -> list[str]:
-    """Those of the decoders and of the models."""
+    """The names of the decoders' and the models' threads."""
     names = [thread.name for thread in threading.enumerate()]
     return [name for name in names if name.startswith(("model", "decode"))]
 
 
-def test_a_full_queue_refuses_unread_and_says_when_to_come_back(
+def test_a_full_queue_refuses_before_reading_and_says_when_to_try_again(
     inside: Start, decoding: Hold
 ) -> None:
     server = inside(max_queue=64)
     colours = np.random.default_rng(0).integers(0, 256, (64, 3)).tolist()
-    pictures = [tiny_models.picture((red, green, blue)) for red, green, blue in colours]
+    images = [tiny_models.picture((red, green, blue)) for red, green, blue in colours]
     with ThreadPoolExecutor(1) as pool:
-        full = pool.submit(_post, server, files=[("image", picture) for picture in pictures])
-        decoding.wait()  # it holds all 64 places
+        full = pool.submit(_post, server, files=[("image", image) for image in images])
+        decoding.wait()  # all 64 places are taken
         refused = _post(server, content=RED)
         assert _is(refused, 429, "overloaded")
         assert int(refused.headers["retry-after"]) >= 1
         decoders = [name for name in _threads() if name.startswith("decode")]
-        assert len(decoders) == cpu_cores()  # and not one for each of the 64
+        assert len(decoders) == cpu_cores()  # not one for each of the 64 images
         with server.connect() as connection:
-            connection.sendall(_head(9))  # its body never comes: it is not waited for
+            connection.sendall(_head(9))  # its body is never sent, and not waited for
             assert connection.recv(65536).startswith(b"HTTP/1.1 429 ")
         assert _post(server, "/tag", content=RED, headers={"X-Timeout-Ms": "50"}).status_code == 504
         decoding.go.set()
@@ -192,9 +198,9 @@ def test_a_full_queue_refuses_unread_and_says_when_to_come_back(
 # Answers.
 
 
-def _reference(picture: bytes) -> dict[str, float]:
+def _reference(image: bytes) -> dict[str, float]:
     """Label -> probability, by the independent reference."""
-    pixels = preprocess.decode(picture, tiny_models.content("any", 1, "single")[0].preprocess)[None]
+    pixels = preprocess.decode(image, tiny_models.content("any", 1, "single")[0].preprocess)[None]
     return dict(
         zip(
             tiny_models.LABELS,
@@ -204,7 +210,7 @@ def _reference(picture: bytes) -> dict[str, float]:
     )
 
 
-def test_each_image_of_a_batch_has_its_own_verdict(inside: Start) -> None:
+def test_each_image_of_a_request_has_its_own_result(inside: Start) -> None:
     server = inside()
     refused = 'labrador_rejected_total{reason="image_undecodable"}'
     seen = 'labrador_confidence_count{model="colours"}'
@@ -226,30 +232,30 @@ def test_each_image_of_a_batch_has_its_own_verdict(inside: Start) -> None:
     assert server.metric(seen) == before[1] + 40
 
 
-def test_requests_that_wait_while_the_model_runs_share_its_next_run(
+def test_requests_that_queue_while_the_model_runs_share_its_next_run(
     inferring: Hold, inside: Start
 ) -> None:
     server = inside()
     names = [f"labrador_batch_size_{kind}" for kind in ("count", "sum")]
     before = [server.metric(name) for name in names]
-    pictures = [tiny_models.picture((200, shade, 30)) for shade in range(0, 160, 20)]
+    images = [tiny_models.picture((200, shade, 30)) for shade in range(0, 160, 20)]
     while inferring.reached.acquire(blocking=False):
-        pass  # the runs of the golden images
+        pass  # consume the runs of the golden images
     inferring.go.clear()
-    with ThreadPoolExecutor(len(pictures)) as pool:
-        first = pool.submit(_post, server, content=pictures[0])
+    with ThreadPoolExecutor(len(images)) as pool:
+        first = pool.submit(_post, server, content=images[0])
         inferring.wait()
-        others = [pool.submit(_post, server, content=picture) for picture in pictures[1:]]
+        others = [pool.submit(_post, server, content=image) for image in images[1:]]
         until(lambda: server.metric("labrador_queue_images") == len(others))
         inferring.go.set()
         answers = [asked.result(WITHIN_S).json()["predictions"] for asked in (first, *others)]
-    for picture, answer in zip(pictures, answers, strict=True):
-        told = {p["label"]: p["probability"] for p in answer}
-        assert told == pytest.approx(_reference(picture), abs=1e-5)
-    assert [server.metric(name) for name in names] == [before[0] + 2, before[1] + len(pictures)]
+    for image, answer in zip(images, answers, strict=True):
+        answered = {p["label"]: p["probability"] for p in answer}
+        assert answered == pytest.approx(_reference(image), abs=1e-5)
+    assert [server.metric(name) for name in names] == [before[0] + 2, before[1] + len(images)]
 
 
-def test_a_failure_that_nobody_foresaw_fails_the_whole_batch(
+def test_an_unexpected_error_fails_the_whole_request(
     inside: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def decode(image: bytes, *settings: object) -> NDArray[np.uint8]:
@@ -290,14 +296,14 @@ def test_each_path_has_its_own_parameters(inside: Start) -> None:
         assert refused == f"{text}: use {asked}"
 
 
-def test_a_bad_parameter_is_told_before_any_work(inside: Start, decoding: Hold) -> None:
+def test_a_bad_parameter_is_refused_before_any_work(inside: Start, decoding: Hold) -> None:
     server = inside()
     for path in ("/classify?top_k=9", "/tag?threshold=2"):
         assert _is(_post(server, path, content=RED), 400, "bad_parameter")
     assert not decoding.reached.acquire(blocking=False)
 
 
-def test_without_top_k_the_first_five_labels_are_told(store: Path) -> None:
+def test_without_top_k_the_top_five_labels_are_answered(store: Path) -> None:
     labels = tuple("abcdefg")
     manifest = read_manifest(store / "colours" / "1").model_copy(update={"labels": labels})
     scores = np.arange(7, dtype=np.float32)
@@ -305,10 +311,10 @@ def test_without_top_k_the_first_five_labels_are_told(store: Path) -> None:
     assert [found.label for found in prediction.decision_of({}, manifest)(scores)] == list("gfedc")
 
 
-# What an operator sees.
+# Metrics and shutdown.
 
 
-def test_no_text_of_a_client_becomes_a_metrics_label(inside: Start) -> None:
+def test_no_text_from_a_client_becomes_a_metrics_label(inside: Start) -> None:
     server = inside()
     text = "n0b0dys-m0del"
     assert _post(server, f"/classify?model={text}", content=RED).status_code == 404
@@ -319,7 +325,7 @@ def test_no_text_of_a_client_becomes_a_metrics_label(inside: Start) -> None:
     assert text not in get(f"{server.url}/metrics").text
 
 
-def test_when_it_has_ended_no_thread_of_it_is_left(metrics_folder: Path, store: Path) -> None:
+def test_no_thread_is_left_after_shutdown(metrics_folder: Path, store: Path) -> None:
     with run_inside(metrics_folder, model_store=store, device="cpu") as server:
         _post(server, content=RED)
         assert len(_threads()) >= 2

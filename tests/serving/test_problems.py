@@ -36,7 +36,7 @@ def test_every_error_becomes_a_problem(
     assert headers.items() <= dict(response.headers).items()
 
 
-def test_an_unforeseen_error_tells_neither_client_nor_log_its_message(
+def test_an_unexpected_errors_message_reaches_neither_client_nor_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     secret = "what the client wrote"

@@ -64,10 +64,10 @@ def test_models_and_versions_can_be_chosen(store: Path, metrics: Metrics) -> Non
     _loaded(Settings(model_store=store, models=("tags:1",)), metrics, test)
 
 
-def test_a_changed_file_is_named(tmp_path: Path, metrics: Metrics) -> None:
+def test_a_corrupt_file_is_named(tmp_path: Path, metrics: Metrics) -> None:
     model = tiny_models.add(tmp_path, "colours", "single") / MODEL_FILE
     model.write_bytes(model.read_bytes()[:-1] + b"\0")
-    assert f"{model} was changed" in _reason(Settings(model_store=tmp_path), metrics)
+    assert f"{model} is corrupt" in _reason(Settings(model_store=tmp_path), metrics)
 
 
 def test_a_network_with_other_scores_is_not_ready(tmp_path: Path, metrics: Metrics) -> None:
@@ -87,27 +87,27 @@ def test_a_model_that_is_not_in_the_store_is_named(store: Path, metrics: Metrics
 
 
 @pytest.mark.skipif(gpus() > 0, reason="there is a GPU")
-def test_cuda_without_a_gpu_is_not_ready_and_never_the_cpu(store: Path, metrics: Metrics) -> None:
+def test_cuda_without_a_gpu_is_not_ready_and_never_falls_back(
+    store: Path, metrics: Metrics
+) -> None:
     assert "no GPU" in _reason(Settings(model_store=store, device="cuda"), metrics)
 
 
-def test_a_failure_that_nobody_foresaw_is_a_reason_too(
+def test_an_unexpected_error_is_a_reason_too(
     tmp_path: Path, metrics: Metrics, caplog: pytest.LogCaptureFixture
 ) -> None:
     tiny_models.add(tmp_path, "odd", "single")
     (tmp_path / "odd" / "RELEASED").unlink()
     (tmp_path / "odd" / "RELEASED").mkdir()
     reason = _reason(Settings(model_store=tmp_path), metrics)
-    assert reason == "loading failed with IsADirectoryError; the log says more"
+    assert reason == "loading failed with IsADirectoryError; see the log"
     failed, unready = caplog.records
     assert (failed.name, failed.getMessage()) == ("serving.registry", "loading failed")
     assert failed.exc_info is not None
     assert unready.getMessage() == f"not ready: {reason}"
 
 
-def test_models_that_work_are_ready_in_the_metrics_and_those_that_do_not_are_not(
-    tmp_path: Path, metrics: Metrics
-) -> None:
+def test_the_metrics_show_which_models_are_ready(tmp_path: Path, metrics: Metrics) -> None:
     tiny_models.add(tmp_path, "at-work", "single")
     (tiny_models.add(tmp_path, "broken", "single") / MODEL_FILE).write_bytes(b"no network")
     tiny_models.add(tmp_path, "cut-off", "single")
@@ -119,24 +119,24 @@ def test_models_that_work_are_ready_in_the_metrics_and_those_that_do_not_are_not
     assert metrics.model_ready.labels("cut-off")._value.get() == 0
 
 
-def test_what_is_served_says_where_it_is_from_and_how_it_runs(
+def test_a_served_model_knows_its_path_variant_and_provider(
     tmp_path: Path, metrics: Metrics, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = tiny_models.add(tmp_path, "told", "single")
+    path = tiny_models.add(tmp_path, "described", "single")
     caplog.set_level(logging.INFO, "serving")
 
     def test(registry: Registry) -> None:
-        served = registry.served["told"]
-        assert (served.path, served.manifest.name) == (path, "told")
+        served = registry.served["described"]
+        assert (served.path, served.manifest.name) == (path, "described")
         assert (served.provider, served.variant.precision) == (CPU, "fp32")
         assert (served.batcher._max_batch, served.batcher.room) == (5, 77)
 
     settings = Settings(model_store=tmp_path, device="cpu", max_batch=5, max_queue=77)
     _loaded(settings, metrics, test)
-    assert caplog.messages == [f"told:1 works in fp32 on {CPU}"]
+    assert caplog.messages == [f"described:1 runs in fp32 on {CPU}"]
 
 
-def test_a_models_counts_begin_at_0_when_it_is_loaded(tmp_path: Path, metrics: Metrics) -> None:
+def test_a_models_counters_start_at_0_when_it_is_loaded(tmp_path: Path, metrics: Metrics) -> None:
     tiny_models.add(tmp_path, "begun", "single")
 
     def test(registry: Registry) -> None:
@@ -160,12 +160,12 @@ def test_a_run_longer_than_a_request_may_take_is_a_dead_model(
     _loaded(Settings(model_store=store, timeout_s=10), metrics, test)
 
 
-def test_draining_is_not_ready_but_goes_on_serving(store: Path, metrics: Metrics) -> None:
+def test_a_draining_worker_is_not_ready_but_keeps_serving(store: Path, metrics: Metrics) -> None:
     def test(registry: Registry) -> None:
         registry.drain()
         registry.check_loaded()
         registry.check_alive()
-        with pytest.raises(NotReady, match="^draining: this worker stops soon$"):
+        with pytest.raises(NotReady, match="^draining: this worker is about to stop$"):
             registry.check_ready()
 
     _loaded(Settings(model_store=store), metrics, test)
@@ -188,18 +188,18 @@ def test_the_only_model_of_a_task_needs_no_name(store: Path, metrics: Metrics) -
             BadParameter,
             "several models are served; choose model=colours or paints",
         ),
-        ("single", "pets", ModelUnknown, "no model 'pets'; served here: colours, paints"),
-        ("multi", "pets", ModelUnknown, "no model 'pets'; served here: none"),
+        ("single", "pets", ModelUnknown, "unknown model 'pets'; valid: colours, paints"),
+        ("multi", "pets", ModelUnknown, "unknown model 'pets'; valid: none"),
         (
             "multi",
             None,
             ModelUnknown,
-            "no multi-label model is served; GET /models lists what is",
+            "no multi-label model is served; GET /models lists the served models",
         ),
         ("multi", "colours", BadParameter, "colours is a single-label model: use /classify"),
     ],
 )
-def test_a_choice_that_cannot_be_is_refused_with_the_valid_ones(
+def test_an_invalid_choice_is_refused_with_the_valid_ones(
     tmp_path: Path,
     metrics: Metrics,
     task: Task,
@@ -227,7 +227,7 @@ def test_a_multi_label_model_is_refused_for_classify_with_its_own_path(
     _loaded(Settings(model_store=store), metrics, test)
 
 
-def test_a_body_is_refused_unread_only_if_every_model_of_the_task_is_full(
+def test_a_request_is_refused_before_reading_only_if_every_model_of_the_task_is_full(
     tmp_path: Path, metrics: Metrics
 ) -> None:
     tiny_models.add(tmp_path, "one", "single")
@@ -240,7 +240,7 @@ def test_a_body_is_refused_unread_only_if_every_model_of_the_task_is_full(
             registry.check_accepts("single")
             with other.admitted(64):
                 registry.check_accepts("multi")
-                with pytest.raises(Overloaded, match="64 wait"):
+                with pytest.raises(Overloaded, match="64 of 64 are waiting"):
                     registry.check_accepts("single")
 
     _loaded(Settings(model_store=tmp_path, max_queue=64), metrics, test)
@@ -268,7 +268,7 @@ def test_a_model_that_stopped_working_is_not_ready_in_the_metrics_either(
 RELOAD_S = 0.02
 WITHIN_S = 10
 IMAGE = np.full((tiny_models.SIZE_PX, tiny_models.SIZE_PX, 3), (200, 90, 60), np.uint8)
-BRIGHTER = tiny_models.WEIGHTS * 1.5  # the same answers, more surely
+BRIGHTER = tiny_models.WEIGHTS * 1.5  # the same labels, more confident
 
 
 def _followed(
@@ -277,7 +277,7 @@ def _followed(
     scenario: Callable[[Registry], Coroutine[Any, Any, None]],
     models: tuple[str, ...] = (),
 ) -> None:
-    """Run the scenario beside a registry that follows the store."""
+    """Run the scenario with a registry that follows the store."""
 
     async def beside() -> None:
         settings = Settings(model_store=store, reload_s=RELOAD_S, device="cpu", models=models)
@@ -329,14 +329,16 @@ def test_the_released_version_is_swapped_in_and_back(tmp_path: Path, metrics: Me
     _followed(tmp_path, metrics, scenario)
 
 
-def test_work_that_the_old_version_took_is_answered_by_it(tmp_path: Path, metrics: Metrics) -> None:
+def test_requests_admitted_by_the_old_version_are_answered_by_it(
+    tmp_path: Path, metrics: Metrics
+) -> None:
     tiny_models.add(tmp_path, "old", "single")
     tiny_models.add(tmp_path, "old", "single", weights=BRIGHTER)
 
     async def scenario(registry: Registry) -> None:
         await _until(lambda: _ready(registry))
         old = registry.served["old"]
-        with old.batcher.admitted(1):  # as a request that is still decoding
+        with old.batcher.admitted(1):  # like a request whose image is still being decoded
             Store(tmp_path).release("old", 2)
             await _until(lambda: registry.served["old"] is not old)
             await asyncio.sleep(0.2)
@@ -370,7 +372,7 @@ def test_a_bad_version_never_replaces_a_good_one(
             Store(tmp_path).release(name, 2)
             await _until(lambda: _count(metrics, name, "failed") == 1)
             await asyncio.sleep(10 * RELOAD_S)
-            assert _count(metrics, name, "failed") == 1  # tried once, not at each look
+            assert _count(metrics, name, "failed") == 1  # tried once, not at each check
         registry.check_ready()
         assert registry.served[name].manifest.version == 1
         Store(tmp_path).release(name, 3)
@@ -400,7 +402,7 @@ def test_a_version_that_failed_is_tried_again_after_another_was_served(
     tiny_models.add(tmp_path, "again", "single")
     _followed(tmp_path, metrics, scenario)
     (message,) = (record.getMessage() for record in caplog.records)
-    assert message.startswith(f"{path} is not served: BundleError: {path / MODEL_FILE} was changed")
+    assert message.startswith(f"{path} is not served: BundleError: {path / MODEL_FILE} is corrupt")
 
 
 def test_a_store_that_cannot_be_read_for_a_while_changes_nothing(
@@ -435,7 +437,7 @@ def test_a_store_that_cannot_be_read_for_a_while_changes_nothing(
     _followed(tmp_path, metrics, scenario)
 
 
-def test_models_that_were_proved_stay_while_a_broken_one_is_mended(
+def test_verified_models_stay_while_a_broken_one_is_repaired(
     tmp_path: Path, metrics: Metrics
 ) -> None:
     tiny_models.add(tmp_path, "sound", "single")
@@ -455,7 +457,7 @@ def test_models_that_were_proved_stay_while_a_broken_one_is_mended(
     _followed(tmp_path, metrics, scenario)
 
 
-def test_the_chosen_versions_only_are_followed(tmp_path: Path, metrics: Metrics) -> None:
+def test_only_the_chosen_versions_are_followed(tmp_path: Path, metrics: Metrics) -> None:
     for name in ("fixed", "moving", "other"):
         tiny_models.add(tmp_path, name, "single")
         tiny_models.add(tmp_path, name, "single", weights=BRIGHTER)
@@ -473,9 +475,7 @@ def test_the_chosen_versions_only_are_followed(tmp_path: Path, metrics: Metrics)
     _followed(tmp_path, metrics, scenario, models=("fixed:1", "moving"))
 
 
-def test_closing_does_not_wait_for_what_an_old_version_holds(
-    tmp_path: Path, metrics: Metrics
-) -> None:
+def test_closing_does_not_wait_for_an_old_versions_images(tmp_path: Path, metrics: Metrics) -> None:
     tiny_models.add(tmp_path, "held", "single")
     tiny_models.add(tmp_path, "held", "single", weights=BRIGHTER)
 
@@ -524,7 +524,7 @@ def test_without_reload_nothing_is_swapped(tmp_path: Path, metrics: Metrics) -> 
 
     async def scenario() -> None:
         registry = Registry(Settings(model_store=tmp_path), metrics, threads=1, worker=0)
-        await registry.follow()  # ends: there is nothing to follow
+        await registry.follow()  # returns: there is nothing to follow
         Store(tmp_path).release("stays", 2)
         await asyncio.sleep(0.1)
         assert registry.served["stays"].manifest.version == 1

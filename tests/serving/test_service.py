@@ -1,4 +1,4 @@
-"""What BentoML's own tools do with the service."""
+"""The service as used by BentoML's client and `bentoml serve`."""
 
 import json
 import signal
@@ -19,20 +19,20 @@ from testkit.servers import ROOT, Server, command, serve
 
 
 @pytest.fixture(scope="module")
-def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("pictures") / "dog.jpg"
-    file.write_bytes(tiny_models.picture())
-    return file
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("images") / "dog.jpg"
+    path.write_bytes(tiny_models.picture())
+    return path
 
 
 CLIENT = """
 import bentoml, json, sys
 from pathlib import Path
-url, token, picture = sys.argv[1], sys.argv[2] or None, Path(sys.argv[3])
+url, token, file = sys.argv[1], sys.argv[2] or None, Path(sys.argv[3])
 answers = []
 with bentoml.SyncHTTPClient(url, token=token) as client:
     for call, arguments in json.loads(sys.argv[4]):
-        images = [picture] * arguments.pop("images", 0) or picture
+        images = [file] * arguments.pop("images", 0) or file
         image = arguments.pop("image", images)
         try:
             answers.append(getattr(client, call)(image=image, **arguments))
@@ -42,10 +42,10 @@ print(json.dumps(answers))
 """
 
 
-def _by_client(url: str, picture: Path, *calls: tuple[str, dict[str, Any]], token: str = "") -> Any:
-    """Answers, or errors, of BentoML's client. In its own process, for it leaves files open."""
+def _by_client(url: str, file: Path, *calls: tuple[str, dict[str, Any]], token: str = "") -> Any:
+    """The answers or errors from BentoML's client, in its own process: it leaves files open."""
     run = subprocess.run(
-        [sys.executable, "-c", CLIENT, url, token, str(picture), json.dumps(calls)],
+        [sys.executable, "-c", CLIENT, url, token, str(file), json.dumps(calls)],
         capture_output=True,
         text=True,
         timeout=60,
@@ -54,10 +54,10 @@ def _by_client(url: str, picture: Path, *calls: tuple[str, dict[str, Any]], toke
     return json.loads(run.stdout.splitlines()[-1])
 
 
-def test_the_client_of_bentoml_classifies_and_tags(server: Server, picture: Path) -> None:
+def test_the_client_of_bentoml_classifies_and_tags(server: Server, file: Path) -> None:
     one, top, tagged, all_tags, both, refused, url = _by_client(
         server.url,
-        picture,
+        file,
         ("classify", {}),
         ("classify", {"top_k": 1, "model": "colours"}),
         ("tag", {}),
@@ -76,20 +76,20 @@ def test_the_client_of_bentoml_classifies_and_tags(server: Server, picture: Path
 
 
 def test_the_client_of_bentoml_sends_its_token_as_the_key(
-    inside: Callable[..., Inside], server: Server, picture: Path, tmp_path: Path
+    inside: Callable[..., Inside], server: Server, file: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "keys").write_text("first\nsecond\n")
     schema = httpx.get(f"{server.url}/schema.json").json()
     keyed = inside(api_keys_file=tmp_path / "keys", schema=schema)
     for token, word in (("second", "predictions"), ("third", "unauthorized")):
-        (answer,) = _by_client(keyed.url, picture, ("classify", {}), token=token)
+        (answer,) = _by_client(keyed.url, file, ("classify", {}), token=token)
         assert word in answer
 
 
-def test_sigterm_turns_readiness_off_serves_on_for_a_while_and_finishes_what_it_took(
-    tmp_path: Path, store: Path, picture: Path
+def test_after_sigterm_it_is_not_ready_keeps_serving_for_a_while_and_finishes_accepted_requests(
+    tmp_path: Path, store: Path, file: Path
 ) -> None:
-    image = picture.read_bytes()
+    image = file.read_bytes()
     head = f"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: {len(image)}\r\n\r\n"
     with (
         serve(tmp_path, model_store=store, drain_s=1) as server,
@@ -103,10 +103,10 @@ def test_sigterm_turns_readiness_off_serves_on_for_a_while_and_finishes_what_it_
         until(lambda: client.get("/readyz").status_code == 503)
         assert "draining" in client.get("/readyz").json()["detail"]
         answers = []
-        with suppress(httpx.TransportError):  # it takes no more
+        with suppress(httpx.TransportError):  # it accepts no more connections
             while server.process.poll() is None:
                 answers.append(client.post("/classify", content=image))
-        accepted.sendall(image[-1:])  # of the request that it took before
+        accepted.sendall(image[-1:])  # completes the request that it accepted before
         assert accepted.recv(65536).startswith(b"HTTP/1.1 200 ")
         server.process.wait(30)
     assert len(answers) > 0
@@ -115,7 +115,7 @@ def test_sigterm_turns_readiness_off_serves_on_for_a_while_and_finishes_what_it_
     assert list(tmp_path.glob("labrador-metrics-*")) == []
 
 
-def test_a_bad_setting_stops_it_with_one_line(tmp_path: Path) -> None:
+def test_a_bad_setting_stops_the_service_with_one_line(tmp_path: Path) -> None:
     script, environment = command(tmp_path, 3999, max_queu=5)
     run = subprocess.run(
         script, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
@@ -126,7 +126,7 @@ def test_a_bad_setting_stops_it_with_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("module", ["serving.session", "training.evaluation.onnx_session"])
-def test_onnx_runtime_leaves_no_trace_of_an_identity(tmp_path: Path, module: str) -> None:
+def test_importing_onnx_runtime_writes_no_telemetry_files(tmp_path: Path, module: str) -> None:
     places = {"HOME": str(tmp_path), "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", f"import {module}"], env=places, check=True)
     assert list(tmp_path.iterdir()) == []

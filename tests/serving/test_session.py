@@ -37,7 +37,7 @@ def images_of(count: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 
-def test_batches_are_small_on_a_cpu_unless_told(store: Path) -> None:
+def test_batches_are_small_on_a_cpu_by_default(store: Path) -> None:
     whole = bundle_of(store, "colours")
     settings = Settings(device="cpu")
     assert Session(whole, whole.manifest.variants[0], settings, PLACE).max_batch == 8
@@ -54,19 +54,19 @@ def test_scores_are_those_of_the_independent_reference(store: Path, name: str, t
     np.testing.assert_allclose(scores, tiny_models.reference_scores(images, task), atol=1e-5)
 
 
-def test_a_batch_gives_what_its_images_give_alone(store: Path) -> None:
+def test_a_batch_gives_the_same_scores_as_its_images_alone(store: Path) -> None:
     session = session_of(bundle_of(store, "colours"))
     images = images_of(7)
     alone = np.concatenate([session.run(image[None]) for image in images])
     np.testing.assert_allclose(session.run(images), alone, atol=1e-6)
 
 
-def test_the_golden_images_prove_the_session(store: Path) -> None:
+def test_the_golden_images_verify_the_session(store: Path) -> None:
     whole = bundle_of(store, "tags")
     session_of(whole).prove(whole)
 
 
-def test_wrong_golden_scores_are_found(store: Path) -> None:
+def test_wrong_golden_scores_are_detected(store: Path) -> None:
     whole = bundle_of(store, "colours")
     wrong = whole.files[GOLDEN_SCORES_FILE].replace(b"0.99", b"0.98")
     assert wrong != whole.files[GOLDEN_SCORES_FILE]
@@ -85,7 +85,7 @@ def test_wrong_golden_scores_are_found(store: Path) -> None:
         ({"labels": ("red", "green")}, "not .*N, 2"),
     ],
 )
-def test_a_network_that_is_not_the_manifests_is_refused(
+def test_a_network_that_does_not_match_the_manifest_is_refused(
     store: Path, change: dict[str, object], message: str
 ) -> None:
     whole = bundle_of(store, "colours")
@@ -94,10 +94,10 @@ def test_a_network_that_is_not_the_manifests_is_refused(
         session_of(other)
 
 
-def test_bytes_that_are_no_network_are_refused(store: Path) -> None:
+def test_bytes_that_are_not_a_network_are_refused(store: Path) -> None:
     whole = bundle_of(store, "colours")
     broken = Bundle(whole.path, whole.manifest, {**whole.files, MODEL_FILE: b"no network"})
-    with pytest.raises(BundleError, match="colours.*refuses the network"):
+    with pytest.raises(BundleError, match="colours.*can't load the network"):
         session_of(broken)
 
 
@@ -105,7 +105,7 @@ def _with_int8(folder: Path, int8: bytes) -> Bundle:
     return bundle.read(tiny_models.add(folder, "colours", "single", int8=int8))
 
 
-def test_auto_takes_int8_on_a_cpu_where_the_bundle_has_it(tmp_path: Path) -> None:
+def test_auto_uses_int8_on_a_cpu_if_the_bundle_has_it(tmp_path: Path) -> None:
     whole = _with_int8(tmp_path, tiny_models.network("single", tiny_models.WEIGHTS * 1.01))
     chosen = open_proved(whole, Settings(device="cpu"), PLACE)
     exact = open_proved(whole, Settings(device="cpu", precision="fp32"), PLACE)
@@ -114,7 +114,7 @@ def test_auto_takes_int8_on_a_cpu_where_the_bundle_has_it(tmp_path: Path) -> Non
     assert not np.array_equal(chosen.run(images), exact.run(images))
 
 
-def test_auto_is_fp32_where_there_is_nothing_else(store: Path) -> None:
+def test_auto_uses_fp32_if_there_is_nothing_else(store: Path) -> None:
     session = open_proved(bundle_of(store, "tags"), Settings(device="cpu"), PLACE)
     assert session.variant.precision == "fp32"
 
@@ -122,27 +122,29 @@ def test_auto_is_fp32_where_there_is_nothing_else(store: Path) -> None:
 @pytest.mark.parametrize(
     "int8", [b"no network", tiny_models.network("single", -tiny_models.WEIGHTS)]
 )
-def test_auto_passes_over_a_variant_that_fails_here(
+def test_auto_falls_back_from_a_variant_that_fails_here(
     int8: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole = _with_int8(tmp_path, int8)
     assert open_proved(whole, Settings(device="cpu"), PLACE).variant.precision == "fp32"
     (record,) = caplog.records
     assert record.name == "serving.session"
-    assert record.getMessage().startswith(f"{whole.path}: int8 is passed over: ")
-    assert len(record.getMessage()) > len(f"{whole.path}: int8 is passed over: None")
+    assert record.getMessage().startswith(f"{whole.path}: falling back from int8: ")
+    assert len(record.getMessage()) > len(f"{whole.path}: falling back from int8: None")
     with pytest.raises((BundleError, GateError)):
         open_proved(whole, Settings(device="cpu", precision="int8"), PLACE)
 
 
-def test_a_precision_that_the_bundle_lacks_is_refused_with_those_it_has(tmp_path: Path) -> None:
+def test_a_precision_that_the_bundle_lacks_is_refused_with_the_available_ones(
+    tmp_path: Path,
+) -> None:
     whole = _with_int8(tmp_path, tiny_models.network("single"))
     with pytest.raises(BundleError, match="^colours:1 has no fp16; it has fp32, int8$"):
         open_proved(whole, Settings(device="cpu", precision="fp16"), PLACE)
 
 
 @pytest.mark.skipif(gpus() > 0, reason="there is a GPU")
-def test_without_a_gpu_cuda_is_an_error_and_auto_is_the_cpu(store: Path) -> None:
+def test_without_a_gpu_cuda_is_an_error_and_auto_uses_the_cpu(store: Path) -> None:
     whole = bundle_of(store, "colours")
     with pytest.raises(DeviceError, match="no GPU"):
         session_of(whole, "cuda")
@@ -150,7 +152,7 @@ def test_without_a_gpu_cuda_is_an_error_and_auto_is_the_cpu(store: Path) -> None
 
 
 def _with_graph(whole: Bundle, change: Callable[[onnx.GraphProto], object]) -> Bundle:
-    """The bundle with a changed network, and a manifest that tells of maps where it has them."""
+    """The bundle with a changed network, and a manifest that names its maps if it has them."""
     model = onnx.load_from_string(whole.files[MODEL_FILE])
     change(model.graph)
     tensors = Tensors(maps="maps" if len(model.graph.output) > 1 else None)

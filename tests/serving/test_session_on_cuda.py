@@ -1,6 +1,6 @@
-"""A session on CUDA: what it asks ONNX Runtime for, and what it does when CUDA does not come.
+"""A session on CUDA: what it requests from ONNX Runtime, and what it does without CUDA.
 
-Where no GPU is, `OnCuda` stands in for ONNX Runtime's session; the last test needs a real one.
+`OnCuda` stands in for ONNX Runtime's session on a GPU; the last test needs a real GPU.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from tests.serving.test_session import PLACE, Device, bundle_of, images_of, sess
 
 
 class OnCuda(ort.InferenceSession):  # type: ignore[misc]
-    """What ONNX Runtime is where a GPU works, but the CPU computes: it records what is asked."""
+    """Behaves like ONNX Runtime on a working GPU, but runs on the CPU, and records the requests."""
 
     asked: ClassVar[list[dict[str, Any]]] = []
     batches: ClassVar[list[int]] = []
@@ -49,7 +49,7 @@ class OnCuda(ort.InferenceSession):  # type: ignore[misc]
 
 @pytest.fixture
 def on_cuda(monkeypatch: pytest.MonkeyPatch) -> type[OnCuda]:
-    """Two GPUs that work."""
+    """Pretend that there are two working GPUs."""
     for name, value in (("asked", []), ("batches", []), ("works", True)):
         monkeypatch.setattr(OnCuda, name, value)
     monkeypatch.setattr(ort, "InferenceSession", OnCuda)
@@ -58,7 +58,7 @@ def on_cuda(monkeypatch: pytest.MonkeyPatch) -> type[OnCuda]:
     return OnCuda
 
 
-def test_cuda_is_asked_for_alone_exact_and_within_its_memory(
+def test_cuda_is_requested_without_fallback_or_tf32_and_with_its_memory_limit(
     store: Path, on_cuda: type[OnCuda]
 ) -> None:
     whole = bundle_of(store, "colours")
@@ -70,7 +70,7 @@ def test_cuda_is_asked_for_alone_exact_and_within_its_memory(
         place = Place(threads=1, worker=worker)
         assert Session(whole, whole.manifest.variants[0], settings, place).provider == CUDA
         first, asked = on_cuda.asked
-        assert first == {"preload_dlls": True}  # else the wheels' libraries are not found
+        assert first == {"preload_dlls": True}  # otherwise the wheels' libraries are not found
         assert (asked["providers"], asked["enable_fallback"]) == (
             [("CUDAExecutionProvider", limits)],
             0,
@@ -80,7 +80,7 @@ def test_cuda_is_asked_for_alone_exact_and_within_its_memory(
         on_cuda.asked.clear()
 
 
-def test_a_worker_s_number_picks_its_gpu(
+def test_a_worker_s_index_selects_its_gpu(
     store: Path, on_cuda: type[OnCuda], metrics: Metrics
 ) -> None:
     async def load() -> None:
@@ -94,7 +94,9 @@ def test_a_worker_s_number_picks_its_gpu(
     assert limits["device_id"] == "1"
 
 
-def test_cpu_threads_are_the_place_s_and_do_not_spin(store: Path, on_cuda: type[OnCuda]) -> None:
+def test_cpu_threads_are_those_of_the_place_and_do_not_spin(
+    store: Path, on_cuda: type[OnCuda]
+) -> None:
     whole = bundle_of(store, "colours")
     place = Place(threads=3, worker=0)
     session = Session(whole, whole.manifest.variants[0], Settings(device="cpu"), place)
@@ -106,7 +108,7 @@ def test_cpu_threads_are_the_place_s_and_do_not_spin(store: Path, on_cuda: type[
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
 
 
-def test_cuda_that_falls_back_is_an_error_and_with_auto_a_warning(
+def test_a_fallback_from_cuda_is_an_error_and_with_auto_a_warning(
     store: Path,
     on_cuda: type[OnCuda],
     monkeypatch: pytest.MonkeyPatch,
@@ -114,27 +116,29 @@ def test_cuda_that_falls_back_is_an_error_and_with_auto_a_warning(
 ) -> None:
     monkeypatch.setattr(on_cuda, "works", False)
     whole = bundle_of(store, "colours")
-    reason = "asked for CUDA, ONNX Runtime uses CPUExecutionProvider"
+    reason = "ONNX Runtime uses CPUExecutionProvider instead of CUDA"
     with pytest.raises(DeviceError, match=f"^{reason}$"):
         session_of(whole, "cuda")
     assert session_of(whole, "auto").provider == CPU
-    assert caplog.messages == [f"there is a GPU, but the CPU has to do: {reason}"]
+    assert caplog.messages == [f"there is a GPU, but falling back to the CPU: {reason}"]
     assert caplog.records[0].name == "serving.session"
 
 
 @pytest.mark.skipif(gpus() > 0, reason="there is a GPU")
-def test_a_gpu_that_does_not_work_is_an_error_and_with_auto_the_cpu(
+def test_a_broken_gpu_is_an_error_and_with_auto_the_cpu_is_used(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session_module, "gpus", lambda: 1)
-    monkeypatch.setattr(ort, "preload_dlls", lambda: None)  # it prints what it does not find
+    monkeypatch.setattr(
+        ort, "preload_dlls", lambda: None
+    )  # it prints the libraries that it does not find
     whole = bundle_of(store, "colours")
     with pytest.raises(DeviceError, match="cannot run the network on CUDA: .+"):
         session_of(whole, "cuda")
     assert session_of(whole, "auto").provider == CPU
 
 
-def test_on_cuda_batches_are_padded_to_few_sizes_and_each_is_tried_before_the_goldenimages_of(
+def test_on_cuda_batches_are_padded_to_few_sizes_which_all_run_before_the_golden_images(
     store: Path, on_cuda: type[OnCuda]
 ) -> None:
     whole = bundle_of(store, "colours")
@@ -161,7 +165,7 @@ def test_on_cuda_batches_are_padded_to_few_sizes_and_each_is_tried_before_the_go
 
 
 def _off_by(whole: Bundle, difference: float) -> Bundle:
-    """The bundle with other golden scores."""
+    """The bundle with its golden scores shifted by `difference`."""
     table = json.loads(whole.files[GOLDEN_SCORES_FILE])
     moved = {name: [score + difference for score in scores] for name, scores in table.items()}
     files = {**whole.files, GOLDEN_SCORES_FILE: json.dumps(moved).encode()}
@@ -187,7 +191,7 @@ def test_the_golden_scores_may_differ_as_the_provider_rounds_or_as_the_variants_
     Session(nowhere, variant, Settings(device="cpu"), PLACE).prove(nowhere)
 
 
-def test_auto_takes_fp16_on_cuda_only(store: Path, on_cuda: type[OnCuda]) -> None:
+def test_auto_uses_fp16_only_on_cuda(store: Path, on_cuda: type[OnCuda]) -> None:
     whole = bundle_of(store, "colours")
     (fp32,) = whole.manifest.variants
     variants = (fp32, fp32.model_copy(update={"precision": "fp16"}))
@@ -199,7 +203,7 @@ def test_auto_takes_fp16_on_cuda_only(store: Path, on_cuda: type[OnCuda]) -> Non
 
 
 @pytest.mark.parametrize(("found", "provider"), [(0, CPU), (1, CUDA)])
-def test_auto_is_cuda_where_the_driver_shows_a_gpu(
+def test_auto_uses_cuda_if_the_driver_reports_a_gpu(
     store: Path,
     on_cuda: type[OnCuda],
     monkeypatch: pytest.MonkeyPatch,

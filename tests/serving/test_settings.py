@@ -16,7 +16,7 @@ def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
-def test_defaults_are_those_of_the_product_page_and_each_setting_is_described() -> None:
+def test_defaults_are_as_documented_and_each_setting_is_described() -> None:
     assert read_settings().model_dump() == {
         "models": (),
         "model_store": Path(__file__).parents[2] / "models" / "bundles",
@@ -37,7 +37,7 @@ def test_defaults_are_those_of_the_product_page_and_each_setting_is_described() 
     assert all(field.description for field in Settings.model_fields.values())
 
 
-def test_settings_stay_as_they_were_read() -> None:
+def test_settings_are_immutable() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         read_settings().max_queue = 1000  # type: ignore[misc]
 
@@ -69,7 +69,7 @@ def test_an_unknown_variable_is_refused_with_the_valid_ones(
         ("MODELS", "pets:1,pets:2", "LABRADOR_MODELS=.*: serve one version"),
     ],
 )
-def test_a_bad_value_is_refused_in_one_line(
+def test_an_invalid_value_is_refused_in_one_line(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
 ) -> None:
     monkeypatch.setenv(f"LABRADOR_{name}", value)
@@ -98,7 +98,7 @@ LEAST = 1e-9  # above 0
         ("DRAIN_S", -LEAST, 0),
     ],
 )
-def test_each_limit_is_the_last_value_that_can_be_used(
+def test_each_limit_is_the_last_valid_value(
     monkeypatch: pytest.MonkeyPatch, name: str, refused: float, accepted: float
 ) -> None:
     monkeypatch.setenv(f"LABRADOR_{name}", str(accepted))
@@ -108,7 +108,7 @@ def test_each_limit_is_the_last_value_that_can_be_used(
         read_settings()
 
 
-def test_api_keys_are_one_a_line(tmp_path: Path) -> None:
+def test_api_keys_are_one_per_line(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text("first\n\n  second \n")
     assert read_api_keys(file) == (b"first", b"second")
@@ -119,10 +119,10 @@ def test_a_missing_or_empty_file_of_api_keys_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="No such file"):
         read_api_keys(tmp_path / "none")
     (tmp_path / "empty").write_text("\n")
-    with pytest.raises(SettingsError, match="holds no key"):
+    with pytest.raises(SettingsError, match="contains no key"):
         read_api_keys(tmp_path / "empty")
 
 
-def test_training_s_cache_may_be_set_in_the_same_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_s_cache_variable_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LABRADOR_CACHE", "/somewhere")
     assert read_settings().max_body_mb == 10

@@ -1,4 +1,4 @@
-"""Several workers are one service: their metrics add up, and all of them follow the store."""
+"""Several workers act as one service: metrics are summed, and all follow the store."""
 
 import os
 import signal
@@ -31,13 +31,13 @@ def pair(tmp_path_factory: pytest.TempPathFactory, store_root: Path) -> Iterator
     folder = tmp_path_factory.mktemp("pair")
     with serve(folder, workers=2, model_store=store_root, reload_s=0.05) as running:
         end_s = time.monotonic() + WITHIN_S
-        while running.log().count("works in fp32") < 2 and time.monotonic() < end_s:
+        while running.log().count("runs in fp32") < 2 and time.monotonic() < end_s:
             time.sleep(0.1)
         yield running
 
 
 def versions_of(server: Server, count: int) -> Counter[str]:
-    """The version that answers, each time over a new connection: any worker may take it."""
+    """Versions that answer `count` requests, each over a new connection, so from any worker."""
     found: Counter[str] = Counter()
     for _ in range(count):
         answer = post(f"{server.url}/classify", content=tiny_models.picture())
@@ -45,7 +45,7 @@ def versions_of(server: Server, count: int) -> Counter[str]:
     return found
 
 
-def test_the_workers_sum_is_the_number_of_requests_sent(pair: Server) -> None:
+def test_the_sum_over_workers_is_the_number_of_requests_sent(pair: Server) -> None:
     series = 'labrador_requests_total{code="200",endpoint="classify",model="colours"}'
     images = 'labrador_confidence_count{model="colours"}'
     before = {name: pair.metric(name) for name in (series, images)}
@@ -64,7 +64,7 @@ def test_the_workers_sum_is_the_number_of_requests_sent(pair: Server) -> None:
     assert len(pair.workers()) >= 2
 
 
-def test_every_worker_serves_what_is_released(pair: Server, store_root: Path) -> None:
+def test_every_worker_serves_the_released_version(pair: Server, store_root: Path) -> None:
     assert set(versions_of(pair, 20)) == {"1"}
     swapped = 'labrador_reload_total{model="colours",result="swapped"}'
     Store(store_root).release("colours", 2)
@@ -75,7 +75,7 @@ def test_every_worker_serves_what_is_released(pair: Server, store_root: Path) ->
     assert set(versions_of(pair, 20)) == {"2"}
 
 
-def test_a_worker_that_dies_is_missed_until_another_takes_its_place(pair: Server) -> None:
+def test_a_dead_worker_is_not_counted_until_it_is_replaced(pair: Server) -> None:
     assert pair.metric("labrador_workers") == 2
     os.kill(pair.workers()[-1], signal.SIGKILL)
     for expected in (1, 2):

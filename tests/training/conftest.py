@@ -44,7 +44,7 @@ def real_networks() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
-    """Gives a folder by name; the first of the tests' processes that asks for it fills it."""
+    """Returns a folder by name; the first test process that asks for it fills it."""
     root = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         root = root.parent  # of all workers
@@ -76,7 +76,7 @@ def multi_data(once: Once) -> Path:
 
 @pytest.fixture(scope="session")
 def single_run(single_data: Path, once: Once) -> Run:
-    """Not trained to the end: where every score is 0 or 1, a change of the network hides."""
+    """Not trained to the end: scores that are all 0 or 1 would hide a change of the network."""
     recipe = image_sets.recipe(single_data, valid=0.5, lr="6e-3")
     with narrow_resnet.in_place():
         return run_folder.read(once("single-run", lambda folder: train(recipe, folder)))
@@ -91,7 +91,7 @@ def multi_run(multi_data: Path, once: Once) -> Run:
 
 @pytest.fixture(scope="session")
 def store(single_run: Run, multi_run: Run, once: Once) -> Store:
-    """Holds version 1 of colours, the single-label run, and of stripes, the other."""
+    """Holds version 1 of colours, the single-label run, and of stripes, the multi-label run."""
 
     def fill(folder: Path) -> None:
         export(single_run, "colours", Store(folder))

@@ -1,4 +1,4 @@
-"""Several processes train as one does. Here they are started as torchrun starts them."""
+"""Several processes train as one does. They are started as torchrun starts them."""
 
 import csv
 import signal
@@ -41,7 +41,7 @@ def together(
 
 
 def recipe_of(source: Path, **changes: Any) -> Recipe:
-    """Three steps of seven or eight images an epoch; what is normalised does not depend on them."""
+    """Epochs of three steps with eight or nine images; normalisation does not depend on batches."""
     options = {"valid": 0.5, "batch_size": 9, "freeze_epochs": 1, "epochs": 1, "norms": "fixed"}
     return image_sets.recipe(source, **(options | {"lr": "1e-3"} | changes))
 
@@ -53,7 +53,7 @@ def curve(path: Path) -> list[tuple[float, float]]:
 
 @pytest.fixture(scope="module")
 def pair(multi_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
-    """The run of one process, that of two, and where what they printed is."""
+    """The run of one process, that of two, and the log of the two."""
     folder = tmp_path_factory.mktemp("pair")
     alone = Command(words_of(recipe_of(multi_data), folder / "alone"), folder / "log")
     both = together(words_of(recipe_of(multi_data), folder / "both"), folder)
@@ -64,10 +64,10 @@ def pair(multi_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
 
 
 def test_two_processes_have_the_losses_of_one(pair: tuple[Path, Path, Path]) -> None:
-    """25 images in batches of 8, 9 and 8: the shares are not all of the same size."""
+    """25 images in batches of 9, 8 and 8: the processes' parts differ in size."""
     alone, both, _ = pair
     assert len(curve(alone)) == 6
-    assert [rate for rate, _ in curve(both)] == [rate for rate, _ in curve(alone)]
+    assert [lr for lr, _ in curve(both)] == [lr for lr, _ in curve(alone)]
     theirs = [loss for _, loss in curve(alone)]
     assert [loss for _, loss in curve(both)] == pytest.approx(theirs, rel=1e-5)
 
@@ -75,9 +75,9 @@ def test_two_processes_have_the_losses_of_one(pair: tuple[Path, Path, Path]) -> 
 def test_two_processes_have_the_weights_of_one(
     pair: tuple[Path, Path, Path], multi_data: Path
 ) -> None:
-    """In each tensor they differ by little of what was learned, 3e-5 where this was measured:
-    AdamW's first steps are of the size of the rate, whatever the gradient, so a weight whose
-    gradient is rounding alone may step the other way."""
+    """In each tensor they differ by a small fraction of the change in training, measured as 3e-5:
+    AdamW's first steps are as large as the learning rate, whatever the gradient, so a weight
+    whose gradient is only rounding may step the other way."""
     start, _ = pretrained.start(recipe_of(multi_data), 3)
     ours, theirs = (load_file(path / "network.safetensors") for path in pair[:2])
     learned = 0
@@ -97,13 +97,13 @@ def test_the_run_is_written_once_and_whole(pair: tuple[Path, Path, Path]) -> Non
         assert metric.value == pytest.approx(expected.outcome.metrics[name].value, abs=0.02), name
 
 
-def test_the_first_process_alone_prints(pair: tuple[Path, Path, Path]) -> None:
+def test_only_the_first_process_prints(pair: tuple[Path, Path, Path]) -> None:
     first, second = (pair[2] / f"{rank}.out" for rank in (0, 1))
     assert first.read_text().count("phase head  epoch 1") == 1
     assert second.read_text() == ""
 
 
-def test_two_processes_that_were_killed_go_on_as_if_they_had_not_been(
+def test_two_killed_processes_resume_as_if_they_had_not_been_killed(
     pair: tuple[Path, Path, Path], multi_data: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "run"
@@ -117,7 +117,7 @@ def test_two_processes_that_were_killed_go_on_as_if_they_had_not_been(
         assert (path / name).read_bytes() == (pair[1] / name).read_bytes(), name
 
 
-def test_a_share_is_a_part_and_all_of_them_are_the_whole() -> None:
+def test_the_shares_of_all_processes_are_the_whole() -> None:
     rows = torch.arange(11).view(11, 1)
     shares = [Ranks(rank, 4, CPU).share(rows) for rank in range(4)]
     assert [len(share) for share in shares] == [3, 3, 3, 2]
@@ -132,7 +132,7 @@ def test_one_process_is_the_first_and_has_everything() -> None:
     assert torch.equal(alone.share(values), values)
     assert torch.equal(alone.sum(values), values)
     assert torch.equal(alone.gather(values), values)
-    assert alone.agree("here") == "here"
+    assert alone.broadcast("here") == "here"
     assert alone.wrap(network) is network
 
 

@@ -22,7 +22,7 @@ def test_auto_takes_cuda_only_where_there_is_one(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(("units", "dtype"), [(True, "bfloat16"), (False, "float32")])
-def test_auto_is_bfloat16_where_the_processor_has_units_for_it(
+def test_auto_is_bfloat16_where_the_processor_has_hardware_for_it(
     units: bool, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": units})
@@ -31,7 +31,7 @@ def test_auto_is_bfloat16_where_the_processor_has_units_for_it(
 
 
 def free(monkeypatch: pytest.MonkeyPatch, machine: int, *cgroup: int | str | None) -> int:
-    """What `free_memory` says with so many bytes, in a container with (max, current)."""
+    """`free_memory` with this many bytes free, in a container with (max, current)."""
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=machine))
     texts = {f"memory.{n}": v for n, v in zip(("max", "current"), cgroup, strict=False)}
     read = Path.read_text

@@ -28,14 +28,14 @@ Output = pytest.CaptureFixture[str]
 
 
 def one_line(output: Output) -> str:
-    """What went to stderr, which must be a single line."""
+    """The content of stderr, which must be a single line."""
     text = output.readouterr().err
     assert text.count("\n") == 1, text
     return text.rstrip("\n")
 
 
 def wrong_usage(arguments: list[str], output: Output) -> str:
-    """The last line of what argparse says to arguments that it, or a recipe, refuses."""
+    """The last line that argparse prints for arguments that it, or a recipe, refuses."""
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
@@ -44,16 +44,16 @@ def wrong_usage(arguments: list[str], output: Output) -> str:
     return message
 
 
-def test_training_from_the_command_line_to_figures(
+def test_training_from_the_command_line_to_metrics(
     single_data: Path, tmp_path: Path, capsys: Output
 ) -> None:
     out = tmp_path / "run"
     assert main(["train", str(single_data), "--out", str(out), *QUICK]) == 0
     text = capsys.readouterr().out
-    assert "48 images, 3 labels, single-label: 39 to train on, 9 held out" in text
+    assert "48 images, 3 labels, single-label: 39 for training, 9 for validation" in text
     assert f"resnet18 from weights none, on cpu -> {out}" in text
     assert "phase head  epoch 1  train_loss" in text
-    assert "9 held-out images, value and 95 % interval:" in text
+    assert "9 validation images, value and 95 % interval:" in text
     assert text.endswith(f"next: python -m training export {out} --name NAME\n")
     assert run_folder.read(out).outcome.labels == ("blue", "green", "red")
 
@@ -67,7 +67,7 @@ def test_inspection_from_the_command_line(
     arguments = ["inspect", str(single_data), "--recipe", str(file), "--out", str(out)]
     assert main([*arguments, "--task", "multi"]) == 0
     text = capsys.readouterr().out
-    assert "48 images, 3 labels, multi-label; train would take 24 to train on and hold" in text
+    assert "48 images, 3 labels, multi-label; train would use 24 for training and" in text
     assert text.endswith(f"next: python -m training train {single_data} --task multi\n")
     names = {"inspection.json", "quarantine.csv", "contact_sheet.jpg"}
     assert {found.name for found in out.iterdir()} == names
@@ -87,7 +87,7 @@ def test_a_recipe_file_is_used_and_flags_override_it(
     assert main([*arguments, "--seed", "6", "--device", "cpu"]) == 0
     recipe = json.loads((out / "recipe.json").read_text())
     assert (recipe["epochs"], recipe["batch_size"], recipe["seed"]) == (0, 8, 6)
-    assert "9 held out" in capsys.readouterr().out
+    assert "9 for validation" in capsys.readouterr().out
 
 
 def test_every_option_of_a_recipe_is_a_flag(capsys: Output) -> None:
@@ -97,8 +97,8 @@ def test_every_option_of_a_recipe_is_a_flag(capsys: Output) -> None:
     text = " ".join(capsys.readouterr().out.split())
     for name in Recipe.model_fields.keys() - {"data"}:
         assert f" --{name.replace('_', '-')} " in text
-    for told in ("--epochs INT ", "--lr TEXT ", "--flip FLOAT ", "--task {single,multi} "):
-        assert told in text
+    for listed in ("--epochs INT ", "--lr TEXT ", "--flip FLOAT ", "--task {single,multi} "):
+        assert listed in text
     assert "None" not in text
     assert {"data", *(name for group in GROUPS.values() for name in group)} == set(
         Recipe.model_fields
@@ -115,7 +115,7 @@ def help_of(command: list[str], output: Output) -> str:
     return output.readouterr().out
 
 
-def test_help_names_every_command_and_each_has_help_of_its_own(capsys: Output) -> None:
+def test_help_names_every_command_and_each_has_its_own_help(capsys: Output) -> None:
     listed = re.findall(r"^    ([a-z-]+) ", help_of([], capsys), re.MULTILINE)
     assert listed == ["inspect", "train", "lr-find", "evaluate", "export", "release", "rollback"]
     texts = [help_of([command], capsys) for command in listed]
@@ -134,13 +134,13 @@ def test_help_names_every_command_and_each_has_help_of_its_own(capsys: Output) -
         (["--epochs", "many"], "epochs='many': Input should be a valid integer"),
         (["--lr", "0"], "lr='0': use a positive number, STEM:HEAD"),
         (["--weights", "missing.pth"], "--weights missing.pth is neither imagenet, none nor"),
-        (["--recipe", "missing.toml"], "missing.toml is no readable TOML"),
+        (["--recipe", "missing.toml"], "missing.toml cannot be read as TOML"),
         (["--imagesize", "64"], "unknown option --imagesize; did you mean --image-size?"),
         (["--momentum", "0.9"], "--momentum; python -m training train --help lists the valid"),
         (["more", "pets"], "unexpected: more pets"),
     ],
 )
-def test_wrong_usage_of_train_is_two_and_says_what_is_right(
+def test_wrong_usage_of_train_exits_with_2_and_gives_the_valid_values(
     single_data: Path, tmp_path: Path, capsys: Output, arguments: list[str], message: str
 ) -> None:
     out = tmp_path / "run"
@@ -178,13 +178,13 @@ def test_a_command_without_what_it_needs_is_wrong_usage(
     wrong_usage(arguments, capsys)
 
 
-def test_data_that_is_missing_is_one_and_one_line(tmp_path: Path, capsys: Output) -> None:
+def test_missing_data_exits_with_1_and_one_line(tmp_path: Path, capsys: Output) -> None:
     assert main(["train", str(tmp_path / "gone"), "--out", str(tmp_path / "run"), *QUICK]) == 1
     expected = f"error: {tmp_path / 'gone'} does not exist: {INSTEAD}"
     assert one_line(capsys) == expected
 
 
-def test_a_folder_in_use_is_one_and_stays_untouched(
+def test_a_folder_in_use_exits_with_1_and_stays_untouched(
     single_data: Path, tmp_path: Path, capsys: Output
 ) -> None:
     (tmp_path / "notes.txt").write_text("mine")
@@ -193,7 +193,7 @@ def test_a_folder_in_use_is_one_and_stays_untouched(
     assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_an_image_that_is_damaged_is_one_and_named(tmp_path: Path, capsys: Output) -> None:
+def test_a_corrupt_image_exits_with_1_and_is_named(tmp_path: Path, capsys: Output) -> None:
     folder = image_sets.class_folders(tmp_path / "data", 3)
     (folder / "red" / "001.jpg").write_bytes(b"\xff\xd8\xff torn")
     assert main(["train", str(folder), "--out", str(tmp_path / "run"), *QUICK]) == 1
@@ -202,7 +202,7 @@ def test_an_image_that_is_damaged_is_one_and_named(tmp_path: Path, capsys: Outpu
     assert str(folder / "red" / "001.jpg") in message
 
 
-def test_a_folder_that_cannot_be_read_is_one_and_one_line(
+def test_an_unreadable_folder_exits_with_1_and_one_line(
     tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unreadable(self: Path) -> None:
@@ -213,7 +213,7 @@ def test_a_folder_that_cannot_be_read_is_one_and_one_line(
     assert "Permission denied" in one_line(capsys)
 
 
-def test_an_interruption_is_130(
+def test_an_interruption_exits_with_130(
     tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(**arguments: object) -> None:
@@ -227,11 +227,11 @@ def test_an_interruption_is_130(
 def test_evaluation_from_the_command_line(
     multi_run: Run, multi_data: Path, tmp_path: Path, capsys: Output
 ) -> None:
-    out = tmp_path / "figures"
+    out = tmp_path / "metrics"
     arguments = ["evaluate", str(multi_run.path), "--data", str(multi_data), "--device", "cpu"]
     assert main([*arguments, "--out", str(out)]) == 0
     text = capsys.readouterr().out
-    assert text.startswith("25 images, 25 left out that it was trained on;")
+    assert text.startswith("25 images, without 25 that it was trained on;")
     files = ("metrics.json", "predictions.csv", "report.html")
     assert text.endswith(f"wrote {', '.join(str(out / file) for file in files)}\n")
     assert all((out / file).stat().st_size for file in files)
@@ -256,34 +256,34 @@ def test_evaluation_can_rename_labels_and_leave_images_out(
         tmp_path / "q.csv", [["file", "reason"], *([file, "blurred"] for file in left_out)]
     )
     options = ["--relabel", str(names), "--quarantine", str(quarantine)]
-    assert main([*arguments, *options, "--out", str(tmp_path / "figures")]) == 0
+    assert main([*arguments, *options, "--out", str(tmp_path / "metrics")]) == 0
     text = capsys.readouterr().out
-    assert text.startswith(f"2 images left out as {quarantine} says\n23 images, 25 left out that")
+    assert text.startswith(f"2 images left out, as listed in {quarantine}\n23 images, without 25")
 
 
-def test_evaluation_asks_the_data_for_the_model_s_task(
+def test_evaluation_reads_the_data_for_the_model_s_task(
     multi_run: Run, single_data: Path, tmp_path: Path
 ) -> None:
     """Class folders of three colours, for a model of stripes."""
     arguments = ["evaluate", str(multi_run.path), "--data", str(single_data), "--device", "cpu"]
-    assert main([*arguments, "--out", str(tmp_path / "figures")]) == 0
-    assert "map" in json.loads((tmp_path / "figures" / "metrics.json").read_text())
+    assert main([*arguments, "--out", str(tmp_path / "metrics")]) == 0
+    assert "map" in json.loads((tmp_path / "metrics" / "metrics.json").read_text())
 
 
-def test_a_single_label_model_is_not_measured_on_images_with_several_labels(
+def test_a_single_label_model_is_not_evaluated_on_images_with_several_labels(
     single_run: Run, multi_data: Path, tmp_path: Path, capsys: Output
 ) -> None:
     """Only one of the labels would count."""
     arguments = ["evaluate", str(single_run.path), "--data", str(multi_data), "--device", "cpu"]
-    assert main([*arguments, "--out", str(tmp_path / "figures")]) == 1
-    assert "a single-label task needs exactly one an image" in one_line(capsys)
+    assert main([*arguments, "--out", str(tmp_path / "metrics")]) == 1
+    assert "a single-label task needs exactly one per image" in one_line(capsys)
 
 
-def test_evaluation_of_what_is_no_model_is_one(
+def test_evaluation_of_a_folder_that_is_not_a_model_exits_with_1(
     single_data: Path, tmp_path: Path, capsys: Output
 ) -> None:
     assert main(["evaluate", str(tmp_path), "--data", str(single_data)]) == 1
-    assert "is no bundle" in one_line(capsys)
+    assert "is not a bundle" in one_line(capsys)
     assert main(["evaluate", "no-such:1", "--data", str(single_data)]) == 1
     assert "no model no-such in" in one_line(capsys)
 
@@ -333,15 +333,15 @@ def test_release_and_rollback_from_the_command_line(
     assert decision is not None
     assert decision.allowed_labels == ("blue", "red") and decision.forced
     assert main(["rollback", "pets", *where]) == 0
-    assert capsys.readouterr().out == "version 2 of pets is released; before, 3 was\n"
+    assert capsys.readouterr().out == "version 2 of pets is released, in place of version 3\n"
     assert main(["rollback", "pets", "--to", "1", *where]) == 0
     assert main(["rollback", "pets", *where]) == 1
     assert "pets:1 replaced no version: choose one with --to" in one_line(capsys)
 
 
-def test_export_of_what_is_no_run_is_one(tmp_path: Path, capsys: Output) -> None:
+def test_export_of_a_folder_that_is_not_a_run_exits_with_1(tmp_path: Path, capsys: Output) -> None:
     assert main(["export", str(tmp_path), "--name", "pets", "--store", str(tmp_path)]) == 1
-    assert "is no complete run" in one_line(capsys)
+    assert "is not a complete run" in one_line(capsys)
 
 
 @pytest.mark.filterwarnings("ignore:'training.__main__' found in sys.modules:RuntimeWarning")
@@ -356,7 +356,7 @@ def test_the_module_runs_as_a_program(
     assert one_line(capsys) == f"error: {tmp_path / 'gone'} does not exist: {INSTEAD}"
 
 
-# What must cost next to nothing: importing torch alone takes seconds.
+# These must start fast: importing torch alone takes seconds.
 
 SLOW_TO_IMPORT = {"torch", "torchvision", "onnx", "onnxruntime", "scipy", "matplotlib"}
 IMPORTED = """
@@ -381,18 +381,18 @@ print("code", code, "imported", *sorted({name.partition(".")[0] for name in sys.
         ("train gone", 1, "gone does not exist"),
         ("train DATA --weights gone.pth", 2, "--weights gone.pth is neither imagenet, none nor"),
         ("train DATA --out DATA", 1, "is not empty; give another folder with --out"),
-        ("train --resume gone", 1, "gone is no run"),
-        ("lr-find --from gone", 1, "gone is no complete run"),
+        ("train --resume gone", 1, "gone is not a run"),
+        ("lr-find --from gone", 1, "gone is not a complete run"),
         ("evaluate no-such:1 --data DATA", 1, "no model no-such in"),
         ("evaluate RUN --data gone", 1, "gone does not exist"),
-        ("export gone --name pets --store STORE", 1, "gone is no complete run"),
-        ("export RUN --name Pets --store STORE", 1, "'Pets' is no name"),
-        ("release RUN --name Pets --store STORE", 1, "'Pets' is no name"),
+        ("export gone --name pets --store STORE", 1, "gone is not a complete run"),
+        ("export RUN --name Pets --store STORE", 1, "'Pets' is not a valid name"),
+        ("release RUN --name Pets --store STORE", 1, "'Pets' is not a valid name"),
         ("release RUN --name pets --margin 1 --store STORE", 1, "--margin 1.0: use a share above"),
         ("rollback pets --store STORE", 1, "no model pets in STORE; there are: none"),
     ],
 )
-def test_a_word_of_help_and_a_slip_never_import_torch(
+def test_help_and_wrong_usage_never_import_torch(
     words: str, code: int, message: str, single_run: Run, single_data: Path, tmp_path: Path
 ) -> None:
     places = {"RUN": single_run.path, "DATA": single_data, "STORE": tmp_path}
@@ -402,8 +402,8 @@ def test_a_word_of_help_and_a_slip_never_import_torch(
         capture_output=True,
         text=True,
     )
-    told = " ".join((done.stdout + done.stderr).split())
-    assert message.replace("STORE", str(tmp_path)) in told
+    printed = " ".join((done.stdout + done.stderr).split())
+    assert message.replace("STORE", str(tmp_path)) in printed
     found = done.stdout.splitlines()[-1].split()
-    assert found[:3] == ["code", str(code), "imported"], told
+    assert found[:3] == ["code", str(code), "imported"], printed
     assert "training" in found and not SLOW_TO_IMPORT & set(found)

@@ -1,4 +1,4 @@
-"""From DATA to a released bundle an image is opened twice: to train, and to prove it unchanged."""
+"""From DATA to a released bundle an image is opened twice: to train, and to check its hash."""
 
 import shutil
 from collections import Counter
@@ -27,7 +27,7 @@ from training.release.release import release
 from training.run_folder import Run
 
 CPU = torch.device("cpu")
-GOLDEN = 5  # images that the bundle's golden files are made of, once more decoded
+GOLDEN = 5  # images that the golden files are made of, which are decoded once more
 
 
 @dataclass
@@ -46,7 +46,7 @@ def heard() -> Iterator[Heard]:
 
 @dataclass(frozen=True)
 class Walk:
-    """A run, from DATA to its release in the place of another model that is served otherwise."""
+    """A run, from DATA to its release in place of a model with another preprocessing."""
 
     data: Path
     run: Run
@@ -58,7 +58,7 @@ class Walk:
 
 
 def forms(heard: Heard, record: Record) -> dict[float, int]:
-    """How often the image was decoded, by the pixels that its shorter side has at least."""
+    """How often the image was decoded, by the least pixels of its shorter side."""
     return {size: n for (digest, size), n in heard.decodes.items() if digest == record.sha256}
 
 
@@ -84,12 +84,12 @@ def test_training_opens_every_image_once(walk: Walk) -> None:
         assert set(walk.opens(walk.training, side)) == {1}
 
 
-def test_a_release_opens_every_image_that_was_held_out_once_and_no_other(walk: Walk) -> None:
+def test_a_release_opens_every_validation_image_once_and_no_other(walk: Walk) -> None:
     assert set(walk.opens(walk.releasing, walk.run.split.valid)) == {1}
     assert set(walk.opens(walk.releasing, walk.run.split.train)) == {0}
 
 
-def test_int8_opens_an_image_that_it_is_calibrated_with_once(walk: Walk) -> None:
+def test_int8_opens_each_of_its_calibration_images_once(walk: Walk) -> None:
     with heard() as calibrating:
         assert len(training_images(walk.run, None, most=10)) == 10
     opens = walk.opens(calibrating, walk.run.split.train)
@@ -98,7 +98,7 @@ def test_int8_opens_an_image_that_it_is_calibrated_with_once(walk: Walk) -> None
 
 
 def test_an_image_is_decoded_once_for_each_form_that_it_is_needed_in(walk: Walk) -> None:
-    """To be told from copies; presized, or as it is served, by the older model too."""
+    """To find copies; presized, or as it is served, also for the older model."""
     presized, served, as_of_old = 40.0, 32 / 0.95, 32 / 0.9
     for record in walk.run.split.train:
         assert forms(walk.training, record) == {SIDE_PX: 1, presized: 1}
@@ -112,7 +112,7 @@ def test_an_image_is_decoded_once_for_each_form_that_it_is_needed_in(walk: Walk)
         assert forms(walk.releasing, record).keys() == {served, as_of_old, 384}
 
 
-def test_where_memory_has_no_room_training_opens_an_image_a_second_time(
+def test_without_room_in_memory_training_opens_an_image_a_second_time(
     single_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(contents, "free_memory", lambda: 0)
@@ -124,7 +124,7 @@ def test_where_memory_has_no_room_training_opens_an_image_a_second_time(
 def test_an_evaluation_opens_every_image_once(
     walk: Walk, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Those that were trained on to tell that by their hash; the report opens none again."""
+    """Training images too, to leave them out by their hash; the report opens none again."""
     with heard() as evaluating:
         evaluate(str(walk.run.path), str(walk.data), {}, "cpu", tmp_path / "out")
     for side in (walk.run.split.train, walk.run.split.valid):
@@ -150,7 +150,7 @@ def test_a_resumed_run_opens_every_image_once(
 def test_no_bytes_of_files_are_kept_while_training_from_files(
     single_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There was no memory for the pictures either."""
+    """There was no memory for the images either."""
     made = Contents()
     monkeypatch.setattr(prepare, "Contents", lambda: made)
     images, kept = list(single_data.rglob("*.jpg")), []

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from models.errors import RecipeError
-from training.recipe import Recipe, data_words, resolve
+from training.recipe import Recipe, data_arguments, resolve
 
 
 def refused(options: dict[str, Any], file: Path | None = None) -> str:
@@ -79,25 +79,25 @@ def test_all_wrong_values_are_named_at_once() -> None:
     assert "epochs='-1'" in message
 
 
-@pytest.mark.parametrize("rate", ["0", "-1e-3", "fast", "inf", "nan", "", "1:2:3", "1e-4:", "0:1"])
-def test_a_rate_that_is_none_is_refused(rate: str) -> None:
-    assert refused({"lr": rate}).startswith(f"lr={rate!r}: use a positive number, STEM:HEAD")
+@pytest.mark.parametrize("lr", ["0", "-1e-3", "fast", "inf", "nan", "", "1:2:3", "1e-4:", "0:1"])
+def test_an_invalid_learning_rate_is_refused(lr: str) -> None:
+    assert refused({"lr": lr}).startswith(f"lr={lr!r}: use a positive number, STEM:HEAD")
 
 
-def test_a_rate_may_be_a_number_in_a_file(tmp_path: Path) -> None:
-    assert resolve({"data": "pets"}, toml(tmp_path, "lr = 4e-3\n")).head_rate == 4e-3
+def test_a_learning_rate_may_be_a_number_in_a_file(tmp_path: Path) -> None:
+    assert resolve({"data": "pets"}, toml(tmp_path, "lr = 4e-3\n")).head_lr == 4e-3
 
 
-def test_one_rate_gives_the_head_half_of_it_and_the_stem_a_hundredth_of_that() -> None:
+def test_one_learning_rate_gives_the_head_half_of_it_and_the_stem_a_hundredth_of_that() -> None:
     recipe = Recipe(data="pets", lr="4e-3")
-    assert recipe.head_rate == 4e-3
-    assert recipe.whole_rates == pytest.approx((2e-5, 2e-3))
+    assert recipe.head_lr == 4e-3
+    assert recipe.whole_lrs == pytest.approx((2e-5, 2e-3))
 
 
-def test_two_rates_are_those_of_the_whole_network() -> None:
+def test_two_learning_rates_are_those_of_the_whole_network() -> None:
     recipe = Recipe(data="pets", lr="1e-6:1e-4")
-    assert recipe.head_rate == 1e-4
-    assert recipe.whole_rates == (1e-6, 1e-4)
+    assert recipe.head_lr == 1e-4
+    assert recipe.whole_lrs == (1e-6, 1e-4)
 
 
 def test_no_epochs_at_all_are_refused() -> None:
@@ -107,24 +107,24 @@ def test_no_epochs_at_all_are_refused() -> None:
 
 
 @pytest.mark.parametrize("text", ["epochs = ", "epochs: 3", "\x00"])
-def test_a_file_that_is_no_toml_is_named(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_toml_is_named(tmp_path: Path, text: str) -> None:
     file = toml(tmp_path, text)
-    assert refused({}, file).startswith(f"{file} is no readable TOML: ")
+    assert refused({}, file).startswith(f"{file} cannot be read as TOML: ")
 
 
-def test_a_file_that_is_missing_or_no_text_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_missing_or_not_text_is_named(tmp_path: Path) -> None:
     missing = tmp_path / "missing.toml"
-    assert refused({}, missing).startswith(f"{missing} is no readable TOML: ")
+    assert refused({}, missing).startswith(f"{missing} cannot be read as TOML: ")
     missing.write_bytes(b"\xff\xfe\x00")
-    assert refused({}, missing).startswith(f"{missing} is no readable TOML: ")
+    assert refused({}, missing).startswith(f"{missing} cannot be read as TOML: ")
 
 
-def test_the_words_for_the_data_can_be_pasted_into_a_shell() -> None:
+def test_the_arguments_for_the_data_can_be_pasted_into_a_shell() -> None:
     recipe = resolve({"data": "my pets", "pattern": r"(.+)_\d", "task": "multi", "seed": 3})
-    assert data_words(recipe) == r"'my pets' --pattern '(.+)_\d' --task multi"
+    assert data_arguments(recipe) == r"'my pets' --pattern '(.+)_\d' --task multi"
     named = resolve({"data": "l.csv", "images": "far", "relabel": "r.csv", "quarantine": "q.csv"})
-    assert data_words(named) == "l.csv --images far --relabel r.csv"
+    assert data_arguments(named) == "l.csv --images far --relabel r.csv"
 
 
-def test_pictures_are_kept_a_quarter_larger_than_the_input() -> None:
+def test_images_are_presized_a_quarter_larger_than_the_input() -> None:
     assert resolve({"data": "x", "image_size": 90}).presize_px == 112

@@ -1,4 +1,4 @@
-"""A run that was stopped goes on as if it had not been: the same files, bit for bit."""
+"""A stopped run is resumed as if it had not been stopped: its files are bit-identical."""
 
 import json
 import os
@@ -24,7 +24,7 @@ from training.__main__ import main
 from training.commands.train import resume, train
 from training.data.image_source import Cached
 from training.fine_tuning import batches, checkpoint, trainer
-from training.fine_tuning.batches import Training
+from training.fine_tuning.batches import TrainingSet
 from training.fine_tuning.trainer import FineTuning
 from training.recipe import Recipe
 from training.run_folder import Run
@@ -35,11 +35,11 @@ Output = pytest.CaptureFixture[str]
 
 
 class StoppedError(Exception):
-    """What ends a run in the middle."""
+    """Ends a run in the middle."""
 
 
 def recipe_of(source: Path, **changes: Any) -> Recipe:
-    """Twelve images to train on, checkpoints as often as there can be."""
+    """Twelve training images, and checkpoints as often as possible."""
     options = {"valid": 0.75, "batch_size": 4, "freeze_epochs": 1, "epochs": 2, "checkpoint_s": 0}
     return image_sets.recipe(source, **(options | changes))
 
@@ -51,7 +51,7 @@ def words_of(recipe: Recipe, out: Path) -> list[str]:
 
 
 def outcome(path: Path) -> dict[str, Any]:
-    """All that must not depend on where a run was stopped."""
+    """Everything that must not depend on where a run was stopped."""
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
         del line["seconds"], line["images_per_s"]
@@ -60,7 +60,7 @@ def outcome(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def stopped_before(step: int, done: int) -> Iterator[None]:
-    """In this process the run that has done so many steps fails in that one, from 0."""
+    """In this process, a run with `done` finished steps fails in step `step`, from 0."""
     whole, left = FineTuning.step, step - done
 
     def fails(*arguments: Any) -> torch.Tensor:
@@ -101,7 +101,7 @@ def own(begun: Path, tmp_path: Path) -> Path:
     path = Path(shutil.copytree(begun / "run", tmp_path / "run", copy_function=os.link))
     data = shutil.copytree(begun / "data", tmp_path / "data")
     recipe = json.loads((path / "recipe.json").read_text()) | {"data": str(data)}
-    (path / "recipe.json").unlink()  # else the run that it is linked to would change
+    (path / "recipe.json").unlink()  # otherwise the run that it is linked to would change
     (path / "recipe.json").write_text(json.dumps(recipe))
     return path
 
@@ -109,9 +109,9 @@ def own(begun: Path, tmp_path: Path) -> Path:
 def test_a_run_stopped_anywhere_and_resumed_is_the_undisturbed_one(
     undisturbed: Path, single_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One run, stopped again and again: in the first step, in the middle and at the end of an
-    epoch, in both phases, and after the last step. Progress is kept every second step."""
-    monkeypatch.setattr(trainer, "_LOOK", 2)
+    """One run, stopped repeatedly: in the first step, in the middle and at the end of an epoch,
+    in both phases, and after the last step. A checkpoint is written every second step."""
+    monkeypatch.setattr(trainer, "_LOSS_STEPS", 2)
     with pytest.raises(StoppedError), stopped_before(0, 0):
         train(recipe_of(single_data), tmp_path / "run")
     kept = [steps_done(tmp_path / "run")]
@@ -138,15 +138,15 @@ def test_a_complete_run_has_no_checkpoints(undisturbed: Path) -> None:
     assert run_folder.read(undisturbed).path == undisturbed
 
 
-def test_a_run_that_ends_early_keeps_its_best_epoch_wherever_it_was_stopped(
+def test_early_stopping_keeps_the_best_epoch_wherever_the_run_was_stopped(
     single_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a rate no epoch is better than the first, which does not change its statistics."""
+    """At a learning rate of almost 0 no epoch is better than the first, whose norms are fixed."""
     recipe = recipe_of(single_data, early_stop=1, epochs=3, lr="1e-12")
     whole = train(recipe, tmp_path / "whole")
     assert len(outcome(whole)["metrics.jsonl"]) == 2
     assert int(load_file(whole / "network.safetensors")["bn1.num_batches_tracked"]) == 0
-    monkeypatch.setattr(trainer, "_LOOK", 1)
+    monkeypatch.setattr(trainer, "_LOSS_STEPS", 1)
     with pytest.raises(StoppedError), stopped_before(4, 0):
         train(recipe, tmp_path / "run")
     with pytest.raises(StoppedError), stopped_before(5, 4):
@@ -155,13 +155,13 @@ def test_a_run_that_ends_early_keeps_its_best_epoch_wherever_it_was_stopped(
     assert outcome(tmp_path / "run") == outcome(whole)
 
 
-def test_an_early_end_waits_for_the_whole_network(single_data: Path, tmp_path: Path) -> None:
+def test_early_stopping_waits_for_the_whole_network(single_data: Path, tmp_path: Path) -> None:
     recipe = recipe_of(single_data, early_stop=1, freeze_epochs=3, epochs=2, lr="1e-12")
     lines = outcome(train(recipe, tmp_path / "run"))["metrics.jsonl"]
     assert [line["phase"] for line in lines] == ["head", "head", "head", "whole"]
 
 
-# Processes that end as they do in life.
+# Processes that really end.
 
 
 @pytest.mark.parametrize(
@@ -175,10 +175,10 @@ def test_an_early_end_waits_for_the_whole_network(single_data: Path, tmp_path: P
     ],
     ids=["first step", "eighth step", "third checkpoint", "weights", "run.json"],
 )
-def test_a_run_that_was_killed_goes_on_as_the_undisturbed_one(
+def test_a_killed_run_resumes_as_the_undisturbed_one(
     undisturbed: Path, single_data: Path, tmp_path: Path, moment: partial[None]
 ) -> None:
-    """SIGKILL: nothing is tidied up. `benchmarks/kill.py` does it at random moments."""
+    """SIGKILL: nothing is cleaned up. `benchmarks/kill.py` does it at random moments."""
     path = tmp_path / "run"
     command = Command(words_of(recipe_of(single_data), path), tmp_path / "log", prepare=moment)
     assert command.code() == -signal.SIGKILL, command.err.read_text()
@@ -188,7 +188,7 @@ def test_a_run_that_was_killed_goes_on_as_the_undisturbed_one(
     assert not (path / "checkpoints").exists()
 
 
-def test_control_c_says_how_to_go_on_and_that_works(
+def test_ctrl_c_prints_how_to_resume_and_that_works(
     undisturbed: Path, single_data: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "run"
@@ -202,10 +202,10 @@ def test_control_c_says_how_to_go_on_and_that_works(
     assert outcome(path) == outcome(undisturbed)
 
 
-def test_a_disk_that_is_full_ends_with_one_line_and_the_run_can_go_on(
+def test_a_full_disk_ends_with_one_line_and_the_run_can_be_resumed(
     undisturbed: Path, single_data: Path, tmp_path: Path, capsys: Output
 ) -> None:
-    """Checkpoints of the head's phase are as large as the network; the next are three times it."""
+    """Checkpoints of the head phase are as large as the network, later ones three times."""
     path, words = tmp_path / "run", words_of(recipe_of(single_data), tmp_path / "run")
     with files_of_at_most(1_500_000):
         assert main(words) == 1
@@ -226,7 +226,7 @@ def test_two_processes_cannot_train_into_one_folder(
     own: Path, single_data: Path, tmp_path: Path
 ) -> None:
     new = run_folder.create(tmp_path / "new")
-    with run_folder.held(own, first=True), run_folder.held(new, first=True):  # by this process
+    with run_folder.locked(own, first=True), run_folder.locked(new, first=True):  # by this process
         commands = [
             Command(["train", "--resume", str(own)], tmp_path / "1"),
             Command(words_of(recipe_of(single_data), new), tmp_path / "2"),
@@ -237,11 +237,11 @@ def test_two_processes_cannot_train_into_one_folder(
     assert {file.name for file in new.iterdir()} <= {".lock"}
 
 
-# What a run goes on with.
+# What a resumed run uses.
 
 
-def test_a_run_goes_on_with_as_many_threads_as_it_began_with(own: Path) -> None:
-    """Another number of them would add up in another order."""
+def test_a_run_resumes_with_as_many_threads_as_it_started_with(own: Path) -> None:
+    """Another number of them would sum in another order."""
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 1)
     try:
@@ -261,7 +261,7 @@ def test_a_run_goes_on_with_as_many_threads_as_it_began_with(own: Path) -> None:
         ("of another label", "blue/moved.jpg"),
     ],
 )
-def test_other_images_need_a_new_run(own: Path, change: str, named: str) -> None:
+def test_changed_images_need_a_new_run(own: Path, change: str, named: str) -> None:
     data = own.parent / "data"
     file = data / "red" / "003.jpg"
     if change == "changed":
@@ -272,11 +272,11 @@ def test_other_images_need_a_new_run(own: Path, change: str, named: str) -> None
         (data / "red" / "new.jpg").write_bytes(image_sets.image(77))
     else:
         file.rename(data / "blue" / "moved.jpg")
-    with pytest.raises(RunError, match=f"among them {named}: other images need a new run"):
+    with pytest.raises(RunError, match=f"among them {named}: start a new run"):
         resume(own)
 
 
-def test_a_run_on_two_threads_goes_on_bit_for_bit_wherever_it_is_resumed(
+def test_a_run_on_two_threads_is_bit_identical_wherever_it_is_resumed(
     single_data: Path, tmp_path: Path
 ) -> None:
     threads = torch.get_num_threads()
@@ -293,10 +293,10 @@ def test_a_run_on_two_threads_goes_on_bit_for_bit_wherever_it_is_resumed(
     assert outcome(tmp_path / "run") == outcome(whole)
 
 
-def test_a_run_goes_on_with_its_own_copy_of_the_quarantine_list(
+def test_a_run_resumes_with_its_own_copy_of_the_quarantine_list(
     single_data: Path, tmp_path: Path
 ) -> None:
-    """The list that it was given says something else by then."""
+    """The original list has changed meanwhile."""
     rows = [["file", "reason"], ["red/003.jpg", "blurred"], ["blue/007.jpg", "blurred"]]
     listed = image_sets.write_csv(tmp_path / "mine.csv", rows)
     recipe = recipe_of(single_data, quarantine=str(listed))
@@ -310,7 +310,7 @@ def test_a_run_goes_on_with_its_own_copy_of_the_quarantine_list(
     assert len(files) == 46 and not files & {"red/003.jpg", "blue/007.jpg"}
 
 
-def test_a_damaged_checkpoint_costs_its_steps_alone(
+def test_a_corrupt_checkpoint_costs_only_its_own_steps(
     undisturbed: Path, single_data: Path, tmp_path: Path, capsys: Output
 ) -> None:
     with pytest.raises(StoppedError), stopped_before(4, 0):
@@ -319,7 +319,7 @@ def test_a_damaged_checkpoint_costs_its_steps_alone(
     assert newest.name.startswith("0000000003")
     newest.write_bytes(newest.read_bytes()[:-9])
     resume(tmp_path)
-    assert f"{newest} is damaged" in capsys.readouterr().out
+    assert f"{newest} is corrupt" in capsys.readouterr().out
     assert outcome(tmp_path) == outcome(undisturbed)
 
 
@@ -335,32 +335,32 @@ def refused(words: list[str], output: Output) -> str:
     return text
 
 
-def test_what_cannot_go_on_is_one_and_one_line(
+def test_what_cannot_be_resumed_exits_with_1_and_one_line(
     own: Path, single_run: Run, tmp_path: Path, capsys: Output
 ) -> None:
     complete = refused(["train", "--resume", str(single_run.path)], capsys)
     assert "is complete: there is nothing to resume" in complete
     gone = tmp_path / "gone"
-    assert f"{gone} is no run: " in refused(["train", "--resume", str(gone)], capsys)
+    assert f"{gone} is not a run: " in refused(["train", "--resume", str(gone)], capsys)
     for file in (own / "checkpoints").iterdir():
         file.unlink()
         file.write_bytes(b"torn")
     nothing = refused(["train", "--resume", str(own)], capsys)
-    assert nothing == f"error: {own} has no whole checkpoint: start a new run\n"
+    assert nothing == f"error: {own} has no intact checkpoint: start a new run\n"
 
 
 @pytest.mark.parametrize(
     "options",
     [["pets"], ["--seed", "3"], ["--recipe", "mine.toml"], ["--out", "elsewhere"], ["--workers=0"]],
 )
-def test_options_beside_resume_are_wrong_usage(
+def test_recipe_options_next_to_resume_are_wrong_usage(
     own: Path, capsys: Output, options: list[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["train", "--resume", str(own), *options])
     assert caught.value.code == 2
     text = capsys.readouterr().err
-    assert "--resume RUN takes the run's own recipe: leave out " in text
+    assert "--resume RUN uses the run's own recipe: leave out " in text
 
 
 def test_a_loss_that_is_not_finite_names_the_images_of_its_step(
@@ -372,7 +372,7 @@ def test_a_loss_that_is_not_finite_names_the_images_of_its_step(
     files = [record.file for record in run_folder.read_start(tmp_path)[1].train]
     targets = torch.zeros(len(files))
     pixels = Cached(torch.zeros(len(files), 1, 1, 3), torch.ones(len(files), 2))
-    orders = batches.order(Training(pixels, files, targets), recipe, step // 3)
+    orders = batches.order(TrainingSet(pixels, files, targets), recipe, step // 3)
     listed = (tmp_path / "diverged.txt").read_text().splitlines()
     assert listed == [files[row] for row in orders[step % 3].tolist()]
     assert len(listed) == 4

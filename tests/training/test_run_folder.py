@@ -29,14 +29,14 @@ FILES = {
 
 
 def copied(of: Run, folder: Path) -> Path:
-    """The same run in another folder, free to be damaged; its files are linked."""
+    """The same run in another folder, which may be changed; its files are linked."""
     for file in of.path.iterdir():
         os.link(file, folder / file.name)
     return folder
 
 
 def replaced(file: Path, content: bytes) -> None:
-    file.unlink()  # else the run that it is linked to would change
+    file.unlink()  # otherwise the run that it is linked to would change
     file.write_bytes(content)
 
 
@@ -78,12 +78,12 @@ def test_the_network_is_ready_to_be_evaluated(single_run: Run) -> None:
 def test_the_recipe_is_kept_as_it_was_resolved(single_run: Run) -> None:
     kept = json.loads((single_run.path / "recipe.json").read_text())
     assert kept == single_run.outcome.provenance.recipe
-    assert kept["task"] == "single"  # told by the data
+    assert kept["task"] == "single"  # inferred from the data
     assert kept["arch"] == "resnet18"
     assert kept["valid"] == 0.5
 
 
-def test_a_line_an_epoch_says_how_it_went(single_run: Run, multi_run: Run) -> None:
+def test_each_epoch_has_a_line_of_metrics(single_run: Run, multi_run: Run) -> None:
     for made, headline in ((single_run, "error"), (multi_run, "map")):
         text = (made.path / "metrics.jsonl").read_text()
         lines = [json.loads(line) for line in text.splitlines()]
@@ -109,18 +109,18 @@ def test_a_line_an_epoch_says_how_it_went(single_run: Run, multi_run: Run) -> No
         assert seconds == sorted(seconds)
 
 
-def test_each_step_s_rate_and_loss_are_kept(single_run: Run) -> None:
+def test_each_step_s_learning_rate_and_loss_are_kept(single_run: Run) -> None:
     header, *rows = (single_run.path / "curves.csv").read_text().splitlines()
     assert header == "step,rate,loss"
-    steps, rates, losses = zip(*(map(float, row.split(",")) for row in rows), strict=True)
+    steps, lrs, losses = zip(*(map(float, row.split(",")) for row in rows), strict=True)
     assert steps == tuple(range(1, 9))  # four epochs of two
     text = (single_run.path / "metrics.jsonl").read_text()
     lines = [json.loads(line) for line in text.splitlines()]
     for epoch, line in enumerate(lines):  # both steps have twelve images
         mean = sum(losses[2 * epoch : 2 * epoch + 2]) / 2
         assert mean == pytest.approx(line["train_loss"], abs=1e-5)
-    assert max(rates[:2]) > 1.5 * max(rates[2:])  # of --lr alone, then of half of it
-    assert 0 < min(rates) < max(rates) <= 6e-3
+    assert max(lrs[:2]) > 1.5 * max(lrs[2:])  # of --lr alone, then of half of it
+    assert 0 < min(lrs) < max(lrs) <= 6e-3
 
 
 def test_weights_have_torchvision_s_keys(single_run: Run) -> None:
@@ -135,7 +135,7 @@ def test_a_new_folder_is_made_with_its_parents(tmp_path: Path) -> None:
     assert run_folder.create(out) == out  # it is still empty
 
 
-def test_without_a_name_a_run_is_called_by_its_time(
+def test_without_a_name_a_run_is_named_by_its_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -153,21 +153,21 @@ def test_a_folder_in_use_is_refused_and_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(RunError, match="file/run cannot be made: Not a directory"):
+    with pytest.raises(RunError, match="file/run cannot be created: Not a directory"):
         run_folder.create(tmp_path / "file" / "run")
 
 
-def test_a_folder_that_is_no_run_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="no complete run: .*run.json is missing; make one with"):
+def test_the_error_for_a_folder_that_is_not_a_run_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="not a complete run: .*run.json is missing; make one with"):
         run_folder.read(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"{", b"{}", b"[]", b"\xff"])
-def test_a_damaged_outcome_is_refused(multi_run: Run, tmp_path: Path, content: bytes) -> None:
+def test_a_corrupt_outcome_is_refused(multi_run: Run, tmp_path: Path, content: bytes) -> None:
     replaced(copied(multi_run, tmp_path) / "run.json", content)
-    with pytest.raises(RunError, match="run.json is damaged: ") as caught:
+    with pytest.raises(RunError, match="run.json is corrupt: ") as caught:
         run_folder.read(tmp_path)
     assert "\n" not in str(caught.value)
 
@@ -176,7 +176,7 @@ def test_an_outcome_with_too_few_thresholds_is_refused(multi_run: Run, tmp_path:
     outcome = json.loads((multi_run.path / "run.json").read_text())
     outcome["thresholds"].pop()
     replaced(copied(multi_run, tmp_path) / "run.json", json.dumps(outcome).encode())
-    with pytest.raises(RunError, match="one threshold a label"):
+    with pytest.raises(RunError, match="one threshold per label"):
         run_folder.read(tmp_path)
 
 
@@ -188,29 +188,29 @@ def test_a_split_that_is_not_the_one_trained_on_is_refused(multi_run: Run, tmp_p
     with pytest.raises(RunError, match="split.jsonl was changed"):
         run_folder.read(tmp_path)
     replaced(file, whole[: len(whole) // 2])
-    with pytest.raises(RunError, match="split.jsonl is missing or damaged"):
+    with pytest.raises(RunError, match="split.jsonl is missing or corrupt"):
         run_folder.read(tmp_path)
     file.unlink()
-    with pytest.raises(RunError, match="split.jsonl is missing or damaged"):
+    with pytest.raises(RunError, match="split.jsonl is missing or corrupt"):
         run_folder.read(tmp_path)
 
 
-def test_damaged_weights_are_refused(single_run: Run, tmp_path: Path) -> None:
+def test_corrupt_weights_are_refused(single_run: Run, tmp_path: Path) -> None:
     file = copied(single_run, tmp_path) / "network.safetensors"
     whole = file.read_bytes()
     for content in (whole[: len(whole) // 2], b"", b"weights"):
         replaced(file, content)
-        with pytest.raises(RunError, match="network.safetensors is missing or damaged"):
+        with pytest.raises(RunError, match="network.safetensors is missing or corrupt"):
             run_folder.read(tmp_path).network()
     save_file({"conv1.weight": torch.zeros(2)}, file)
-    with pytest.raises(RunError, match="network.safetensors is missing or damaged"):
+    with pytest.raises(RunError, match="network.safetensors is missing or corrupt"):
         run_folder.read(tmp_path).network()
     file.unlink()
-    with pytest.raises(RunError, match="network.safetensors is missing or damaged"):
+    with pytest.raises(RunError, match="network.safetensors is missing or corrupt"):
         run_folder.read(tmp_path).network()
 
 
-# Beginning, and resuming.
+# Starting and resuming.
 
 
 def started(folder: Path, of: Run, **changes: Any) -> Path:
@@ -218,14 +218,14 @@ def started(folder: Path, of: Run, **changes: Any) -> Path:
     return folder
 
 
-def test_what_a_run_began_with_is_read_back(multi_run: Run, tmp_path: Path) -> None:
+def test_what_a_run_started_with_is_read_back(multi_run: Run, tmp_path: Path) -> None:
     path = started(tmp_path, multi_run, seed=7)
     assert run_folder.read_start(path) == (image_sets.recipe(seed=7), multi_run.split)
     assert run_folder.read_provenance(path) == multi_run.outcome.provenance
 
 
-def test_a_second_run_into_a_folder_does_not_begin(multi_run: Run, tmp_path: Path) -> None:
-    """Both found it empty; the other one was faster."""
+def test_a_second_run_into_a_folder_does_not_start(multi_run: Run, tmp_path: Path) -> None:
+    """Both found it empty; the other one was first."""
     started(tmp_path, multi_run, seed=7)
     with pytest.raises(RunError, match="is in use; give another folder with --out"):
         started(tmp_path, multi_run, seed=8)
@@ -237,24 +237,24 @@ def test_there_is_nothing_to_resume_in_a_complete_run(multi_run: Run) -> None:
         run_folder.read_start(multi_run.path)
 
 
-def test_a_folder_without_a_recipe_is_no_run(tmp_path: Path) -> None:
+def test_a_folder_without_a_recipe_is_not_a_run(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "gone"):
-        with pytest.raises(RunError, match=r"is no run: .*recipe.json is missing"):
+        with pytest.raises(RunError, match=r"is not a run: .*recipe.json is missing"):
             run_folder.read_start(folder)
 
 
-def test_a_damaged_beginning_is_named(multi_run: Run, tmp_path: Path) -> None:
+def test_a_corrupt_start_of_a_run_is_named(multi_run: Run, tmp_path: Path) -> None:
     path = started(tmp_path, multi_run)
     for name, reader in (
         ("provenance.json", run_folder.read_provenance),
         ("recipe.json", run_folder.read_start),
     ):
         (path / name).write_bytes(b"{")
-        with pytest.raises(RunError, match=f"{name} is (missing or )?damaged"):
+        with pytest.raises(RunError, match=f"{name} is (missing or )?corrupt"):
             reader(path)
 
 
-def test_a_run_has_a_quarantine_list_of_its_own(tmp_path: Path) -> None:
+def test_a_run_has_its_own_quarantine_list(tmp_path: Path) -> None:
     recipe = image_sets.recipe(quarantine="mine.csv")
     assert run_folder.own_quarantine(tmp_path, recipe).quarantine == str(
         tmp_path / "quarantine.csv"
@@ -262,20 +262,22 @@ def test_a_run_has_a_quarantine_list_of_its_own(tmp_path: Path) -> None:
     assert run_folder.own_quarantine(tmp_path, image_sets.recipe()) == image_sets.recipe()
 
 
-def test_a_folder_is_held_by_one_at_a_time(tmp_path: Path) -> None:
-    with run_folder.held(tmp_path, first=True):
+def test_only_one_process_at_a_time_locks_a_folder(tmp_path: Path) -> None:
+    with run_folder.locked(tmp_path, first=True):
         with pytest.raises(RunError, match=f"another process is training into {tmp_path}"):
-            run_folder.held(tmp_path, first=True).__enter__()
-        with run_folder.held(tmp_path, first=False):  # another process of the same run
-            assert run_folder.create(tmp_path) == tmp_path  # a lock alone does not fill a folder
-    with run_folder.held(tmp_path, first=True):
+            run_folder.locked(tmp_path, first=True).__enter__()
+        with run_folder.locked(tmp_path, first=False):  # another process of the same run
+            assert (
+                run_folder.create(tmp_path) == tmp_path
+            )  # a folder with only a lock counts as empty
+    with run_folder.locked(tmp_path, first=True):
         pass
 
 
-def test_a_folder_that_cannot_be_held_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_locked_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with (
         pytest.raises(RunError, match="file cannot be written to: "),
-        run_folder.held(tmp_path / "file", first=True),
+        run_folder.locked(tmp_path / "file", first=True),
     ):
         pass

@@ -1,1 +1,1 @@
-"""What each verb of the command line does, a file a verb."""
+"""The commands of the command line, one module each."""

@@ -1,4 +1,4 @@
-"""`evaluate`: measure a run or a bundle on DATA."""
+"""`evaluate`: evaluate a run or a bundle on DATA."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def evaluate(
 ) -> None:
     """Write metrics.json, predictions.csv and report.html to `out`, and print the metrics.
 
-    model: a run's or a bundle's folder, or NAME[:VERSION]. data_options: the recipe's, of DATA.
+    model: a run's or a bundle's folder, or NAME[:VERSION]. data_options: the recipe's, for DATA.
     """
     subject = scorer.load(model, pick_device(device))
     dataset = datasets.read(data, **data_options, task=subject.task)  # type: ignore[arg-type]
@@ -27,7 +27,7 @@ def evaluate(
     measured = found.measure()
     left_out = len(dataset.records) - len(found.records)
     print(
-        f"{len(found.records)} images, {left_out} left out that it was trained on;"
+        f"{len(found.records)} images, without {left_out} that it was trained on;"
         f" value and 95 % interval:\n{evaluation.table(measured)}"
     )
     evaluation.write(path, found, measured)

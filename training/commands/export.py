@@ -1,4 +1,4 @@
-"""`export`: turn a run into a bundle in the store, through the gate."""
+"""`export`: export a run to a bundle in the store, through the gate."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,21 +14,22 @@ def export(
     run: Run, name: str, store: Store, data_path: str | None, precisions: Sequence[Precision]
 ) -> None:
     path = exporting.export(run, name, store, data_path, precisions=precisions)
-    tell(path, store)
+    print_result(path, store)
     if store.released(name) == int(path.name):
         print("next: bentoml serve")
     else:
         print(f"next: bentoml serve with LABRADOR_MODELS={name}:{path.name}, or release")
 
 
-def tell(path: Path, store: Store) -> None:
-    """Print what the gates of the bundle in the folder `path` measured, and what is released."""
+def print_result(path: Path, store: Store) -> None:
+    """Print what the gates of the bundle at `path` measured, and which version is released."""
     manifest = read_manifest(path)
     for variant in manifest.variants:
         gate = variant.gate
         print(
-            f"gate of {variant.precision} passed: scores differ by {gate.max_difference:.1e} at"
-            f" most (tolerance {gate.tolerance:.0e}), {gate.flips} decisions differ"
+            f"gate of {variant.precision} passed: scores differ by at most"
+            f" {gate.max_difference:.1e} (tolerance {gate.tolerance:.0e}), {gate.flips} decisions"
+            " differ"
         )
     name = manifest.name
     print(f"wrote {path}; version {store.released(name)} of {name} is released")

@@ -1,7 +1,7 @@
-"""`inspect`: look at DATA before anything is trained on it.
+"""`inspect`: audit DATA before training.
 
-inspection.json    everything that was found, every file by name
-quarantine.csv     files to leave out (file, reason): `train --quarantine` reads it
+inspection.json    all findings, with every file by name
+quarantine.csv     files to leave out (file, reason), for `train --quarantine`
 contact_sheet.jpg  a few images as served and as trained on
 """
 
@@ -18,17 +18,17 @@ from training.data.datasets import Dataset
 from training.inspection import contact_sheet, findings, summary, transform_trace
 from training.inspection.findings import Findings
 from training.inspection.summary import INSPECTION_FILE
-from training.recipe import Recipe, data_words
+from training.recipe import Recipe, data_arguments
 
 QUARANTINE_FILE = run_folder.QUARANTINE_FILE
 SHEET_FILE = "contact_sheet.jpg"
 
 
 def inspect(recipe: Recipe, out: Path | None) -> Path:
-    """Look, print what is found, and write it to `out`; that folder.
+    """Inspect DATA, print the findings and write them to `out`; returns that folder.
 
-    What `train` refuses is a finding here. Raises DataError only if there are no images to look
-    at, RunError if `out` is in use.
+    What `train` refuses is a finding here. Raises DataError only if there are no images to
+    inspect, RunError if `out` is in use.
     """
     refused: list[str] = []
     dataset = datasets.read_as(recipe, refused.append)
@@ -42,14 +42,14 @@ def inspect(recipe: Recipe, out: Path | None) -> Path:
     write_atomically(path / INSPECTION_FILE, json.dumps(asdict(found), indent=2).encode())
     quarantine.write(path / QUARANTINE_FILE, left_out)
     _show("\n".join(summary.lines(recipe.data, found)))
-    _show_pictures(path, dataset, found, recipe)
+    _show_images(path, dataset, found, recipe)
     print(f"\nwrote {path}: {INSPECTION_FILE}, {QUARANTINE_FILE}, {SHEET_FILE}")
     _show(_next(recipe, found, path / QUARANTINE_FILE if left_out else None))
     return path
 
 
-def _show_pictures(path: Path, dataset: Dataset, found: Findings, recipe: Recipe) -> None:
-    """The contact sheet, and the chain of transforms of its first image."""
+def _show_images(path: Path, dataset: Dataset, found: Findings, recipe: Recipe) -> None:
+    """Write the contact sheet, and print the transforms of its first image."""
     usable = [record for record in dataset.records if record.scan.error is None]
     if not usable:
         print("\nno image can be used: there is no contact sheet")
@@ -67,13 +67,13 @@ def _show_pictures(path: Path, dataset: Dataset, found: Findings, recipe: Recipe
 
 def _next(recipe: Recipe, found: Findings, listed: Path | None) -> str:
     if found.refused:
-        return "next: mend what train would refuse, and inspect again"
-    words = data_words(recipe)
+        return "next: fix what train would refuse, and inspect again"
+    arguments = data_arguments(recipe)
     if listed is not None:
-        words += f" --quarantine {shlex.quote(str(listed))}"
-    return f"next: python -m training train {words}"
+        arguments += f" --quarantine {shlex.quote(str(listed))}"
+    return f"next: python -m training train {arguments}"
 
 
 def _show(text: str) -> None:
-    """Print names that are no Unicode, too."""
+    """Print text that may have file names which are not Unicode."""
     print(text.encode(errors="backslashreplace").decode())

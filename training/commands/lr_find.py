@@ -18,9 +18,9 @@ from training.recipe import Recipe
 
 
 def lr_find(source: Recipe | Path, out: Path | None) -> None:
-    """Sweep the learning rate for a new head by a recipe, or for the whole network of a run.
+    """Sweep the learning rate of a new head by a recipe, or of the whole network of a run.
 
-    Writes the curve and its picture to `out`, and prints the suggestions.
+    Writes the curve and its plot to `out`, and prints the suggestions.
     """
     if isinstance(source, Path):
         finished = run_folder.read(source)
@@ -35,11 +35,11 @@ def lr_find(source: Recipe | Path, out: Path | None) -> None:
     path = run_folder.create(out)
     network.to(memory_format=torch.channels_last).to(device)
     training = training_set(images, recipe, device)
-    images.contents.forget()
+    images.contents.clear()
     curve = sweep(FineTuning(network, training, task, recipe, Ranks(0, 1, device)), phase)
     suggestions = suggest(curve)
-    picture = write(path, curve, suggestions)
-    print(f"--lr as the {phase} network sees it:")
-    for name, rate in suggestions.items():
-        print(f"  {name:12}{rate:.1e}")
-    print(f"wrote {picture}")
+    plot = write(path, curve, suggestions)
+    print(f"suggestions for --lr, from the {phase} phase:")
+    for name, lr in suggestions.items():
+        print(f"  {name:12}{lr:.1e}")
+    print(f"wrote {plot}")

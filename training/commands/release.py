@@ -1,10 +1,10 @@
-"""`release`: export a run and serve it by default, if it is not worse than what is released."""
+"""`release`: export a run and serve it by default, unless it is worse than the released one."""
 
 from collections.abc import Sequence
 
 from models.manifest import Precision
 from models.store import Store
-from training.commands.export import tell
+from training.commands.export import print_result
 from training.hardware import pick_device
 from training.recipe import Device
 from training.release import release as releasing
@@ -33,5 +33,5 @@ def release(
         precisions=precisions,
         data_path=data_path,
     )
-    tell(path, store)
+    print_result(path, store)
     print("next: bentoml build")

@@ -7,13 +7,14 @@ from models.store import Store
 
 def rollback(name: str, store: Store, to: int | None) -> None:
     before, now = go_back(name, store, to)
-    print(f"version {now} of {name} is released; before, {before} was")
+    print(f"version {now} of {name} is released, in place of version {before}")
 
 
 def go_back(name: str, store: Store, version: int | None = None) -> tuple[int, int]:
-    """Serve `version`, left out: the one that the released one replaced. Both numbers, from, to.
+    """Release `version`, by default the one that the released version replaced.
 
-    Raises BundleError if there is no such version, or it is damaged.
+    Returns the numbers of the version before and now. Raises BundleError if there is no such
+    version, or it is corrupt.
     """
     current = store.released(name)
     if version is None:
@@ -21,7 +22,7 @@ def go_back(name: str, store: Store, version: int | None = None) -> tuple[int, i
         if decision is None or decision.replaced is None:
             versions = ", ".join(map(str, store.versions(name)))
             raise BundleError(
-                f"{name}:{current} replaced no version: choose one with --to; there are {versions}"
+                f"{name}:{current} replaced no version: choose one with --to; valid: {versions}"
             )
         version = decision.replaced
     bundle.read(store.path(f"{name}:{version}"))

@@ -1,4 +1,4 @@
-"""`train`: from DATA to a complete run, in the order the data flows."""
+"""`train`: from DATA to a complete run, in data-flow order."""
 
 import copy
 import sys
@@ -37,23 +37,23 @@ from training.run_folder import Outcome
 
 
 def train(recipe: Recipe, out: Path | None) -> Path:
-    """Fine-tune as the recipe says; the folder of the complete run.
+    """Fine-tune by the recipe; returns the folder of the complete run.
 
-    Errors: RecipeError, DataError, RunError.
+    Raises RecipeError, DataError or RunError.
     """
     with distributed.joined(pick_device(recipe.device)) as ranks:
         images = prepare(recipe)
-        dtype = pick_dtype(recipe.dtype, ranks.device)  # so that a resumed run keeps it
+        dtype = pick_dtype(recipe.dtype, ranks.device)  # a resumed run keeps it
         recipe = recipe.model_copy(update={"task": images.dataset.task, "dtype": dtype})
         check_processes(recipe, ranks, len(images.split.train))
         network, weights = start_from(recipe, len(images.dataset.labels))
-        path = Path(ranks.agree(str(run_folder.create(out)) if ranks.first else ""))
-        with run_folder.held(path, ranks.first):
+        path = Path(ranks.broadcast(str(run_folder.create(out)) if ranks.first else ""))
+        with run_folder.locked(path, ranks.first):
             print(f"{recipe.arch} from weights {weights[0]}, on {ranks.device} -> {path}")
             tuning = _tuning(network, images, recipe, ranks)
             if recipe.lr == "auto":
                 trial = replace(tuning, network=copy.deepcopy(network))
-                recipe = lr_finder.with_found_rate(trial)
+                recipe = lr_finder.with_found_lr(trial)
                 tuning = replace(tuning, recipe=recipe)
             origin = provenance(recipe, images.split, weights)
             if ranks.first:
@@ -63,14 +63,14 @@ def train(recipe: Recipe, out: Path | None) -> Path:
 
 
 def resume(path: Path) -> Path:
-    """Resume a run that was stopped, as if it had not been: on a CPU bit for bit.
+    """Resume a stopped run as if it had not been stopped: on a CPU, bit-identical.
 
-    Raises RunError if there is nothing to resume, or the images are not what they were.
+    Raises RunError if there is nothing to resume, or the images have changed.
     """
     recipe, sides = run_folder.read_start(path)
     with (
         distributed.joined(pick_device(recipe.device)) as ranks,
-        run_folder.held(path, ranks.first),
+        run_folder.locked(path, ranks.first),
     ):
         dataset = datasets.read_as(run_folder.own_quarantine(path, recipe))
         contents = Contents()
@@ -78,12 +78,12 @@ def resume(path: Path) -> Path:
         known = {(r.file, r.sha256, r.labels) for r in sides.records}
         if changed := sorted({file for file, *_ in found ^ known}):
             raise RunError(
-                f"{len(changed)} images of {recipe.data} are not what they were when {path} began,"
-                f" among them {changed[0]}: other images need a new run"
+                f"{len(changed)} images of {recipe.data} have changed since {path} was started,"
+                f" among them {changed[0]}: start a new run"
             )
         start = checkpoint.read(path)
         if start is None:
-            raise RunError(f"{path} has no whole checkpoint: start a new run")
+            raise RunError(f"{path} has no intact checkpoint: start a new run")
         torch.set_num_threads(start.progress.threads)
         print(f"resuming {path} after step {start.progress.step}")
         network = Network(recipe.arch, len(dataset.labels))
@@ -105,11 +105,11 @@ def _fit(
     start: Checkpoint | None,
     origin: Provenance,
 ) -> Path:
-    """Train, validate after each epoch, and conclude."""
+    """Train, validate after each epoch, and complete the run."""
     recipe, ranks, network = tuning.recipe, tuning.ranks, tuning.network
     progress = start.progress if start else Progress()
-    held_out = _files(images, images.split.valid)
-    own = [held_out[row] for row in ranks.share(torch.arange(len(held_out))).tolist()]
+    files = _files(images, images.split.valid)
+    own = [files[row] for row in ranks.share(torch.arange(len(files))).tolist()]
     validation = Validation(
         path,
         network,
@@ -120,7 +120,7 @@ def _fit(
         encode(images.split.valid, images.dataset.labels),
         recipe.steps(len(images.split.train)),
     )
-    images.contents.forget()
+    images.contents.clear()
     try:
         tuning.run(progress, start, validation, path)
     except DivergedError as error:
@@ -131,27 +131,27 @@ def _fit(
         print(f"stopped; resume with: python -m training train --resume {path}", file=sys.stderr)
         raise
     if recipe.early_stop:
-        ranks.agree("")  # the first process may still be writing it
+        ranks.broadcast("")  # the first process may still be writing it
         checkpoint.restore_best(path, network)
     logits = validation.logits()
     if ranks.first:
-        _conclude(images, validation, logits, progress, origin)
+        _complete(images, validation, logits, progress, origin)
     return path
 
 
-def _conclude(
+def _complete(
     images: Prepared,
     validation: Validation,
     logits: NDArray[np.float32],
     progress: Progress,
     origin: Provenance,
 ) -> None:
-    """Measure, calibrate, and write what makes the run complete."""
+    """Evaluate, calibrate, and write the files that make the run complete."""
     path, network, recipe = validation.path, validation.network, validation.recipe
     task, labels, targets = validation.task, images.dataset.labels, validation.targets
     scores, tags = calibration.cross_fitted(logits, targets, task)
 
-    def pictures(rows: Sequence[int]) -> NDArray[np.uint8]:
+    def pixels(rows: Sequence[int]) -> NDArray[np.uint8]:
         if validation.ranks.count == 1:
             return validation.images[list(rows)].numpy()
         files = _files(images, [images.split.valid[row] for row in rows])
@@ -161,7 +161,7 @@ def _conclude(
         task,
         labels,
         images.split.valid,
-        pictures,
+        pixels,
         targets,
         scores,
         calibration.probabilities(logits, task, 1.0),
@@ -192,8 +192,8 @@ def _conclude(
     html_report.write(path / run_folder.REPORT_FILE, subject, evaluation, measured, history)
     run_folder.write_end(path, outcome)
     checkpoint.remove(path)
-    print(f"{len(logits)} held-out images, value and 95 % interval:\n{evaluate.table(measured)}")
-    print(f"wrote {path}; to read: {path / run_folder.REPORT_FILE}")
+    print(f"{len(logits)} validation images, value and 95 % interval:\n{evaluate.table(measured)}")
+    print(f"wrote {path}; read {path / run_folder.REPORT_FILE}")
     print(f"next: python -m training export {path} --name NAME")
 
 

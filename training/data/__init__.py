@@ -1,1 +1,1 @@
-"""From DATA to what is trained on and measured on: read, scan, split, decode, augment."""
+"""From DATA to training and validation images: read, scan, split, decode, augment."""

@@ -1,6 +1,6 @@
-"""The bytes of image files, kept from the scan to the decoding where memory allows.
+"""The bytes of image files, kept from the scan to decoding as far as memory allows.
 
-So that each file is opened once: the split is known only when all files have been looked at.
+So each file is opened only once: the split is known only after all files have been scanned.
 """
 
 import threading
@@ -8,20 +8,20 @@ from pathlib import Path
 
 from training.hardware import free_memory
 
-_MEMORY_SHARE = 0.25  # of the free memory; decoded pictures may take half of it
+_MEMORY_SHARE = 0.25  # of the free memory; decoded images may take half of it
 
 
 class Contents:
-    """Reads files, and keeps what it read for one more look while there is room."""
+    """Reads files, and keeps their bytes for a second read while there is room."""
 
     def __init__(self, room_bytes: int | None = None) -> None:
-        """room_bytes: for what is kept; left out: a quarter of the free memory."""
+        """room_bytes: most bytes to keep; by default a quarter of the free memory."""
         self._room = int(free_memory() * _MEMORY_SHARE) if room_bytes is None else room_bytes
         self._kept: dict[Path, bytes] = {}
         self._lock = threading.Lock()
 
-    def look(self, file: Path) -> bytes:
-        """The bytes of the file, which are kept if they fit. Raises OSError."""
+    def read(self, file: Path) -> bytes:
+        """The bytes of the file, kept if they fit. Raises OSError."""
         data = file.read_bytes()
         with self._lock:
             if file not in self._kept and len(data) <= self._room:
@@ -30,7 +30,7 @@ class Contents:
         return data
 
     def take(self, file: Path) -> bytes:
-        """The bytes of the file, kept no more; read again if they did not fit. Raises OSError."""
+        """The bytes of the file, no longer kept; read again if they did not fit. Raises OSError."""
         with self._lock:
             data = self._kept.pop(file, None)
             if data is not None:
@@ -38,8 +38,8 @@ class Contents:
                 return data
         return file.read_bytes()
 
-    def forget(self) -> None:
-        """Give back the memory of what nobody took: of images that are streamed, for one."""
+    def clear(self) -> None:
+        """Free what nobody took, such as images that are streamed."""
         with self._lock:
             self._room += sum(map(len, self._kept.values()))
             self._kept.clear()

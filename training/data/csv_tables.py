@@ -1,4 +1,4 @@
-"""Small CSV files that people write: read with their columns and every line checked."""
+"""Small hand-written CSV files, read with their columns and every line checked."""
 
 import csv
 from collections.abc import Callable, Iterator
@@ -10,18 +10,18 @@ Complain = Callable[[str], None]
 
 
 def refuse(message: str) -> None:
-    """The `complain` of whoever needs the data to be right: DataError."""
+    """The strict `complain`: raises DataError."""
     raise DataError(message)
 
 
 def read(
     file: Path, *forms: tuple[str, ...], complain: Complain = refuse, errors: str = "strict"
 ) -> Iterator[tuple[str, dict[str, str]]]:
-    """Each line, as where it stands and its values by column.
+    """Each line as its location and its values by column.
 
-    forms: the sets of columns there may be, in any order; the first one's first column must have
-    a value. A line that is wrong is left out after `complain`. errors: what is done with bytes
-    that are no UTF-8, as `open` has it. Raises DataError if the file is no such table.
+    forms: the allowed sets of columns, in any order; the first column of the first set must have
+    a value. An invalid line is skipped after `complain`. errors: how bytes that are not UTF-8 are
+    handled, as in `open`. Raises DataError if the file is not such a table.
     """
     try:
         with file.open(encoding="utf-8-sig", errors=errors, newline="") as text:
@@ -39,6 +39,6 @@ def read(
                 else:
                     yield where, row
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{file} is no CSV file: {error}") from error
+        raise DataError(f"{file} is not a CSV file: {error}") from error
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror}") from error

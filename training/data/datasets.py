@@ -1,4 +1,4 @@
-"""Images and their labels, from any of the layouts that DATA can have."""
+"""Images and their labels, from any layout that DATA can have."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,10 +17,9 @@ from training.recipe import Recipe
 
 @dataclass(frozen=True)
 class Dataset:
-    """Records in the order of their file names; `labels` sorted: the order of the scores.
+    """`records`, sorted by file; `labels`, sorted: the order of the scores.
 
-    `empty` are labels without an image; `notes` are what a person should know of: what was left
-    out, and why.
+    empty: labels without an image. notes: what the user should know: what was left out, and why.
     """
 
     root: Path
@@ -48,19 +47,19 @@ def read(
 ) -> Dataset:
     """The images that `data` names, without those on the quarantine list.
 
-    The arguments are the recipe's. `complain` is told of each fault that can be passed over; by
-    default that raises DataError, as the other faults do; it says what was expected.
+    The arguments are the recipe's. `complain` is called for each fault that can be skipped; by
+    default it raises DataError, as all other faults do. The message says what was expected.
     """
     root, records, empty, notes = _records(data, pattern, images, complain)
     if quarantine is not None:
         listed = read_list(Path(quarantine))
         if stale := listed.keys() - {record.file for record in records}:
             complain(
-                f"{quarantine} lists {_some(sorted(stale))}, not in {data}: the list is of other"
-                " data, or those lines can go"
+                f"{quarantine} lists {_some(sorted(stale))}, not in {data}: use the list of this"
+                " data, or remove those lines"
             )
         records = [record for record in records if record.file not in listed]
-        notes.append(f"{len(listed) - len(stale)} images left out as {quarantine} says")
+        notes.append(f"{len(listed) - len(stale)} images left out, as listed in {quarantine}")
     if not records:
         raise DataError(f"{data} holds no images ({', '.join(SUFFIXES)})")
     if relabel is not None:
@@ -75,7 +74,7 @@ def read(
     if task == "single" and several:
         complain(
             f"{several.file} has {len(several.labels)} labels; a single-label task needs exactly"
-            " one an image: use --task multi"
+            " one per image: use --task multi"
         )
     found = task or ("multi" if several else "single")
     return Dataset(root, tuple(records), labels, found, tuple(empty), tuple(notes))
@@ -90,7 +89,7 @@ def check_there(data: str) -> None:
 
 
 def check_labels(dataset: Dataset, complain: Complain = refuse) -> None:
-    """What training needs of the labels, and evaluation does not. Raises DataError by default."""
+    """Check what training, unlike evaluation, needs of the labels. Raises DataError by default."""
     count = len(dataset.labels)
     if count < (2 if dataset.task == "single" else 1):
         complain(
@@ -99,8 +98,8 @@ def check_labels(dataset: Dataset, complain: Complain = refuse) -> None:
         )
     if dataset.empty:
         complain(
-            f"no image ({', '.join(SUFFIXES)}) is in the class folders {_some(dataset.empty)} of"
-            f" {dataset.root}: add some or remove the folders"
+            f"the class folders {_some(dataset.empty)} of {dataset.root} have no images"
+            f" ({', '.join(SUFFIXES)}): add some or remove the folders"
         )
     for several in spellings(dataset.labels):
         complain(
@@ -110,7 +109,7 @@ def check_labels(dataset: Dataset, complain: Complain = refuse) -> None:
 
 
 def root_of(data: str, pattern: str | None = None, images: str | None = None) -> Path:
-    """The folder that the files of DATA are named below, without reading labels."""
+    """The folder that the file names of DATA are relative to, found without reading labels."""
     path = _path(data)
     if pattern is None and path.is_file():
         return readers.table_root(path, images)
@@ -136,12 +135,12 @@ def _records(
         return root, list(readers.voc(folder, complain)), [], []
     records, empty = readers.class_folders(path)
     strays = readers.strays(path)
-    notes = [f"{len(strays)} images beside the class folders have no label: {_some(strays)}"]
+    notes = [f"{len(strays)} images next to the class folders have no label: {_some(strays)}"]
     return root, records, empty, notes if strays else []
 
 
 def _path(data: str) -> Path:
-    """Where DATA lies; downloaded if it is the name of a public set."""
+    """The path of DATA; downloaded if it is the name of a public data set."""
     check_there(data)
     path = Path(data)
     return path if path.exists() else downloads.folder(data)

@@ -21,21 +21,21 @@ Value = TypeVar("Value")
 Result = TypeVar("Result")
 Read = Callable[[Path], bytes]
 Squares = tuple[torch.Tensor, torch.Tensor]
-"""Pictures uint8 `[N, P, P, 3]` and their shapes float32 `[N, 2]`, as `presized` makes them."""
+"""Images uint8 `[N, P, P, 3]` and their shapes float32 `[N, 2]`, as `presized` returns them."""
 
 
 def presized(files: Sequence[Path], side_px: int, read: Read = Path.read_bytes) -> Squares:
-    """Whole pictures squeezed into squares, on all cores: decoded once for all epochs.
+    """Whole images squeezed into squares, on all cores: decoded once for all epochs.
 
-    Returns pictures uint8 `[N, side, side, 3]` and their true shapes float32 `[N, 2]`: width and
-    height over the shorter of them. Augmentation stretches them back.
+    Returns images uint8 `[N, side, side, 3]` and their original shapes float32 `[N, 2]`: width and
+    height over the shorter of the two. Augmentation stretches them back.
     """
     squeeze = partial(_squeeze, side_px=side_px)
     return _stacked(decoded(files, squeeze, read), len(files), side_px)
 
 
 def squeezed(files: Sequence[Path], side_px: int) -> Squares:
-    """What `presized` returns, in this thread: a worker process's part of the decoding."""
+    """The same as `presized`, in this thread: for a worker process's part of the decoding."""
     squeeze = partial(_squeeze, side_px=side_px)
     squares = (_do(file, squeeze, Path.read_bytes) for file in files)
     return _stacked(_good(squares), len(files), side_px)
@@ -44,7 +44,7 @@ def squeezed(files: Sequence[Path], side_px: int) -> Squares:
 def served(
     files: Sequence[Path], preprocess: Preprocess, read: Read = Path.read_bytes
 ) -> torch.Tensor:
-    """The pictures as serving will see them: uint8 `[N, S, S, 3]`."""
+    """The images as serving will see them: uint8 `[N, S, S, 3]`."""
     side_px = preprocess.image_size_px
     images = torch.empty((len(files), side_px, side_px, 3), dtype=torch.uint8)
     for row, image in enumerate(decoded(files, lambda data: decode(data, preprocess), read)):
@@ -55,32 +55,32 @@ def served(
 def decoded(
     files: Sequence[Path], task: Callable[[bytes], Result], read: Read = Path.read_bytes
 ) -> Iterator[Result]:
-    """`task` on the bytes of each file, on all cores; DataError, at the end, names the bad ones."""
+    """`task` of each file's bytes, on all cores; a DataError at the end names the bad files."""
     return _good(on_all_cores(files, lambda file: _do(file, task, read), "decoding"))
 
 
 def _squeeze(data: bytes, side_px: int) -> tuple[NDArray[np.uint8], tuple[float, float]]:
-    picture = load(data, side_px)
-    shorter = min(picture.size)
-    square = picture.resize((side_px, side_px), Image.Resampling.BILINEAR)
-    return np.asarray(square), (picture.width / shorter, picture.height / shorter)
+    image = load(data, side_px)
+    shorter = min(image.size)
+    square = image.resize((side_px, side_px), Image.Resampling.BILINEAR)
+    return np.asarray(square), (image.width / shorter, image.height / shorter)
 
 
 def _stacked(
     squares: Iterable[tuple[NDArray[np.uint8], tuple[float, float]]], count: int, side_px: int
 ) -> Squares:
-    pictures = torch.empty((count, side_px, side_px, 3), dtype=torch.uint8)
+    images = torch.empty((count, side_px, side_px, 3), dtype=torch.uint8)
     shapes = torch.empty((count, 2))
     for row, (square, shape) in enumerate(squares):
-        pictures[row] = torch.from_numpy(square.copy())
+        images[row] = torch.from_numpy(square.copy())
         shapes[row] = torch.tensor(shape)
-    return pictures, shapes
+    return images, shapes
 
 
 def on_all_cores(
     values: Sequence[Value], task: Callable[[Value], Result], verb: str
 ) -> Iterator[Result]:
-    """`task` on each value, in order, with a progress bar."""
+    """`task` of each value, in order, with a progress bar."""
     with ThreadPoolExecutor(cpu_cores()) as pool:
         results = pool.map(task, values)
         yield from tqdm(results, verb, len(values), unit=" images", leave=False, disable=None)

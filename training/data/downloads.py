@@ -9,7 +9,7 @@ from models.errors import DataError
 
 
 def _oxford_pets(folder: Path) -> None:
-    from torchvision.datasets import OxfordIIITPet  # seconds, and rarely needed
+    from torchvision.datasets import OxfordIIITPet  # takes seconds, and is rarely needed
 
     OxfordIIITPet(folder, download=True)
 
@@ -21,7 +21,7 @@ def _voc2007(folder: Path) -> None:
         VOCDetection(folder, year="2007", image_set=side, download=True)
 
 
-_SETS: dict[str, tuple[Callable[[Path], None], str]] = {  # with the folder in the archives
+_SETS: dict[str, tuple[Callable[[Path], None], str]] = {  # with the folder inside the archives
     "oxford-pets": (_oxford_pets, "oxford-iiit-pet"),
     "voc2007": (_voc2007, "VOCdevkit/VOC2007"),
 }
@@ -29,10 +29,9 @@ NAMES = tuple(_SETS)
 
 
 def folder(name: str) -> Path:
-    """Where the set `name`, one of NAMES, lies: below $LABRADOR_CACHE or ~/.cache/labrador.
+    """The folder of the data set `name`, one of NAMES: in $LABRADOR_CACHE or ~/.cache/labrador.
 
-    It is downloaded if it is not there; what an interruption left is thrown away. Raises
-    DataError.
+    It is downloaded if it is missing; an interrupted download is discarded. Raises DataError.
     """
     download, inside = _SETS[name]
     cache = Path(os.environ.get("LABRADOR_CACHE") or Path.home() / ".cache" / "labrador")
@@ -47,7 +46,7 @@ def folder(name: str) -> Path:
         except Exception as error:  # from the network, the disk, the archive, the checksum
             reason = " ".join(str(error).split()) or type(error).__name__
             raise DataError(
-                f"{name} cannot be downloaded to {cache}: {reason}; get it elsewhere and give its"
-                " folder as DATA"
+                f"{name} cannot be downloaded to {cache}: {reason}; download it by other"
+                " means and give its folder as DATA"
             ) from error
     return whole / inside

@@ -1,6 +1,6 @@
-"""Training images on their way to the network: cached where they fit, else decoded as needed.
+"""Training images for the network: cached where they fit, else decoded as needed.
 
-rows of the set -> presized squares (a cache, or worker processes) -> augmented on the device
+rows of the data set -> presized squares (a cache, or worker processes) -> augmented on the device
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,18 +22,18 @@ _MEMORY_SHARE = 0.5  # of the free memory that a cache may take
 
 
 class ImageSource(Protocol):
-    """Where presized pictures come from; `place` says so in a word or two."""
+    """Where presized images come from; `place` names it in a word or two."""
 
     @property
     def place(self) -> str: ...
 
     def batches(self, rows_of_steps: Sequence[Tensor]) -> Iterator[Squares]:
-        """The pictures of each step, in order; rows are indices `[N]` into the set."""
+        """The images of each step, in order; rows are indices `[N]` into the data set."""
 
 
 @dataclass
 class Cached:
-    """All pictures, decoded once; in GPU memory if they are there."""
+    """All images, decoded once, in the memory of the GPU or of the machine."""
 
     pixels: Tensor
     shapes: Tensor
@@ -48,7 +48,7 @@ class Cached:
 
 
 class Streamed:
-    """Pictures decoded again each time, by worker processes."""
+    """Images decoded again each epoch, by worker processes."""
 
     def __init__(self, files: Sequence[Path], side_px: int, workers: int) -> None:
         self._files, self._side_px, self._workers = files, side_px, workers
@@ -62,7 +62,7 @@ class Streamed:
             _Files(self._files, self._side_px),
             batch_sampler=[rows.tolist() for rows in rows_of_steps],
             num_workers=self._workers,
-            collate_fn=_as_it_is,
+            collate_fn=_unchanged,
             pin_memory=torch.cuda.is_available(),
         )
         for squares in loader:
@@ -76,23 +76,23 @@ class _Files(Dataset[Squares]):
         self._files, self._side_px = files, side_px
 
     def __getitems__(self, rows: list[int]) -> Squares | LabradorError:
-        """An error comes as a value: raised in a worker it would carry the worker's traceback."""
+        """An error is returned: raised in a worker, it would carry the worker's traceback."""
         try:
             return squeezed([self._files[row] for row in rows], self._side_px)
         except DataError as error:
             return error
 
 
-def _as_it_is(squares: Any) -> Any:
+def _unchanged(squares: Any) -> Any:
     return squares
 
 
 def image_source(
     files: Sequence[Path], recipe: Recipe, device: torch.device, read: Read = Path.read_bytes
 ) -> ImageSource:
-    """The pictures of `files`: in GPU memory, in memory, or streamed, as the recipe's `cache` says.
+    """The images of `files`, in GPU memory, in memory, or streamed, by the recipe's `cache`.
 
-    `auto` takes the first of them that holds the set in half of what is free.
+    `auto` is the first of them that can hold the data set in half of its free memory.
     """
     side_px, cache = recipe.presize_px, recipe.cache
     needed = len(files) * side_px**2 * 3

@@ -1,4 +1,4 @@
-"""Which images are the same, or nearly: groups that a split must not tear apart."""
+"""Duplicates and near-duplicates: groups of images that a split must keep together."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,8 +18,9 @@ from training.data.record import Record
 #   found: brightness +-10 %     99 %  100 %  100 %  100 %
 #   found: 2 % off each side     67 %   89 %   98 %  100 %
 #   found: 5 % off one side      26 %   55 %   75 %   91 %
-# Of all pairs of VOC 2007 6 finds four, all of them true when looked at, and 8 eleven, most of them
-# false; of pets none. Caltech-101 has 322 at 6: one group is 70 motorcycles in one pose.
+# Among all pairs of VOC 2007, 6 finds four, all of them true on inspection, and 8 finds eleven,
+# most of them false; among pets, none. Caltech-101 has 322 at 6: one group is 70 motorcycles in one
+# pose.
 DISTANCE = 6
 _CELLS = 2**19  # pairs compared at a time: 4 MiB of hashes
 
@@ -27,13 +28,13 @@ _CELLS = 2**19  # pairs compared at a time: 4 MiB of hashes
 def group(records: Sequence[Record]) -> list[Record]:
     """The records with their groups: the same bytes, or a chain of near-duplicates.
 
-    A file that could not be read is alone. 100,000 images take 25 seconds on one core.
+    An unreadable file is a group of its own. 100,000 images take 25 seconds on one core.
     """
     keys = [record.sha256 or f"unread {row}" for row, record in enumerate(records)]
     content = np.unique(keys, return_inverse=True)[1]
     rows = [row for row, record in enumerate(records) if record.scan.perceptual is not None]
     near = near_groups(np.array([records[row].scan.perceptual for row in rows], np.uint64))
-    images = len(records)  # a node each, then one a content, then one a group of near-duplicates
+    images = len(records)  # nodes: images, then contents, then groups of near-duplicates
     links = np.stack(
         [
             np.concatenate([np.arange(images), np.array(rows, np.int64)]),
@@ -47,7 +48,7 @@ def group(records: Sequence[Record]) -> list[Record]:
 def near_groups(hashes: NDArray[np.uint64], distance: int = DISTANCE) -> NDArray[np.int64]:
     """Connected components of `[N]` hashes that differ in at most `distance` bits: `[N]`.
 
-    Every pair is compared, some of them at a time; memory grows with N, not with the pairs.
+    Every pair is compared, a block at a time; memory grows with N, not with the pairs.
     """
     unique, back = np.unique(hashes, return_inverse=True)
     count = len(unique)
@@ -70,6 +71,6 @@ def _components(links: NDArray[np.int64], count: int) -> NDArray[np.int64]:
 
 
 def _forest(group: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The fewest links that give the same components: each node to the first of its own."""
+    """The fewest links with the same components: from each node to the first of its component."""
     first = np.unique(group, return_index=True)[1]
     return np.stack([np.arange(len(group)), first[group]])

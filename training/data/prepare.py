@@ -6,12 +6,12 @@ from training.data import datasets, file_scan, near_duplicates, split
 from training.data.contents import Contents
 from training.data.datasets import Dataset
 from training.data.split import Split
-from training.recipe import Recipe, data_words
+from training.recipe import Recipe, data_arguments
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """The images of a run. `contents` holds the bytes of their files for one more look."""
+    """The images of a run. `contents` keeps the bytes of their files for a second read."""
 
     dataset: Dataset
     split: Split
@@ -19,12 +19,12 @@ class Prepared:
 
 
 def prepare(recipe: Recipe) -> Prepared:
-    """Read DATA, look at every file once, and split; what a person should know of is printed."""
+    """Read DATA, scan every file once, and split; prints what the user should know."""
     dataset = datasets.read_as(recipe)
     datasets.check_labels(dataset)
     contents = Contents()
     scanned = file_scan.scan(dataset.root, dataset.records, contents)
-    file_scan.refuse_bad(dataset.root, scanned, data_words(recipe))
+    file_scan.refuse_bad(dataset.root, scanned, data_arguments(recipe))
     dataset = replace(dataset, records=tuple(near_duplicates.group(scanned)))
     sides = split.split(dataset, recipe.valid, recipe.seed)
     for note in dataset.notes:
@@ -36,6 +36,6 @@ def prepare(recipe: Recipe) -> Prepared:
         )
     print(
         f"{len(dataset.records)} images, {len(dataset.labels)} labels, {dataset.task}-label:"
-        f" {len(sides.train)} to train on, {len(sides.valid)} held out"
+        f" {len(sides.train)} for training, {len(sides.valid)} for validation"
     )
     return Prepared(dataset, sides, contents)

@@ -13,7 +13,7 @@ _NAMES = "surrogateescape"  # a file's name need not be UTF-8
 
 
 def read(file: Path) -> dict[str, str]:
-    """The reason for each file, named as below the data's root. Raises DataError."""
+    """The reason for each file, relative to the data's root. Raises DataError."""
     rows = csv_tables.read(file, _COLUMNS, errors=_NAMES)
     return {row["file"]: row["reason"] for _, row in rows}
 

@@ -1,7 +1,7 @@
-"""What DATA can look like: each layout's images and labels, as records.
+"""The layouts that DATA can have: each one's images and labels, as records.
 
-A reader calls `complain` for each thing that is wrong and goes on without it: `train` refuses at
-the first, `inspect` collects them all.
+A reader calls `complain` for each fault and skips it: `train` stops at the first, `inspect`
+collects them all.
 """
 
 import re
@@ -21,7 +21,7 @@ _SPLIT_FOLDERS = {"train", "training", "val", "valid", "validation", "test"}
 
 
 def class_folders(data: Path) -> tuple[list[Record], list[str]]:
-    """A folder a label, deeper folders belong to it; also the labels without an image."""
+    """One folder per label, with all below it; also returns the labels without an image."""
     folders = sorted(p for p in data.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not folders:
         raise DataError(
@@ -44,7 +44,7 @@ def class_folders(data: Path) -> tuple[list[Record], list[str]]:
 
 
 def strays(data: Path) -> list[str]:
-    """Images that lie beside class folders and so have no label."""
+    """Images that lie next to the class folders and so have no label."""
     return sorted(file.name for file in data.iterdir() if _is_image(file))
 
 
@@ -53,39 +53,43 @@ def pattern(data: Path, expression: str, complain: Complain) -> Iterator[Record]
     try:
         compiled = re.compile(expression)
     except re.error as error:
-        raise DataError(f"--pattern {expression!r} is no regular expression: {error}") from error
+        raise DataError(
+            f"--pattern {expression!r} is not a valid regular expression: {error}"
+        ) from error
     if compiled.groups < 1:
         raise DataError(f"--pattern {expression!r} has no group: group 1 is the label")
     if not data.is_dir():
-        raise DataError(f"{data} is no folder: --pattern is for a folder of images")
+        raise DataError(f"{data} is not a folder: --pattern needs a folder of images")
     for file in _images_below(data):
         match = compiled.search(file.name)
         if match and match[1]:
             yield Record(file.relative_to(data).as_posix(), (match[1],))
         else:
-            complain(f"{file.name} gives no label with --pattern {expression!r}")
+            complain(f"--pattern {expression!r} finds no label in {file.name}")
 
 
 def table(file: Path, root: Path, complain: Complain) -> list[Record]:
     """A CSV with the columns fname,labels[,is_valid]; the names are relative to `root`."""
     records: dict[str, Record] = {}
     for where, row in csv_tables.read(file, *_COLUMNS, complain=complain):
-        name, held_out = row["fname"], row.get("is_valid", "").strip().lower()
+        name, is_valid = row["fname"], row.get("is_valid", "").strip().lower()
         if name in records:
             complain(f"{where}: {name} is listed twice")
         elif not (root / name).is_file():
             complain(f"{where}: {root / name} does not exist")
-        elif "is_valid" in row and held_out not in _SIDES:
+        elif "is_valid" in row and is_valid not in _SIDES:
             complain(f"{where}: is_valid={row['is_valid']!r:.40}: use True or False")
         else:
             labels = tuple(sorted(set(row["labels"].split())))
-            records[name] = Record(name, labels, _SIDES.get(held_out))
+            records[name] = Record(name, labels, _SIDES.get(is_valid))
     return list(records.values())
 
 
 def table_root(file: Path, images: str | None) -> Path:
-    """The folder that a CSV's names are relative to: `images`, or the CSV's own, or its `images/`
-    or `train/`, whichever has the first file of all that there are.
+    """The folder that a CSV's names are relative to.
+
+    `images`, if given, or the first of the CSV's own folder and its `images/` and `train/` that
+    has a file of the CSV, tried name by name.
     """
     if images:
         return Path(images)
@@ -98,7 +102,7 @@ def table_root(file: Path, images: str | None) -> Path:
                 return folder
     if names:
         raise DataError(
-            f"{file}: {names[0]} is in none of {', '.join(map(str, folders))}; name the folder"
+            f"{file}: {names[0]} is in none of {', '.join(map(str, folders))}; give the folder"
             " with --images"
         )
     return file.parent
@@ -117,21 +121,21 @@ def oxford_pets(data: Path, complain: Complain) -> Iterator[Record]:
 
 
 def voc_folder(data: Path) -> Path | None:
-    """The PASCAL VOC folder that `data` is or holds, as the archives unpack; None without one."""
+    """The PASCAL VOC folder that `data` is or contains, as the archives unpack; None if none."""
     found = [
         folder
         for folder in (data, *sorted(data.glob("VOC2*")), *sorted(data.glob("VOCdevkit/VOC2*")))
         if (folder / "JPEGImages").is_dir() and (folder / "Annotations").is_dir()
     ]
     if len(found) > 1:
-        raise DataError(f"{data} holds {', '.join(map(str, found))}: give one of them")
+        raise DataError(f"{data} contains {', '.join(map(str, found))}: give one of them")
     return found[0] if found else None
 
 
 def voc(data: Path, complain: Complain) -> Iterator[Record]:
-    """PASCAL VOC: the labels are the names of all objects, the difficult ones too.
+    """PASCAL VOC: the labels are the names of all objects, including the difficult ones.
 
-    trainval against test where there are annotations for test, otherwise train against val.
+    Split into trainval and test if there are annotations for test, otherwise into train and val.
     """
     lists = data / "ImageSets" / "Main"
     sides: dict[str, Side] = {"train": "train", "val": "valid"}
@@ -157,7 +161,7 @@ def voc(data: Path, complain: Complain) -> Iterator[Record]:
 
 
 def _names(file: Path) -> list[str]:
-    """The first word of each line; lines that are empty or start with # do not count."""
+    """The first word of each line; empty lines and lines that start with # are skipped."""
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -172,5 +176,5 @@ def _images_below(folder: Path) -> Iterator[Path]:
 
 
 def _is_image(file: Path) -> bool:
-    hidden = file.name.startswith(".")  # as macOS's ._x.jpg, which holds no image
+    hidden = file.name.startswith(".")  # such as macOS's ._x.jpg, which is not an image
     return not hidden and file.suffix.lower() in SUFFIXES and file.is_file()

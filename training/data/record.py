@@ -10,28 +10,28 @@ _FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
 
 @dataclass(frozen=True)
 class Scan:
-    """What a file is. What could not be found is None; `error` says why it cannot be used, if so.
+    """What is known of a file; None where unknown. error: why it cannot be used, if it cannot.
 
-    perceptual: as `perceptual_hash` makes it; None for a picture too plain to be told by it.
+    perceptual: its `perceptual_hash`; None for an image that is too plain for one.
     """
 
     size_bytes: int | None = None
     format: str | None = None  # JPEG, PNG or WEBP, by content
-    width_px: int | None = None  # as stored, before the turn
+    width_px: int | None = None  # as stored, before the EXIF orientation is applied
     height_px: int | None = None
     mode: str | None = None
-    turn: int = 1  # EXIF orientation, 1 to 8; 1 is upright
+    orientation: int = 1  # of EXIF, 1 to 8; 1 is upright
     perceptual: int | None = None
     error: str | None = None
 
 
 @dataclass(frozen=True)
 class Record:
-    """One image of DATA; what is not known yet has its default.
+    """One image of DATA; a field that is not known yet has its default.
 
-    file: its path below the data's root. labels: sorted. side: of an official split, then of the
-    split. sha256: of its bytes, in hexadecimal. group: images with the same one are copies or
-    near-duplicates of each other.
+    file: its path relative to the data's root. labels: sorted. side: of an official split at
+    first, then of the split. sha256: of its bytes, in hexadecimal. group: images with the same
+    number are copies or near-duplicates of each other.
     """
 
     file: str
@@ -42,7 +42,7 @@ class Record:
     group: int = -1
 
     @property
-    def extension_lies(self) -> bool:
-        """The name says another format than the content."""
+    def extension_is_wrong(self) -> bool:
+        """Whether the extension is that of another format than the content's."""
         named = _FORMATS.get(PurePath(self.file).suffix.lower(), self.scan.format)
         return self.scan.format is not None and self.scan.format != named

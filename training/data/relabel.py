@@ -1,4 +1,4 @@
-"""Labels as people spell them: renamed, merged, and told apart."""
+"""Labels as people spell them: renaming, merging, and finding those that look alike."""
 
 import difflib
 import unicodedata
@@ -11,10 +11,10 @@ from training.data import csv_tables
 
 
 def read_relabel(file: Path, labels: Iterable[str]) -> dict[str, str]:
-    """The new name of each label that a CSV with the columns from,to lists.
+    """The new name of each label in a CSV with the columns from,to.
 
-    All at once: where it has a,b and b,c, an image of a becomes one of b. Raises DataError if a
-    line is no use or its `from` is none of `labels`.
+    All are renamed at once: with a,b and b,c an image of a becomes one of b. Raises DataError if
+    a line is invalid or its `from` is not one of `labels`.
     """
     known = sorted(set(labels))
     names: dict[str, str] = {}
@@ -28,7 +28,7 @@ def read_relabel(file: Path, labels: Iterable[str]) -> dict[str, str]:
             close = difflib.get_close_matches(old, known, 3)
             others = [label for label in known if label not in close]
             raise DataError(
-                f"{where}: no image has the label {old!r}; there are: {_some([*close, *others])}"
+                f"{where}: no image has the label {old!r}; valid: {_some([*close, *others])}"
             )
         names[old] = new
     return names

@@ -1,4 +1,4 @@
-"""Which images validate: the same ones on every machine, whatever their names and order."""
+"""The split into training and validation images: the same whatever machine, names and order."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from training.data.record import Record
 
 @dataclass(frozen=True)
 class Split:
-    """The two sides; each keeps the order of the data set. Every record knows its side."""
+    """The training and validation records, in the data set's order; each has its side set."""
 
     train: tuple[Record, ...]
     valid: tuple[Record, ...]
@@ -32,9 +32,9 @@ class Split:
 
 
 def split(dataset: Dataset, valid: float, seed: int) -> Split:
-    """Hold out the share `valid` of the images for validation, or what an official split says.
+    """Choose the fraction `valid` of the images for validation, or follow an official split.
 
-    The records have their hashes and groups. A group stays together. Within each label (all
+    The records must have their hashes and groups. A group stays together. Within each label (all
     images together for multi-label data) the groups are ordered by sha256(seed + smallest hash)
     and taken from the front, as long as every label keeps an image to train on.
 
@@ -42,14 +42,14 @@ def split(dataset: Dataset, valid: float, seed: int) -> Split:
     """
     records: Sequence[Record] = dataset.records
     if any(record.side is None for record in records):
-        held_out = _held_out(dataset, valid, seed)
-        records = [replace(r, side="valid" if r.group in held_out else "train") for r in records]
+        chosen = _validation_groups(dataset, valid, seed)
+        records = [replace(r, side="valid" if r.group in chosen else "train") for r in records]
     if leaks := straddling(records, lambda record: record.sha256):
         names = [record.file for leak in leaks for record in (*leak.train, *leak.valid)]
         raise DataError(
             f"{len(leaks)} images are on both sides of the given split, among them"
             f" {', '.join(names[:4])}: `python -m training inspect DATA --out AUDIT` lists the"
-            " copies to train on; leave them out with --quarantine AUDIT/quarantine.csv"
+            " training copies; leave them out with --quarantine AUDIT/quarantine.csv"
         )
     sides = _by_side(records)
     for side, name in ((sides.valid, "validation"), (sides.train, "training")):
@@ -62,7 +62,7 @@ def split(dataset: Dataset, valid: float, seed: int) -> Split:
 
 
 def straddling(records: Iterable[Record], key: Callable[[Record], Hashable]) -> list[Split]:
-    """What is on both sides of the split: the records that share a key, as far as they do."""
+    """The records that share a key across both sides of the split: a Split for each such key."""
     sharing: dict[Hashable, list[Record]] = defaultdict(list)
     for record in records:
         sharing[key(record)].append(record)
@@ -77,7 +77,7 @@ def _by_side(records: Sequence[Record]) -> Split:
     )
 
 
-def _held_out(dataset: Dataset, valid: float, seed: int) -> set[int]:
+def _validation_groups(dataset: Dataset, valid: float, seed: int) -> set[int]:
     members: dict[int, list[Record]] = defaultdict(list)
     for record in dataset.records:
         members[record.group].append(record)
@@ -90,20 +90,20 @@ def _held_out(dataset: Dataset, valid: float, seed: int) -> set[int]:
         return hashlib.sha256(f"{seed} {min(r.sha256 for r in members[group])}".encode()).digest()
 
     trained = Counter(label for record in dataset.records for label in record.labels)
-    held_out = set()
+    chosen = set()
     for _, stratum in sorted(strata.items()):
         missing = max(1, round(sum(len(members[group]) for group in stratum) * valid))
         for group in sorted(stratum, key=order):
             lost = Counter(label for record in members[group] for label in record.labels)
             if len(members[group]) <= missing and all(trained[name] > lost[name] for name in lost):
-                held_out.add(group)
+                chosen.add(group)
                 missing -= len(members[group])
                 trained -= lost
-    return held_out
+    return chosen
 
 
 def write(path: Path, sides: Split) -> None:
-    """One JSON object a line: file, sha256, labels and is_valid."""
+    """One JSON object per line: file, sha256, labels and is_valid."""
     lines = [
         json.dumps(
             {
@@ -123,10 +123,10 @@ def read(path: Path) -> Split:
     try:
         return _by_side([_record(line) for line in path.read_text(encoding="utf-8").splitlines()])
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise RunError(f"{path} is missing or damaged: {error}") from error
+        raise RunError(f"{path} is missing or corrupt: {error}") from error
 
 
 def _record(line: str) -> Record:
-    found = dict(json.loads(line))  # or TypeError
+    found = dict(json.loads(line))  # TypeError unless it is an object
     side = found.pop("is_valid")
     return Record(**found | {"labels": tuple(found["labels"])}, side="valid" if side else "train")

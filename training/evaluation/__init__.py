@@ -1,1 +1,1 @@
-"""How good a run or a bundle is on images: scores, metrics, calibration, mistakes."""
+"""Evaluation of a run or a bundle on images: scores, metrics, calibration, mistakes."""

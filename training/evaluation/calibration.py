@@ -1,4 +1,4 @@
-"""Logits to probabilities that mean what they say, and a threshold for each label."""
+"""Calibrated probabilities from logits, and a threshold for each label."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +24,8 @@ def probabilities(logits: Logits, task: Task, temperature: float) -> NDArray[np.
 def uncalibrated(
     scores: NDArray[np.float32], task: Task, temperature: float
 ) -> NDArray[np.float32]:
-    """The scores `[N, C]` that temperature 1 would have given."""
-    with np.errstate(divide="ignore"):  # a score of 0 or 1 stays what it is
+    """The scores `[N, C]` at temperature 1, from those at `temperature`."""
+    with np.errstate(divide="ignore"):  # scores of 0 and 1 stay as they are
         exact = scores.astype(np.float64)
         logits = np.log(exact) if task == "single" else logit(exact)
     return probabilities(logits, task, 1 / temperature)
@@ -34,7 +34,7 @@ def uncalibrated(
 def fit_temperature(logits: Logits, targets: Targets, task: Task) -> float:
     """The temperature with the least negative log-likelihood (Guo et al., 2017).
 
-    targets: `[N, C]`; for single-label one True a row.
+    targets: `[N, C]`; for single-label, one True per row.
     """
 
     def loss(log_temperature: float) -> float:
@@ -48,7 +48,7 @@ def fit_temperature(logits: Logits, targets: Targets, task: Task) -> float:
 
 
 def fit_thresholds(scores: NDArray[np.float32], targets: Targets) -> tuple[float, ...]:
-    """For each label the threshold with the best F1, half-way between two scores in float32.
+    """For each label, the threshold with the best F1, halfway between two float32 scores.
 
     A label that no image has gets 0.5.
     """
@@ -57,10 +57,10 @@ def fit_thresholds(scores: NDArray[np.float32], targets: Targets) -> tuple[float
         order = np.argsort(-column, kind="stable")
         f1 = 2 * np.cumsum(truth[order]) / (np.arange(1, len(column) + 1) + truth.sum())
         ranked = np.append(column[order], np.float32(0))
-        f1[ranked[:-1] == ranked[1:]] = 0  # equal scores cannot be told apart
+        f1[ranked[:-1] == ranked[1:]] = 0  # no threshold separates equal scores
         best = int(np.argmax(f1))
         upper, lower = ranked[best], ranked[best + 1]
-        middle = max((upper + lower) / 2, np.nextafter(lower, upper))  # never lower itself
+        middle = max((upper + lower) / 2, np.nextafter(lower, upper))  # never `lower` itself
         thresholds.append(float(middle) if truth.any() else 0.5)
     return tuple(thresholds)
 
@@ -70,19 +70,19 @@ def cross_fitted(
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Scores and tags `[N, C]`, each image's from a fit that did not see it (five folds).
 
-    Single-label tags are empty: it has no thresholds.
+    For single-label, which has no thresholds, all tags are False.
     """
     folds = np.random.default_rng(0).permutation(len(logits)) % min(_FOLDS, len(logits))
     scores = np.empty(logits.shape, np.float32)
     tags = np.zeros(logits.shape, np.bool_)
     for fold in np.unique(folds):
-        held_out, seen = folds == fold, folds != fold
-        if not seen.any():  # one image in all: nothing to fit on
-            seen = held_out
-        temperature = fit_temperature(logits[seen], targets[seen], task)
-        scores[held_out] = probabilities(logits[held_out], task, temperature)
+        valid, rest = folds == fold, folds != fold
+        if not rest.any():  # a single image: no others to fit on
+            rest = valid
+        temperature = fit_temperature(logits[rest], targets[rest], task)
+        scores[valid] = probabilities(logits[valid], task, temperature)
         if task == "multi":
-            fitted = probabilities(logits[seen], task, temperature)
-            thresholds = fit_thresholds(fitted, targets[seen])
-            tags[held_out] = above(scores[held_out], thresholds)
+            fitted = probabilities(logits[rest], task, temperature)
+            thresholds = fit_thresholds(fitted, targets[rest])
+            tags[valid] = above(scores[valid], thresholds)
     return scores, tags

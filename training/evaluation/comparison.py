@@ -1,8 +1,8 @@
-"""A candidate against the released model on the same images: how much worse it may be.
+"""Compares a candidate with the released model on the same images: how much worse may it be?
 
-Both answer each image, so what counts is where they differ. Figures are those where less is better:
-error, 1 - mean average precision, 1 - separation. A precision's variant is compared with the
-trained network in the same way.
+Both predict every image, so what counts is where they differ. The metrics are those where less is
+better: error, 1 - mean average precision, 1 - separation. A variant in another precision is
+compared with the trained network in the same way.
 """
 
 import math
@@ -21,23 +21,23 @@ LEVEL = 0.95  # of each one-sided bound
 _Z = float(norm.ppf(LEVEL))
 _Z_POWER = float(norm.ppf(0.8))
 
-Answers = NDArray[np.bool_]
-FIGURE: dict[Task, str] = {"single": "error", "multi": "1 - mAP"}
+Mask = NDArray[np.bool_]
+METRIC: dict[Task, str] = {"single": "error", "multi": "1 - mAP"}
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Two models' figures; 95 % confidence bounds to each side of candidate - released.
+    """Two models' metrics, and one-sided 95 % confidence bounds of candidate - released.
 
-    deviation: standard deviation of what one image adds, from which follows how many are needed;
-    most: how much an image unlike those seen is taken to add at most.
+    std: standard deviation of what one image adds, which determines how many images are needed;
+    most: the most that an image unlike those seen is assumed to add.
     """
 
     candidate: float
     released: float
     low: float
     high: float
-    deviation: float
+    std: float
     most: float = 1.0
 
     @property
@@ -47,7 +47,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Regression:
-    """A label at which the candidate got worse: images lost and won, and Holm's p-value."""
+    """A label on which the candidate got worse: images lost and won, and Holm's p-value."""
 
     label: str
     lost: int
@@ -55,11 +55,11 @@ class Regression:
     p: float
 
 
-def errors(candidate: Answers, released: Answers) -> Difference:
-    """The difference of two error rates, from wrong answers `[N]` to the same images.
+def errors(candidate: Mask, released: Mask) -> Difference:
+    """The difference between two error rates; both masks `[N]` are True where a model is wrong.
 
     Bounds by the score method for paired proportions (Tango, Statistics in Medicine 17, 1998): they
-    hold for few images too, and where the models never differ are as wide as N images allow.
+    hold for few images too, and where the models never differ, they are as wide as N images allow.
     """
     images = len(candidate)
     lost = int((candidate & ~released).sum())
@@ -75,26 +75,24 @@ def errors(candidate: Answers, released: Answers) -> Difference:
     value, edge = (lost - won) / images, 1 - 1e-9
     low = brentq(lambda d: score(d) - _Z, -edge, value) if value > -edge else -1.0
     high = brentq(lambda d: score(d) + _Z, value, edge) if value < edge else 1.0
-    deviation = math.sqrt(max((lost + won) / images - value**2, 1 / images))
-    return Difference(
-        float(candidate.mean()), float(released.mean()), float(low), float(high), deviation
-    )
+    std = math.sqrt(max((lost + won) / images - value**2, 1 / images))
+    return Difference(float(candidate.mean()), float(released.mean()), float(low), float(high), std)
 
 
-def precisions(
-    candidate: NDArray[np.float32], released: NDArray[np.float32], targets: Answers
+def average_precisions(
+    candidate: NDArray[np.float32], released: NDArray[np.float32], targets: Mask
 ) -> Difference:
-    """The difference of two 1 - mAP, from scores `[N, C]` for the same images; paired bootstrap."""
+    """The difference between two 1 - mAP, from scores `[N, C]`; paired bootstrap."""
     return _resampled(metrics.mean_average_precision, candidate, released, targets, 1.0)
 
 
 def separations(
-    candidate: NDArray[np.float32], released: NDArray[np.float32], targets: Answers
+    candidate: NDArray[np.float32], released: NDArray[np.float32], targets: Mask
 ) -> Difference:
-    """The difference of two 1 - `metrics.separation`, of one network's scores `[N, C]` in two
+    """The difference in 1 - `metrics.separation` between one network's scores `[N, C]` in two
     precisions; paired bootstrap.
 
-    Scores change a little on every image and decisions on hardly any, so this shows on few images
+    Scores change a little on every image and decisions on hardly any, so this shows with few images
     what counting decisions can't.
     """
     most = float(np.abs(candidate - released).max())
@@ -102,40 +100,41 @@ def separations(
 
 
 def _resampled(
-    figure: Callable[[NDArray[np.float32], Answers, metrics.Weights], NDArray[np.float64]],
+    metric: Callable[[NDArray[np.float32], Mask, metrics.Weights], NDArray[np.float64]],
     candidate: NDArray[np.float32],
     released: NDArray[np.float32],
-    targets: Answers,
+    targets: Mask,
     most: float,
 ) -> Difference:
-    """The difference of 1 - `figure`.
+    """The difference in 1 - `metric`.
 
-    Resampling images on which models never differ shows no difference at all, so the bounds are at
-    least as far away as if as many images as N can miss (Tango's bound on none) added `most` each.
+    Resampling images on which the models never differ shows no difference at all. So the bounds
+    are at least as wide as if the images that a sample of N can miss (Tango's bound on none) added
+    `most` each.
     """
     images = len(targets)
     weights = np.concatenate([np.ones((1, images)), metrics.resamples(images)])
-    ours, theirs = (1 - figure(scores, targets, weights) for scores in (candidate, released))
+    ours, theirs = (1 - metric(scores, targets, weights) for scores in (candidate, released))
     gaps = ours - theirs
     value = gaps[0]
     low, high = np.nanquantile(gaps[1:], [1 - LEVEL, LEVEL])
     least = most * _Z**2 / (images + _Z**2)
-    deviation = max(float(np.nanstd(gaps[1:])) * math.sqrt(images), most / math.sqrt(images))
+    std = max(float(np.nanstd(gaps[1:])) * math.sqrt(images), most / math.sqrt(images))
     return Difference(
         float(ours[0]),
         float(theirs[0]),
         float(min(low, value - least)),
         float(max(high, value + least)),
-        deviation,
+        std,
         most,
     )
 
 
-def regressions(candidate: Answers, released: Answers, labels: Sequence[str]) -> list[Regression]:
-    """The labels at which the candidate got worse by more than chance, surest first.
+def regressions(candidate: Mask, released: Mask, labels: Sequence[str]) -> list[Regression]:
+    """The labels on which the candidate got worse by more than chance, smallest p-value first.
 
-    candidate, released: wrong answers `[N, C]`, a column a label. One-sided exact McNemar test of
-    each label at 5 %, with Holm's correction for testing all of them.
+    candidate, released: masks `[N, C]` of wrong decisions, a column per label. One-sided exact
+    McNemar test of each label at 5 %, with Holm's correction for testing all of them.
     """
     lost = (candidate & ~released).sum(0).tolist()
     won = (released & ~candidate).sum(0).tolist()
@@ -162,12 +161,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def images_needed(difference: Difference, margin: float) -> int:
-    """About how many images tell on which side of `margin` the difference is.
+    """About how many images would show on which side of `margin` the difference lies.
 
-    With 80 % chance, if it stays what it is, and an image adds as much to it as these do; a
-    candidate that seems better counts as equally good. A difference that is the margin to within a
-    tenth counts as a tenth away from it.
+    With a power of 80 %, if the difference stays the same and each image adds as much to it as
+    these do; a candidate that seems better counts as equally good. A difference within a tenth of
+    the margin counts as a tenth of the margin away from it.
     """
     room = max(abs(margin - max(difference.value, 0)), margin / 10)
-    needed = ((_Z + _Z_POWER) * difference.deviation / room) ** 2
+    needed = ((_Z + _Z_POWER) * difference.std / room) ** 2
     return math.ceil(max(needed, _Z**2 * difference.most / margin))

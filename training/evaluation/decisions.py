@@ -1,4 +1,4 @@
-"""What a model decides from its scores, as serving does; and what that says of confidence."""
+"""Decisions from scores, as serving makes them; what calibration and drift are measured on."""
 
 from collections.abc import Sequence
 
@@ -12,12 +12,12 @@ _CONFIDENCE_BINS = 20
 _CONFIDENCE_EDGES = tuple((edge + 1) / _CONFIDENCE_BINS for edge in range(_CONFIDENCE_BINS))
 
 
-def claims(
+def calibration_pairs(
     task: Task, scores: NDArray[np.float32], targets: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """What calibration is about: probabilities predicted `[N, K]`, and whether each came true.
+    """What calibration is measured on: probabilities `[N, K]`, and whether each came true.
 
-    Single-label: of the likeliest label (K = 1); multi-label: of every label (K = C).
+    Single-label: the likeliest label's (K = 1); multi-label: every label's (K = C).
     """
     if task == "multi":
         return scores, targets
@@ -26,7 +26,7 @@ def claims(
 
 
 def decide(scores: NDArray[np.float32], thresholds: Sequence[float] | None) -> NDArray[np.bool_]:
-    """What a model says `[N, C]`: the labels at their thresholds, or the likeliest alone."""
+    """The labels predicted `[N, C]`: those that reach their thresholds, or only the likeliest."""
     if thresholds is not None:
         return above(scores, thresholds)
     return np.eye(scores.shape[1], dtype=np.bool_)[rank(scores)[:, 0]]

@@ -1,4 +1,4 @@
-"""Where a model errs: figures of each label, pairs that are confused, the costliest images."""
+"""Where a model errs: metrics per label, confused pairs of labels, the costliest images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from models.manifest import Task
 from training.evaluation import metrics
 
 Scores = NDArray[np.float32]
-Truth = NDArray[np.bool_]
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class LabelFigures:
-    """One label's figures, shares from 0 to 1; None where nothing was predicted or true of it."""
+class LabelMetrics:
+    """One label's metrics, from 0 to 1; None where it was never predicted, or never true."""
 
     label: str
     images: int
@@ -28,7 +28,7 @@ class LabelFigures:
 
 @dataclass(frozen=True)
 class Confused:
-    """How many images of the label `true` were called `predicted`."""
+    """How many images of the label `true` were predicted as `predicted`."""
 
     true: str
     predicted: str
@@ -37,11 +37,11 @@ class Confused:
 
 @dataclass(frozen=True)
 class Mistake:
-    """An image that is decided wrongly, by its row.
+    """A wrongly predicted image, by its row.
 
     loss: in nats (multi-label: mean over labels). `predicted` and `true` are the columns that
-    explain it: single-label, the likeliest and the true label; multi-label, the costliest wrong
-    label as one of them, and None as the other.
+    explain it. Single-label: the likeliest and the true label; multi-label: the costliest wrong
+    label as one of the two, and None as the other.
     """
 
     row: int
@@ -52,7 +52,7 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What one threshold for all labels would give, `[T]` each; over image-label pairs."""
+    """What one threshold for all labels would give, `[T]` each, over all image-label pairs."""
 
     thresholds: NDArray[np.float64]
     micro_f1: NDArray[np.float64]
@@ -62,16 +62,16 @@ class Sweep:
 
 
 def by_label(
-    scores: Scores, predicted: Truth, targets: Truth, labels: Sequence[str]
-) -> list[LabelFigures]:
-    """scores, predicted and targets `[N, C]`: how likely, what was decided, what is true."""
+    scores: Scores, predicted: Mask, targets: Mask, labels: Sequence[str]
+) -> list[LabelMetrics]:
+    """The metrics of each label, from scores, predicted labels and targets `[N, C]`."""
     ranked = metrics.label_precisions(scores, targets)
-    figures = []
+    rows = []
     for column, label in enumerate(labels):
         true, found = int(targets[:, column].sum()), int(predicted[:, column].sum())
         both = int((predicted[:, column] & targets[:, column]).sum())
-        figures.append(
-            LabelFigures(
+        rows.append(
+            LabelMetrics(
                 label,
                 images=true,
                 predicted=found,
@@ -80,11 +80,11 @@ def by_label(
                 average_precision=float(ranked[column]) if true else None,
             )
         )
-    return figures
+    return rows
 
 
-def confusion(predicted: Truth, targets: Truth) -> NDArray[np.int64]:
-    """Images by true label (rows) and decided label (columns): `[C, C]`. Single-label only."""
+def confusion(predicted: Mask, targets: Mask) -> NDArray[np.int64]:
+    """Images by true label (rows) and predicted label (columns): `[C, C]`. Single-label only."""
     return targets.T.astype(np.int64) @ predicted.astype(np.int64)
 
 
@@ -101,9 +101,9 @@ def most_confused(
 
 
 def top_losses(
-    scores: Scores, predicted: Truth, targets: Truth, task: Task, count: int
+    scores: Scores, predicted: Mask, targets: Mask, task: Task, count: int
 ) -> list[Mistake]:
-    """The `count` wrongly decided images with the highest loss, highest first."""
+    """The `count` wrongly predicted images with the highest loss, highest first."""
     likelihood = np.where(targets, scores, 1 - scores).astype(np.float64)
     costs = -np.log(np.maximum(likelihood, 1e-12))  # [N, C]
     wrong = predicted != targets
@@ -113,17 +113,17 @@ def top_losses(
     mistakes = []
     for row in rows.tolist():
         true: int | None
-        called: int | None
+        chosen: int | None
         if task == "single":
-            called, true = int(predicted[row].argmax()), int(targets[row].argmax())
+            chosen, true = int(predicted[row].argmax()), int(targets[row].argmax())
         else:
             worst = int(np.where(wrong[row], costs[row], -1).argmax())
-            called, true = (worst, None) if predicted[row, worst] else (None, worst)
-        mistakes.append(Mistake(row, float(losses[row]), called, true))
+            chosen, true = (worst, None) if predicted[row, worst] else (None, worst)
+        mistakes.append(Mistake(row, float(losses[row]), chosen, true))
     return mistakes
 
 
-def sweep(scores: Scores, targets: Truth) -> Sweep:
+def sweep(scores: Scores, targets: Mask) -> Sweep:
     """One threshold for all labels, 0.01 to 0.99. Multi-label only."""
     thresholds = np.linspace(0.01, 0.99, 99)
     found, right, accuracy = np.array(

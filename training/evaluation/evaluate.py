@@ -1,4 +1,4 @@
-"""How good a run or a bundle is on images, decided exactly as serving decides."""
+"""Evaluates a run or a bundle on images, with the decisions that serving would make."""
 
 import csv
 import io
@@ -20,9 +20,9 @@ from training.data.datasets import Dataset
 from training.data.record import Record
 from training.data.targets import encode
 from training.evaluation import calibration, calibration_error, error_analysis, metrics
-from training.evaluation.decisions import claims, decide
-from training.evaluation.error_analysis import LabelFigures
-from training.evaluation.metrics import Figures
+from training.evaluation.decisions import calibration_pairs, decide
+from training.evaluation.error_analysis import LabelMetrics
+from training.evaluation.metrics import WeightedMetrics
 from training.evaluation.scorer import Scorer
 
 METRICS_FILE = "metrics.json"
@@ -32,28 +32,28 @@ HEADLINE: dict[Task, str] = {"single": "error", "multi": "map"}
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model answered to images that it was not trained on. Arrays are `[N, C]`.
+    """A model's predictions for images that it was not trained on. Arrays are `[N, C]`.
 
-    pictures: the images at some rows as served, uint8 `[n, S, S, 3]`. scores and predicted: what
-    the model answers as it is shipped; uncalibrated: the scores at temperature 1.
+    images_at: the images at some rows, as served, uint8 `[n, S, S, 3]`. scores and predicted: the
+    output of the model as shipped; uncalibrated: the scores at temperature 1.
     """
 
     task: Task
     labels: Sequence[str]
     records: Sequence[Record]
-    pictures: Callable[[Sequence[int]], NDArray[np.uint8]]
+    images_at: Callable[[Sequence[int]], NDArray[np.uint8]]
     targets: NDArray[np.bool_]
     scores: NDArray[np.float32]
     uncalibrated: NDArray[np.float32]
     predicted: NDArray[np.bool_]
 
     @cached_property
-    def by_label(self) -> list[LabelFigures]:
+    def by_label(self) -> list[LabelMetrics]:
         return error_analysis.by_label(self.scores, self.predicted, self.targets, self.labels)
 
     def measure(self) -> dict[str, Metric]:
-        """The task's figures with intervals; rms_calibration_error also at temperature 1."""
-        shipped = figures(self.task, self.scores, self.predicted, self.targets)
+        """The task's metrics with intervals; rms_calibration_error also at temperature 1."""
+        shipped = task_metrics(self.task, self.scores, self.predicted, self.targets)
         return {
             **metrics.with_intervals(shipped, len(self.scores)),
             "rms_calibration_error": self._calibration(self.scores),
@@ -61,13 +61,13 @@ class Evaluation:
         }
 
     def _calibration(self, scores: NDArray[np.float32]) -> Metric:
-        return calibration_error.measure(*claims(self.task, scores, self.targets))
+        return calibration_error.measure(*calibration_pairs(self.task, scores, self.targets))
 
 
 def evaluate(model: Scorer, dataset: Dataset) -> Evaluation:
-    """The model as it is shipped on the images that it was not trained on. Opens each file once.
+    """Evaluate the model as shipped on the images that it was not trained on; each is opened once.
 
-    Raises DataError if no image is left or a label is not the model's.
+    Raises DataError if no image is left or the model lacks one of the labels.
     """
 
     def served(data: bytes) -> tuple[str, NDArray[np.uint8] | None]:
@@ -75,10 +75,10 @@ def evaluate(model: Scorer, dataset: Dataset) -> Evaluation:
         return digest, None if digest in model.trained_on else decode(data, model.preprocess)
 
     files = [dataset.root / record.file for record in dataset.records]
-    answers = zip(dataset.records, decoding.decoded(files, served), strict=True)
+    results = zip(dataset.records, decoding.decoded(files, served), strict=True)
     left = [
         (replace(r, sha256=h, side="valid"), image)
-        for r, (h, image) in answers
+        for r, (h, image) in results
         if image is not None
     ]
     if not left:
@@ -98,22 +98,22 @@ def evaluate(model: Scorer, dataset: Dataset) -> Evaluation:
     )
 
 
-def figures(
+def task_metrics(
     task: Task, scores: NDArray[np.float32], tags: NDArray[np.bool_], targets: NDArray[np.bool_]
-) -> Figures:
-    """The task's figures; targets as `encode` gives them; tags count for multi-label only."""
+) -> WeightedMetrics:
+    """The task's metrics; targets as `encode` gives them; tags matter for multi-label only."""
     if task == "single":
         return metrics.single_label(scores, targets.argmax(1))
     return metrics.multi_label(scores, targets, tags)
 
 
 def write(folder: Path, evaluation: Evaluation, measured: dict[str, Metric]) -> None:
-    """`metrics.json`, and `predictions.csv` with the columns path, target and one a label."""
+    """`metrics.json`, and `predictions.csv` with the columns path, target and one per label."""
     records, labels = evaluation.records, evaluation.labels
     content = {
         "images": len(records),
         **{name: metric.model_dump() for name, metric in measured.items()},
-        "labels": [asdict(figures) for figures in evaluation.by_label],
+        "labels": [asdict(label) for label in evaluation.by_label],
     }
     write_atomically(folder / METRICS_FILE, json.dumps(content, indent=2).encode())
     lines = io.StringIO(newline="")
@@ -125,7 +125,7 @@ def write(folder: Path, evaluation: Evaluation, measured: dict[str, Metric]) -> 
 
 
 def table(measured: dict[str, Metric]) -> str:
-    """The figures for a person: value and 95 % interval, a line each."""
+    """The metrics as text: value and 95 % interval, a line each."""
     width = max(map(len, measured)) + 2
     return "\n".join(
         f"  {name:{width}}{metric.value:.4f}   [{metric.low:.4f}, {metric.high:.4f}]"

@@ -1,8 +1,8 @@
-"""Figures of both tasks, each with its 95 % bootstrap interval.
+"""Metrics of both tasks, each with its 95 % bootstrap interval.
 
-Every figure is a function of weights, one an image: all ones gives the value, and resampling the
-images (Efron's bootstrap) is drawing multinomial weights. So one pass gives value and interval. The
-calibration error, which resampling makes larger, is in `calibration_error`.
+Every metric is a function of weights, one per image: all ones give the value, and resampling the
+images (Efron's bootstrap) means drawing multinomial weights. So the same function gives value and
+interval. The calibration error, which resampling inflates, is in `calibration_error`.
 """
 
 from collections.abc import Callable
@@ -16,17 +16,17 @@ from models.manifest import Metric
 
 Scores = NDArray[np.float32]
 Weights = NDArray[np.float64]
-Figures = Callable[[Weights], dict[str, NDArray[np.float64]]]
-"""weights `[B, N]`, one an image -> each figure `[B]`."""
+WeightedMetrics = Callable[[Weights], dict[str, NDArray[np.float64]]]
+"""weights `[B, N]`, one per image -> each metric `[B]`."""
 
 _RESAMPLES = 1000
 
 
-def single_label(scores: Scores, targets: NDArray[np.int64]) -> Figures:
-    """Figures of softmax scores `[N, C]` against the true labels' indices `[N]`.
+def single_label(scores: Scores, targets: NDArray[np.int64]) -> WeightedMetrics:
+    """Metrics of softmax scores `[N, C]`; targets: the indices of the true labels `[N]`.
 
     error and top5_error: shares of images; macro_f1: mean over labels that occur; nll: mean
-    negative log-likelihood, nats.
+    negative log-likelihood, in nats.
     """
     labels = scores.shape[1]
     order = rank(scores)
@@ -37,7 +37,7 @@ def single_label(scores: Scores, targets: NDArray[np.int64]) -> Figures:
     nll = -np.log(likelihood.astype(np.float64))
     true, found = np.eye(labels)[targets], np.eye(labels)[predicted]
 
-    def figures(weights: Weights) -> dict[str, NDArray[np.float64]]:
+    def weighted(weights: Weights) -> dict[str, NDArray[np.float64]]:
         total = weights.sum(1)
         return {
             "error": 1 - weights @ right / total,
@@ -46,18 +46,20 @@ def single_label(scores: Scores, targets: NDArray[np.int64]) -> Figures:
             "nll": weights @ nll / total,
         }
 
-    return figures
+    return weighted
 
 
-def multi_label(scores: Scores, targets: NDArray[np.bool_], tags: NDArray[np.bool_]) -> Figures:
-    """Figures of sigmoid scores `[N, C]` and of the tags decided from them, both against truth.
+def multi_label(
+    scores: Scores, targets: NDArray[np.bool_], tags: NDArray[np.bool_]
+) -> WeightedMetrics:
+    """Metrics of sigmoid scores `[N, C]` and of the tags predicted from them.
 
     map: mean over labels of average precision; micro_f1, macro_f1, accuracy_multi (share of
-    right image-label pairs): of the tags; accuracy_all_negative: accuracy_multi of saying
-    nothing. Labels without an image are left out of means over labels.
+    correct image-label pairs): of the tags; accuracy_all_negative: accuracy_multi if no tag were
+    predicted. Labels without an image are left out of means over labels.
     """
 
-    def figures(weights: Weights) -> dict[str, NDArray[np.float64]]:
+    def weighted(weights: Weights) -> dict[str, NDArray[np.float64]]:
         total = weights.sum(1)
         right = weights @ (targets & tags).sum(1)
         either = weights @ (targets.sum(1) + tags.sum(1))
@@ -69,16 +71,16 @@ def multi_label(scores: Scores, targets: NDArray[np.bool_], tags: NDArray[np.boo
             "accuracy_all_negative": weights @ (~targets).mean(1) / total,
         }
 
-    return figures
+    return weighted
 
 
 def average_precision(
     scores: Scores, targets: NDArray[np.bool_], weights: Weights
 ) -> NDArray[np.float64]:
-    """Σ (Rₙ − Rₙ₋₁) Pₙ over falling thresholds, one value a row of weights `[B, N]`.
+    """Σ (Rₙ − Rₙ₋₁) Pₙ over descending thresholds, one value per row of weights `[B, N]`.
 
-    Scores `[N]` that are equal share a threshold, as in scikit-learn's
-    `average_precision_score`. NaN where no weight falls on a true image.
+    Equal scores `[N]` share a threshold, as in scikit-learn's `average_precision_score`. NaN where
+    every image with the label has weight 0.
     """
     order = np.argsort(-scores, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
@@ -111,8 +113,9 @@ def _label_precisions(
 
 
 def separation(scores: Scores, targets: NDArray[np.bool_], weights: Weights) -> NDArray[np.float64]:
-    """Each label's mean score of images that have it, less that of those that don't: the mean over
-    labels, one value a row of weights `[B, N]`, in [-1, 1] (Tjur, American Statistician 63, 2009).
+    """Each label's mean score of images that have it minus that of images that don't, averaged over
+    labels: one value per row of weights `[B, N]`, in [-1, 1] (Tjur, American Statistician 63,
+    2009).
 
     Labels that no image has are left out; where every image has one, the second mean is 0.
     """
@@ -124,37 +127,37 @@ def separation(scores: Scores, targets: NDArray[np.bool_], weights: Weights) -> 
 
 
 def _f1(weights: Weights, true: NDArray[Any], found: NDArray[Any]) -> NDArray[np.float64]:
-    """F1 of each label `[B, C]`, from 0 or 1 `[N, C]`; NaN where it is never true."""
+    """F1 of each label `[B, C]`, from arrays of 0 and 1 `[N, C]`; NaN where it is never true."""
     occurs = weights @ true.astype(np.float64)
     both = weights @ (true * found).astype(np.float64)
     either = occurs + weights @ found.astype(np.float64)
     return np.asarray(2 * both / np.where(occurs > 0, either, np.nan))
 
 
-def _label_mean(figures: NDArray[np.float64]) -> NDArray[np.float64]:
+def _label_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean `[B]` over the labels of `[B, C]` that are not NaN; NaN where all of them are."""
     with np.errstate(invalid="ignore"):
-        return np.asarray(np.nansum(figures, 1) / np.isfinite(figures).sum(1))
+        return np.asarray(np.nansum(values, 1) / np.isfinite(values).sum(1))
 
 
-def values(figures: Figures, images: int) -> dict[str, float]:
-    """The figures on the images as they are."""
-    found = figures(np.ones((1, images)))
+def values(weighted: WeightedMetrics, images: int) -> dict[str, float]:
+    """The metrics on the images as they are, each with weight 1."""
+    found = weighted(np.ones((1, images)))
     return {name: float(value[0]) for name, value in found.items()}
 
 
 def resamples(images: int) -> Weights:
-    """1,000 seeded draws of as many images, with replacement: weights `[1000, N]`."""
+    """1,000 seeded draws of N images with replacement, as weights `[1000, N]`."""
     even = np.full(images, 1 / images)
     draws = np.random.default_rng(0).multinomial(images, even, size=_RESAMPLES)
     return draws.astype(np.float64)
 
 
-def with_intervals(figures: Figures, images: int) -> dict[str, Metric]:
-    """The figures with their 95 % percentile intervals, from 1,000 seeded resamples."""
-    resampled = figures(resamples(images))
+def with_intervals(weighted: WeightedMetrics, images: int) -> dict[str, Metric]:
+    """The metrics with their 95 % percentile intervals, from 1,000 seeded resamples."""
+    resampled = weighted(resamples(images))
     metrics = {}
-    for name, value in values(figures, images).items():
+    for name, value in values(weighted, images).items():
         low, high = np.nanquantile(resampled[name], [0.025, 0.975])
         metrics[name] = Metric(value=value, low=float(low), high=float(high))
     return metrics

@@ -1,4 +1,4 @@
-"""ONNX Runtime as training's gates and evaluation run it: on the CPU, on the bytes they hash."""
+"""ONNX Runtime as the gates and the evaluation use it: on the CPU, from the bytes they hash."""
 
 import numpy as np
 import onnxruntime
@@ -16,7 +16,7 @@ def runner(model: bytes, tensors: Tensors) -> Runner:
 
 
 def runners(model: bytes, tensors: Tensors) -> tuple[Runner, Runner | None]:
-    """The same, and one to maps float32 `[N, C, h, w]` if the network has them; one session."""
+    """The same, and one to maps float32 `[N, C, h, w]` if the network has them; in one session."""
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     scores = _runner(session, tensors.images, tensors.scores)
     maps = _runner(session, tensors.images, tensors.maps) if tensors.maps else None

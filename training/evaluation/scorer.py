@@ -1,4 +1,4 @@
-"""A run or a bundle, ready to be measured."""
+"""A run or a bundle, loaded for evaluation."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -24,8 +24,8 @@ Maps = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Scorer:
-    """What a run or a bundle answers. `run` and `maps` take images as `preprocess` makes them;
-    `maps` is None where the network has none."""
+    """The model of a run or a bundle. `run` and `maps` take images preprocessed by `preprocess`;
+    `maps` is None if the network has none."""
 
     name: str
     task: Task
@@ -40,7 +40,7 @@ class Scorer:
 
 
 def load(model: str, device: torch.device, store: Store | None = None) -> Scorer:
-    """The model in the folder `model` (a run or a bundle) or called so in the store.
+    """The model in the folder `model` (a run or a bundle), or of that name in the store.
 
     A run's network runs on `device`, a bundle on the CPU. Raises RunError, BundleError.
     """
@@ -58,7 +58,7 @@ def of_run(finished: Run, device: torch.device) -> Scorer:
 def of_network(
     network: Network, name: str, outcome: Outcome, trained_on: Iterable[str], device: torch.device
 ) -> Scorer:
-    """A trained network, with what its run came to. trained_on: sha256 of the training images."""
+    """A trained network with its run's outcome. trained_on: sha256 of the training images."""
     network.to(device)
     served = Served(network, outcome.task, outcome.temperature).eval()
 

@@ -1,1 +1,1 @@
-"""A run to a bundle: ONNX, reduced precision, and the gate that compares it with the network."""
+"""From a run to a bundle: ONNX, reduced precision, and the gate that compares both networks."""

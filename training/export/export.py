@@ -1,4 +1,4 @@
-"""`export`: a run to a bundle in the store, through the gate."""
+"""`export`: turns a run into a bundle in the store, if it passes the gate."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,12 +38,12 @@ def export(
     release: Release | None = None,
     found: RunImages | None = None,
 ) -> Path:
-    """Write the run to `<store>/<name>/<next version>`; that folder.
+    """Export the run to `<store>/<name>/<next version>` and return that folder.
 
-    precisions: variants beside fp32; release: what was decided, for the manifest. The gate needs
-    the validation images, unless they were `found` before, and int8 images that were trained on:
-    where they were, or at `data_path`. Raises DataError if they are missing or changed, GateError
-    if an exported network does not answer as the trained one; then there is no bundle.
+    precisions: variants besides fp32; release: the decision, for the manifest. The gate needs the
+    validation images, unless they are given as `found`, and int8 needs training images: where they
+    were, or at `data_path`. Raises DataError if they are missing or changed, GateError if an
+    exported network does not match the trained one; then no bundle is written.
     """
     outcome = run.outcome
     network = Served(run.network(), outcome.task, outcome.temperature).eval()
@@ -91,7 +91,7 @@ def export(
         manifest = Manifest(
             name=name,
             version=version,
-            **dict(contract),  # the very promises that the gate proved
+            **dict(contract),  # exactly what the gate verified
             temperature=outcome.temperature,
             opset=OPSET,
             variants=variants,
@@ -110,7 +110,7 @@ def export(
 def _networks(
     run: Run, network: Served, precisions: Sequence[Precision], data_path: str | None
 ) -> dict[Precision, bytes]:
-    """The network in fp32, which comes first, and in the other precisions."""
+    """The network in fp32, always first, and in the other precisions."""
     size_px = run.outcome.preprocess.image_size_px
     networks: dict[Precision, bytes] = {"fp32": onnx_bytes(network, size_px)}
     if "fp16" in precisions:

@@ -1,11 +1,11 @@
-"""The gate: from bytes to probability, the exported network must be the trained one.
+"""The gate: from image bytes to probabilities, the exported network must match the trained one.
 
-Scores within a tolerance are no proof: where labels are close, a small change decides otherwise. So
-a variant's figure must be shown to lose no more than its precision may, on the held-out images. It
-is compared as `release` compares models: a variant that is shown to lose more is refused, and one
-that is not shown to lose less has too few images. Counting decisions shows nothing below 268
-images (a loss of one point, no decision changed). A variant that loses no more than is allowed as
-far as they can be counted also passes by its separation, which changes with every score.
+Scores within a tolerance prove too little: where two labels are close, a small change flips the
+decision. So a variant must be shown, on the validation images, to lose no more of its headline
+metric than its precision may. It is compared as `release` compares models: a variant shown to lose
+more is refused, and one not shown to lose less has too few images. Counting decisions shows nothing
+with fewer than 268 images (a loss of one point, no decision changed). So a variant whose counted
+loss is within the limit also passes by its separation, which changes with every score.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,12 +31,12 @@ _DOMAINS = {"", "com.microsoft"}
 
 
 class TooFewImagesError(GateError):
-    """A variant that is not shown to be worse than it may be, nor to be no worse."""
+    """Too few images to show whether a variant is worse than it may be."""
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far a precision may be off: any score, and by how much the headline may be worse."""
+    """How far a precision may be off: in any score, and in its headline metric."""
 
     score: float
     loss: float
@@ -51,10 +51,10 @@ TOLERANCES: dict[Precision, Tolerance] = {
 
 @dataclass(frozen=True)
 class Reference:
-    """The trained network's answers to the held-out images.
+    """The trained network's scores for the validation images.
 
-    images: preprocessed uint8 `[N, S, S, 3]`, of the records; scores: `[N, C]`, by the
-    network's own `labels` in its order; `thresholds` are the network's, too.
+    images: of the records, preprocessed, uint8 `[N, S, S, 3]`; scores: `[N, C]`, in the order of
+    the network's own `labels`; `thresholds` are the network's, too.
     """
 
     images: NDArray[np.uint8]
@@ -71,15 +71,15 @@ def check(
     golden_files: Mapping[str, bytes],
     reference: Reference,
 ) -> Gate:
-    """Hold an exported network against the trained one; what was measured.
+    """Compare an exported network with the trained one and return what was measured.
 
     model: the ONNX file; contract: what its bundle will promise; golden_files: the golden images
-    and their scores, as they will be written, maybe among other files.
+    and their scores as they will be written, possibly among other files.
 
-    Raises GateError unless the graph has the promised form, the golden files and all held-out
-    images give the network's scores within the precision's tolerance, the decisions, by name, are
-    as often right as the network's, and the headline is not shown to lose more than it may;
-    TooFewImagesError if, in fp16 or int8, it is not shown to lose less either.
+    Raises GateError unless the graph has the promised form, the golden files and all validation
+    images give the network's scores within the precision's tolerance, the decisions, by label name,
+    are right as often as the network's, and the headline metric is not shown to lose more than it
+    may; TooFewImagesError if, in fp16 or int8, it is not shown to lose less either.
     """
     tolerance, task = TOLERANCES[precision], contract.task
     _check_graph(model)
@@ -87,12 +87,12 @@ def check(
     try:
         on_golden = golden.check_files(golden_files, contract, run, tolerance.score)
         got = run(reference.images)
-        on_held_out = golden.compare(reference.scores, got, contract, tolerance.score)
+        on_valid = golden.compare(reference.scores, got, contract, tolerance.score)
     except GateError as error:
         raise GateError(f"{precision}: {error}") from error
-    flips = on_golden.flips + on_held_out.flips
-    trained = _figures(reference.scores, reference.labels, reference.thresholds, task, reference)
-    exported = _figures(got, contract.labels, contract.thresholds, task, reference)
+    flips = on_golden.flips + on_valid.flips
+    trained = _metrics_of(reference.scores, reference.labels, reference.thresholds, task, reference)
+    exported = _metrics_of(got, contract.labels, contract.thresholds, task, reference)
     for name, value in exported.items():
         if not abs(value - trained[name]) <= tolerance.score + flips / len(got):
             raise GateError(
@@ -104,7 +104,7 @@ def check(
     _check_loss(precision, task, len(got), loss, separation)
     return Gate(
         tolerance=tolerance.score,
-        max_difference=max(on_golden.max_difference, on_held_out.max_difference),
+        max_difference=max(on_golden.max_difference, on_valid.max_difference),
         flips=flips,
         images=len(got),
         loss=Metric(value=loss.value, low=loss.low, high=loss.high),
@@ -122,12 +122,12 @@ def reference_scores(reference: Served, images: NDArray[np.uint8]) -> NDArray[np
 def _losses(
     scores: NDArray[np.float32], contract: Contract | Manifest, reference: Reference
 ) -> tuple[Difference, Difference]:
-    """What a variant with these scores `[N, C]` loses of the headline, and of separation."""
+    """What a variant with these scores `[N, C]` loses in its headline metric and in separation."""
     targets = encode(reference.records, contract.labels)
     trained = reference.scores
     separation = comparison.separations(scores, trained, targets)
     if contract.task == "multi":
-        return comparison.precisions(scores, trained, targets), separation
+        return comparison.average_precisions(scores, trained, targets), separation
     wrong, trained_wrong = (
         (decide(answers, None) != targets).any(1) for answers in (scores, trained)
     )
@@ -139,8 +139,8 @@ def _check_loss(
 ) -> None:
     allowed = TOLERANCES[precision].loss
     seen = (
-        f"{100 * loss.value:+.2f} points of {comparison.FIGURE[task]} on {images:,} validation"
-        f" images, between {100 * loss.low:+.2f} and {100 * loss.high:+.2f} with 95 % confidence to"
+        f"{100 * loss.value:+.2f} points of {comparison.METRIC[task]} on {images:,} validation"
+        f" images, between {100 * loss.low:+.2f} and {100 * loss.high:+.2f} with 95 % confidence on"
         f" each side ({100 * allowed:g} allowed)"
     )
     if loss.low > allowed:
@@ -153,11 +153,11 @@ def _check_loss(
         needed = min(needed, comparison.images_needed(separation, allowed))
     raise TooFewImagesError(
         f"{precision}: too few images to tell whether it is worse than the trained network: {seen};"
-        f" about {needed:,} held out would do"
+        f" about {needed:,} validation images would be enough"
     )
 
 
-def _figures(
+def _metrics_of(
     scores: NDArray[np.float32],
     labels: Sequence[str],
     thresholds: Sequence[float] | None,
@@ -166,12 +166,12 @@ def _figures(
 ) -> dict[str, float]:
     targets = encode(reference.records, labels)
     predicted = decide(scores, thresholds)
-    return metrics.values(evaluate.figures(task, scores, predicted, targets), len(scores))
+    return metrics.values(evaluate.task_metrics(task, scores, predicted, targets), len(scores))
 
 
 def _check_graph(model: bytes) -> None:
     graph = onnx.load_from_string(model)
-    if strange := {entry.domain for entry in graph.opset_import} - _DOMAINS:
-        raise GateError(f"the graph uses operators of {', '.join(sorted(strange))}")
+    if unknown := {entry.domain for entry in graph.opset_import} - _DOMAINS:
+        raise GateError(f"the graph uses operators from {', '.join(sorted(unknown))}")
     if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in graph.graph.initializer):
-        raise GateError("the graph keeps weights outside of its file")
+        raise GateError("the graph keeps weights outside its file")

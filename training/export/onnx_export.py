@@ -1,4 +1,4 @@
-"""The network as an ONNX file: its tensors, its operators' version, and nothing of this machine."""
+"""The network as an ONNX file: its tensors, its opset, and no trace of this machine."""
 
 import warnings
 
@@ -16,7 +16,7 @@ def onnx_bytes(network: Served, image_size_px: int) -> bytes:
     """The network as one ONNX file: images uint8 `[N, S, S, 3]`, any N -> scores, maps."""
     example = torch.zeros(2, image_size_px, image_size_px, 3, dtype=torch.uint8)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's, about its own internals
+        warnings.simplefilter("ignore")  # the exporter warns about its own internals
         program = torch.onnx.export(
             network,
             (example,),
@@ -30,5 +30,5 @@ def onnx_bytes(network: Served, image_size_px: int) -> bytes:
         )
     model: onnx.ModelProto = program.model_proto  # type: ignore[union-attr]
     for node in model.graph.node:
-        del node.metadata_props[:]  # stack traces with the paths of this machine
+        del node.metadata_props[:]  # stack traces with paths on this machine
     return bytes(model.SerializeToString())

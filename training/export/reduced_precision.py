@@ -21,7 +21,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from training.network.resnet import Served
 
 _BATCH = 16
-_QUANTIZED = ["Conv", "Add", "MaxPool", "Relu"]  # the head, the norms of pixels and maps stay fp32
+_QUANTIZED = ["Conv", "Add", "MaxPool", "Relu"]  # the head, pixel normalization and maps stay fp32
 
 
 def halved(network: Served) -> Served:
@@ -34,7 +34,7 @@ def halved(network: Served) -> Served:
 def quantized(model: bytes, images_name: str, images: NDArray[np.uint8]) -> bytes:
     """The fp32 network in int8: static, activations uint8, weights int8 per channel.
 
-    images: training images uint8 `[N, S, S, 3]` for the ranges of the activations.
+    images: training images uint8 `[N, S, S, 3]`, which give the ranges of the activations.
     """
     with tempfile.TemporaryDirectory() as folder:
         prepared, result = Path(folder) / "prepared.onnx", Path(folder) / "int8.onnx"
@@ -61,10 +61,10 @@ def quantized(model: bytes, images_name: str, images: NDArray[np.uint8]) -> byte
 
 
 def _widen(graph: onnx.GraphProto, size_px: int) -> None:
-    """Make the pixels' mean and deviation `[1, 3, 1, 1]` as wide as the pictures.
+    """Expand the pixels' mean and standard deviation `[1, 3, 1, 1]` to the size of the images.
 
-    ONNX Runtime runs int8 networks with the channels last, and there three values that are repeated
-    along the last axis cost a tenth of a ResNet-50.
+    ONNX Runtime runs int8 networks channels-last, where three values repeated along the last axis
+    cost a tenth of a ResNet-50's time.
     """
     for constant in graph.initializer:
         if list(constant.dims) == [1, 3, 1, 1]:

@@ -1,4 +1,4 @@
-"""The images of a run, proved unchanged since it was trained; each file is opened once."""
+"""The images of a run, verified to be unchanged since training; each file is opened once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from training.data import datasets, decoding
 from training.data.record import Record
 from training.run_folder import Run
 
-_KEPT = 5  # files whose bytes the golden images are made of
+_KEPT = 5  # files whose bytes the golden images are made from
 
 
 @dataclass(frozen=True)
 class RunImages:
-    """Records in the order of their hashes; their images as each preprocessing makes them, uint8
+    """Records in the order of their hashes; their images in each preprocessing, uint8
     `[N, S, S, 3]`; the bytes of the first files.
     """
 
@@ -32,16 +32,16 @@ class RunImages:
 def validation_images(
     run: Run, data: str | None = None, others: Sequence[Preprocess] = ()
 ) -> RunImages:
-    """The run's validation images, preprocessed as its recipe says, and as `others` say.
+    """The run's validation images, preprocessed as in its recipe and as in each of `others`.
 
-    Their files are where they were, or below the root of `data`. Raises DataError if one is
-    missing or was changed.
+    Their files are read from where they were, or below the root of `data`. Raises DataError if one
+    is missing or has changed.
     """
     return _read(run, run.split.valid, data, [run.outcome.preprocess, *others], _KEPT)
 
 
 def training_images(run: Run, data: str | None, most: int) -> NDArray[np.uint8]:
-    """At most so many of the run's training images, uint8 `[n, S, S, 3]`. Raises DataError."""
+    """At most `most` of the run's training images, uint8 `[n, S, S, 3]`. Raises DataError."""
     preprocess = run.outcome.preprocess
     chosen = sorted(run.split.train, key=lambda record: record.sha256)[:most]
     return _read(run, chosen, data, [preprocess], 0).images[preprocess]
@@ -60,7 +60,7 @@ def _read(
     def unchanged(file: Path) -> bytes:
         content = file.read_bytes() if file.is_file() else b""
         if sha256(content) != known[file]:
-            raise DataError("is missing or was changed since training; give the data with --data")
+            raise DataError("is missing or has changed since training; give its folder with --data")
         if file in keep:
             files[file] = content
         return content

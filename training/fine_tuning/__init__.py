@@ -1,1 +1,1 @@
-"""The training loop, its schedule, its checkpoints, and what it is measured by after each epoch."""
+"""The training loop, its schedule, its checkpoints, and the validation after each epoch."""

@@ -1,4 +1,4 @@
-"""The batches of a run: which images each step sees, and how, decided by seed and step alone."""
+"""The batches of a run: the images and views of each step follow from seed and step alone."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -21,8 +21,8 @@ Batch = tuple[Tensor, Tensor, float]
 
 
 @dataclass(frozen=True)
-class Training:
-    """What is trained on: where the pictures come from, their names, and their targets.
+class TrainingSet:
+    """The training images: their source, file names and targets.
 
     targets: indices `[N]` (single-label) or 0 and 1 `[N, C]`, float32 (multi-label).
     """
@@ -32,8 +32,8 @@ class Training:
     targets: Tensor
 
 
-def training_set(images: Prepared, recipe: Recipe, device: torch.device) -> Training:
-    """The images that are trained on, decoded where they are cached."""
+def training_set(images: Prepared, recipe: Recipe, device: torch.device) -> TrainingSet:
+    """The training images, decoded already if they are cached."""
     chosen, labels = images.split.train, images.dataset.labels
     paths = [images.dataset.root / record.file for record in chosen]
     started = time.perf_counter()
@@ -41,27 +41,27 @@ def training_set(images: Prepared, recipe: Recipe, device: torch.device) -> Trai
     seconds = time.perf_counter() - started
     print(f"training images come from {source.place}, ready after {seconds:.1f} s")
     targets = loss_targets(encode(chosen, labels), images.dataset.task)
-    return Training(source, [record.file for record in chosen], targets)
+    return TrainingSet(source, [record.file for record in chosen], targets)
 
 
-def order(training: Training, recipe: Recipe, epoch: int) -> tuple[Tensor, ...]:
-    """Every image once, in an order of this epoch's own: the rows of each step, nearly as many."""
-    chance = generator(recipe.seed, "order", epoch)
-    rows = torch.randperm(len(training.targets), generator=chance)
+def order(training: TrainingSet, recipe: Recipe, epoch: int) -> tuple[Tensor, ...]:
+    """The rows of each step: every image once, shuffled anew each epoch, in near-equal batches."""
+    shuffling = generator(recipe.seed, "order", epoch)
+    rows = torch.randperm(len(training.targets), generator=shuffling)
     return rows.tensor_split(recipe.steps(len(training.targets)))
 
 
 def batches(
-    training: Training,
+    training: TrainingSet,
     rows_of_steps: Sequence[Tensor],
     first_step: int,
     recipe: Recipe,
     ranks: Ranks,
     stages: Stages,
 ) -> Iterator[Batch]:
-    """This process's part of each step, on its device.
+    """This process's part of each step's batch, on its device.
 
-    The weight makes the mean of the processes' losses the mean over the whole batch.
+    With the weights, the mean of the processes' losses is the mean over the whole batch.
     """
     shares = [ranks.share(rows) for rows in rows_of_steps]
     squares = training.source.batches(shares)
@@ -69,9 +69,9 @@ def batches(
         stages.begin()
         pixels, shapes = next(squares)
         pixels = pixels.to(ranks.device, non_blocking=True)
-        stages.lap("the pictures")
-        chance = generator(recipe.seed, "views", first_step + number)
-        draws = ranks.share(draw(len(rows), chance).T).T
+        stages.lap("image loading")
+        augmenting = generator(recipe.seed, "views", first_step + number)
+        draws = ranks.share(draw(len(rows), augmenting).T).T
         images = augment(pixels, shapes, draws, recipe)
         images = images.contiguous(memory_format=torch.channels_last)
         stages.lap("augmentation")
@@ -80,6 +80,6 @@ def batches(
 
 
 def generator(seed: int, purpose: str, number: int) -> torch.Generator:
-    """Chance for one purpose at one place of a run, the same whenever it is asked for."""
+    """The random generator for one purpose at one point of a run, the same at each call."""
     digest = sha256(f"{seed} {purpose} {number}".encode())
     return torch.Generator().manual_seed(int(digest[:15], 16))

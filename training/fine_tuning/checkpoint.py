@@ -1,7 +1,7 @@
-"""What a run has come to, in one file: a killed run is resumed as if nothing had happened.
+"""A run's progress in one file, from which a killed run is resumed as if nothing had happened.
 
 checkpoints/<step>-<hash>.safetensors holds the network, the optimizer's moments, the loss of each
-step and the lines of metrics.jsonl. The two newest are kept: a torn file costs its steps only.
+step and the lines of metrics.jsonl. The two newest are kept: a corrupt file costs only its steps.
 """
 
 import json
@@ -26,9 +26,9 @@ _BEST = "best.weights"
 
 @dataclass
 class Progress:
-    """How far a run is: the loss of each step done, over all phases, and each epoch done.
+    """How far a run has come: the loss of each finished step, over all phases, and each epoch.
 
-    threads: that the sums were computed with; with another number their last bits differ.
+    threads: of the CPU; with another number of them, the last bits of sums differ.
     """
 
     losses: list[float] = field(default_factory=list)
@@ -37,7 +37,7 @@ class Progress:
 
     @property
     def step(self) -> int:
-        """Steps done."""
+        """The number of finished steps."""
         return len(self.losses)
 
 
@@ -49,7 +49,7 @@ class Checkpoint:
     tensors: dict[str, Tensor]
 
     def restore(self, network: Network, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Put the weights into the network, and into the optimizer the moments it had."""
+        """Load the weights into the network, and the moments into its optimizer."""
         state = network.resnet.state_dict()
         network.resnet.load_state_dict({name: self.tensors[f"network.{name}"] for name in state})
         if optimizer is None:
@@ -61,7 +61,7 @@ class Checkpoint:
                 }
                 optimizer.state[parameter] = {
                     "step": self.tensors[f"step.{name}"].to(parameter.device),
-                    # the fused kernel walks over memory: laid out as the parameter is
+                    # the fused kernel needs the parameter's memory layout
                     **{m: torch.empty_like(parameter).copy_(v) for m, v in moments.items()},
                 }
 
@@ -72,7 +72,7 @@ def write(
     network: Network,
     optimizer: torch.optim.Optimizer | None = None,
 ) -> None:
-    """Write the newest checkpoint atomically, and drop all but two. RunError if it cannot be."""
+    """Write the newest checkpoint atomically, and delete all but two. RunError if that fails."""
     tensors = {f"network.{name}": value for name, value in network.resnet.state_dict().items()}
     for name, parameter in network.resnet.named_parameters():
         moments = optimizer.state.get(parameter, {}) if optimizer else {}
@@ -89,22 +89,22 @@ def write(
             f"{newest} cannot be written: {error.strerror}; make room, then resume with:"
             f" python -m training train --resume {run}"
         ) from error
-    # a later one is damaged, or it would have been resumed from
+    # a later one is corrupt, or the run would have been resumed from it
     kept = [file for file in _newest_first(run) if file.name <= newest.name][:_KEPT]
-    for file in folder.iterdir():  # with what a killed process left half-written
+    for file in folder.iterdir():  # also what a killed process left half-written
         if file not in kept and file.name != _BEST:
             file.unlink()
 
 
 def read(run: Path) -> Checkpoint | None:
-    """The newest checkpoint that is whole, or None; a damaged one is named."""
+    """The newest intact checkpoint, or None; prints the name of a corrupt one."""
     for file in _newest_first(run):
         if sha256(file.read_bytes()).startswith(file.stem.partition("-")[2]):
             with safe_open(file, "pt") as opened:
                 about = json.loads(opened.metadata()["progress"])
             epochs = [Epoch(**epoch) for epoch in about.pop("epochs")]
             return Checkpoint(Progress(epochs=epochs, **about), load_file(file))
-        print(f"{file} is damaged: going back to the one before it")
+        print(f"{file} is corrupt: using the one before it")
     return None
 
 
@@ -118,7 +118,7 @@ def restore_best(run: Path, network: Network) -> None:
 
 
 def remove(run: Path) -> None:
-    """A complete run needs none."""
+    """Delete the checkpoints: a complete run needs none."""
     shutil.rmtree(run / FOLDER, ignore_errors=True)
 
 

@@ -1,4 +1,4 @@
-"""The loss of each task, and the precision that the network computes in while it trains."""
+"""The loss of each task, and the precision of training."""
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from training.recipe import Dtype
 
 
 def precision(device: torch.device, dtype: Dtype) -> torch.autocast:
-    """Mixed precision with bfloat16, if that is what `dtype` says or stands for on the device."""
+    """Mixed precision with bfloat16, if `dtype` is that or resolves to it on the device."""
     mixed = pick_dtype(dtype, device) == "bfloat16"
     return torch.autocast(device.type, torch.bfloat16, enabled=mixed)
 

@@ -1,4 +1,4 @@
-"""What is trained when, at which learning rate: phases, each under a one-cycle schedule."""
+"""What is trained when, and at which learning rate: phases, each with a one-cycle schedule."""
 
 import math
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ from training.recipe import Recipe
 Step = tuple[float, float]
 """The learning rate of the head, and the mean loss of the batch."""
 
-_RISE = 0.3  # share of the steps in which the rate rises
-_FIRST, _LAST = 1 / 5, 1 / 5e4  # rates at both ends, of the peak
+_RISE = 0.3  # fraction of the steps in which the learning rate rises
+_FIRST, _LAST = 1 / 5, 1 / 5e4  # learning rates at both ends, relative to the peak
 _MOMENTA = 0.85, 0.95  # Adam's first beta, at the peak and at both ends
 
 
 def cycle(progress: float) -> tuple[float, float]:
-    """Share of the peak rate, and momentum, at `progress` in [0, 1] of the steps.
+    """Fraction of the peak learning rate, and momentum, at `progress` in [0, 1] of the steps.
 
     Half a cosine up, half a cosine down; the momentum the other way round (Smith & Topin, 2018).
     """
@@ -31,13 +31,13 @@ def cycle(progress: float) -> tuple[float, float]:
 
 
 def peaks(stem: float, head: float, blocks: int) -> list[float]:
-    """One peak rate a block, from stem to head in a geometric progression."""
+    """One peak learning rate per block, from stem to head in a geometric progression."""
     return [stem * (head / stem) ** (block / (blocks - 1)) for block in range(blocks)]
 
 
 @dataclass(frozen=True)
 class Phase:
-    """Steps from `first` up to `last`, with one peak rate for each block of the network."""
+    """Steps from `first` up to, not including, `last`; one peak learning rate per block."""
 
     name: str
     first: int
@@ -45,21 +45,21 @@ class Phase:
     peaks: list[float]
 
     def progress(self, step: int) -> float:
-        """Where in the phase the middle of a step is, in (0, 1)."""
+        """The middle of a step as a fraction of the phase, in (0, 1)."""
         return (step - self.first + 0.5) / (self.last - self.first)
 
 
 def phases(recipe: Recipe, steps: int, blocks: int) -> list[Phase]:
-    """The phases of a run with `steps` steps an epoch; one without epochs is left out."""
+    """The phases of a run with `steps` steps per epoch; a phase without epochs is left out."""
     frozen, end = recipe.freeze_epochs * steps, (recipe.freeze_epochs + recipe.epochs) * steps
-    alone = [0.0] * (blocks - 1) + [recipe.head_rate]
-    whole = peaks(*recipe.whole_rates, blocks)
+    alone = [0.0] * (blocks - 1) + [recipe.head_lr]
+    whole = peaks(*recipe.whole_lrs, blocks)
     both = [Phase("head", 0, frozen, alone), Phase("whole", frozen, end, whole)]
     return [phase for phase in both if phase.first < phase.last]
 
 
 def curve(recipe: Recipe, steps: int, blocks: int, losses: Sequence[float]) -> list[Step]:
-    """The head's learning rate and the loss of each step done; `steps`: of an epoch."""
+    """The head's learning rate and the loss of each finished step; `steps`: per epoch."""
     return [
         (phase.peaks[-1] * cycle(phase.progress(step))[0], losses[step])
         for phase in phases(recipe, steps, blocks)
@@ -70,19 +70,19 @@ def curve(recipe: Recipe, steps: int, blocks: int, losses: Sequence[float]) -> l
 def optimizer(
     blocks: Sequence[nn.Module], peaks: Sequence[float], decay: float
 ) -> torch.optim.AdamW:
-    """AdamW over the parameters that learn; no decay on norms and biases."""
+    """AdamW over the parameters that require gradients; no decay on norms and biases."""
     groups = []
     for block, peak in zip(blocks, peaks, strict=True):
-        learning = [p for p in block.parameters() if p.requires_grad]
-        weights, others = [p for p in learning if p.ndim > 1], [p for p in learning if p.ndim == 1]
+        trained = [p for p in block.parameters() if p.requires_grad]
+        weights, others = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim == 1]
         groups += [{"params": weights, "peak": peak, "weight_decay": decay}] if weights else []
         groups += [{"params": others, "peak": peak, "weight_decay": 0.0}] if others else []
     return torch.optim.AdamW(groups, fused=True)
 
 
-def turn(optimizer: torch.optim.AdamW, progress: float) -> None:
-    """Set every group's rate and momentum to where the cycle is at `progress`."""
-    share, momentum = cycle(progress)
+def apply(optimizer: torch.optim.AdamW, progress: float) -> None:
+    """Set every group's learning rate and momentum to those of the cycle at `progress`."""
+    fraction, momentum = cycle(progress)
     for group in optimizer.param_groups:
-        group["lr"] = group["peak"] * share
+        group["lr"] = group["peak"] * fraction
         group["betas"] = (momentum, group["betas"][1])

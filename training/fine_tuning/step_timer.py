@@ -1,14 +1,14 @@
-"""Which stage of a training step bounds its speed: pictures, augmentation or network."""
+"""Which stage of a training step limits its speed: image loading, augmentation or network."""
 
 import time
 
 import torch
 
-_EVERY = 16  # on a GPU only each 16th step is timed: a look at the clock must wait for the GPU
+_EVERY = 16  # on a GPU only every 16th step is timed: timing must wait for the GPU
 
 
 class Stages:
-    """Seconds that the timed steps spent in each stage."""
+    """The seconds that the timed steps spent in each stage."""
 
     def __init__(self, device: torch.device) -> None:
         self.seconds: dict[str, float] = {}
@@ -17,14 +17,14 @@ class Stages:
         self._at = time.perf_counter()
 
     def begin(self) -> None:
-        """A step begins; the first one after a pause is not timed."""
+        """Begin a step; the first one is not timed."""
         self._steps += 1
         if self._timed:
             self._wait()
             self._at = time.perf_counter()
 
     def lap(self, stage: str) -> None:
-        """What ran since the last lap was `stage`."""
+        """Add the time since the last lap to `stage`."""
         if self._timed:
             self._wait()
             now = time.perf_counter()
@@ -32,13 +32,13 @@ class Stages:
             self._at = now
 
     def verdict(self) -> str:
-        """The slowest stage and each stage's share, as in `bound by the network (network 91 %…`."""
+        """The slowest stage, and each one's share of the time, in words."""
         total = sum(self.seconds.values())
         if not total:
-            return "too few steps to tell what bounds the speed"
+            return "too few steps to tell what limits the speed"
         shares = sorted(((s / total, name) for name, s in self.seconds.items()), reverse=True)
         listed = ", ".join(f"{name} {share:.0%}" for share, name in shares)
-        return f"the speed is bound by {shares[0][1]} ({listed} of the time)"
+        return f"the speed is limited by {shares[0][1]} ({listed} of the time)"
 
     @property
     def _timed(self) -> bool:

@@ -1,7 +1,7 @@
-"""The training loop: the head alone, then the whole network, each under a one-cycle schedule.
+"""The training loop: the head alone, then the whole network, each with a one-cycle schedule.
 
-Whatever chance decides follows from the seed and the step's number alone. So a run that was killed
-resumes from a checkpoint as if it had not been, and several processes draw what one would.
+All random numbers follow from the seed and the step's number alone. So a killed run resumes from
+a checkpoint as if it had not been killed, and several processes draw the same numbers as one.
 """
 
 import math
@@ -18,7 +18,7 @@ from models.errors import RecipeError, RunError
 from models.manifest import Task
 from training.distributed import Ranks
 from training.fine_tuning import batches, checkpoint, schedule
-from training.fine_tuning.batches import Batch, Training
+from training.fine_tuning.batches import Batch, TrainingSet
 from training.fine_tuning.checkpoint import Checkpoint, Progress
 from training.fine_tuning.loss import loss_of, precision
 from training.fine_tuning.schedule import Phase, phases
@@ -29,11 +29,11 @@ from training.recipe import Recipe
 from training.run_folder import Epoch
 
 _NORM_MAX = 1.0  # of the gradient
-_LOOK = 10  # steps between looks at the loss: on a GPU each look waits for it
+_LOSS_STEPS = 10  # steps between reads of the loss: each read waits for the GPU
 
 
 class DivergedError(RunError):
-    """A loss was not finite; `files` are the images of its step."""
+    """A loss is not finite; `files` are the images of its step."""
 
     def __init__(self, message: str, files: list[str]) -> None:
         super().__init__(message)
@@ -45,7 +45,7 @@ class FineTuning:
     """Trains `network` in place."""
 
     network: Network
-    training: Training
+    training: TrainingSet
     task: Task
     recipe: Recipe
     ranks: Ranks
@@ -58,10 +58,10 @@ class FineTuning:
         validation: Validation | None = None,
         path: Path | None = None,
     ) -> None:
-        """All phases, or what is left of them; `progress` grows. Raises DivergedError.
+        """Train all phases, or what is left of them; extends `progress`. Raises DivergedError.
 
-        start: the checkpoint that `progress` is of, if it is not at its beginning. After each epoch
-        the network is validated, which may end the training, and a checkpoint is written to the
+        start: the checkpoint that `progress` was read from, when resuming. After each epoch the
+        network is validated, which may stop training early, and a checkpoint is written to the
         run's folder `path`; also every `recipe.checkpoint_s` seconds.
         """
         if self.ranks.count > 1 and self.recipe.norms_by_batch:
@@ -70,14 +70,16 @@ class FineTuning:
             start.restore(self.network)
         steps = self.recipe.steps(len(self.training.targets))
         for phase in phases(self.recipe, steps, len(self.network.blocks)):
-            if progress.step >= phase.last or (validation and validation.enough(progress)):
+            if progress.step >= phase.last or (validation and validation.should_stop(progress)):
                 continue
             optimizer = self.prepare(phase)
             if start and progress.step > phase.first:
                 start.restore(self.network, optimizer)
             learner = self.ranks.wrap(self.network)
-            while progress.step < phase.last and not (validation and validation.enough(progress)):
-                self._set_norms(phase)  # a validation may have been in between
+            while progress.step < phase.last:
+                if validation and validation.should_stop(progress):
+                    break
+                self._set_norms(phase)  # validation sets evaluation mode
                 progress.epochs.append(self._epoch(phase, learner, optimizer, progress, path))
                 if validation:
                     validation.after_epoch(progress)
@@ -105,7 +107,7 @@ class FineTuning:
         progress: Progress,
         path: Path | None,
     ) -> Epoch:
-        """The steps that are left of an epoch. What bounds their speed is said once a phase."""
+        """Train the remaining steps of an epoch. Prints once per phase what limits the speed."""
         steps = self.recipe.steps(len(self.training.targets))
         number, done = divmod(progress.step, steps)
         order = batches.order(self.training, self.recipe, number)
@@ -124,17 +126,17 @@ class FineTuning:
         pending: list[Tensor] = []
         started = saved = time.perf_counter()
         for batch in bar:
-            schedule.turn(optimizer, phase.progress(progress.step + len(pending)))
+            schedule.apply(optimizer, phase.progress(progress.step + len(pending)))
             pending.append(self.step(learner, optimizer, batch))
             stages.lap("the network")
-            if len(pending) < _LOOK:
+            if len(pending) < _LOSS_STEPS:
                 continue
-            self._settle(pending, progress, order)
+            self._read_losses(pending, progress, order)
             due = time.perf_counter() - saved >= self.recipe.checkpoint_s
             if due and progress.step % steps:
                 self._save(path, progress, optimizer)
                 saved = time.perf_counter()
-        self._settle(pending, progress, order)
+        self._read_losses(pending, progress, order)
         seconds = time.perf_counter() - started
         total = sum(
             loss * len(rows)
@@ -151,7 +153,7 @@ class FineTuning:
         )
 
     def step(self, learner: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch) -> Tensor:
-        """One step down the gradient; this process's part of the batch's mean loss, `[]`."""
+        """One optimizer step; returns this process's part of the batch's mean loss, `[]`."""
         images, targets, weight = batch
         with precision(self.ranks.device, self.recipe.dtype):
             logits = learner(images)
@@ -165,8 +167,10 @@ class FineTuning:
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         return loss_of(logits, targets, self.task)
 
-    def _settle(self, pending: list[Tensor], progress: Progress, order: Sequence[Tensor]) -> None:
-        """Move the losses of the last steps to `progress`; stop if one is not finite."""
+    def _read_losses(
+        self, pending: list[Tensor], progress: Progress, order: Sequence[Tensor]
+    ) -> None:
+        """Move the losses of the last steps to `progress`. DivergedError if one is not finite."""
         if not pending:
             return
         losses = self.ranks.sum(torch.stack(pending)).tolist()
@@ -178,7 +182,7 @@ class FineTuning:
                 files = [self.training.files[row] for row in rows]
                 raise DivergedError(
                     f"the loss of step {step + 1} is {loss}: training diverged; use a lower --lr"
-                    f" than {self.recipe.lr}, or look at the images of that step: {files[0]},"
+                    f" than {self.recipe.lr}, or check the images of that step: {files[0]},"
                     f" {files[-1]} and {len(files) - 2} others",
                     files,
                 )
@@ -186,7 +190,7 @@ class FineTuning:
 
 
 def check_processes(recipe: Recipe, ranks: Ranks, images: int) -> None:
-    """RecipeError where several processes could not do what one would on as many images."""
+    """RecipeError if several processes could not train as one would on this many images."""
     least = images // recipe.steps(images)
     if least < ranks.count:
         raise RecipeError(
@@ -195,6 +199,6 @@ def check_processes(recipe: Recipe, ranks: Ranks, images: int) -> None:
         )
     if ranks.count > 1 and recipe.norms_by_batch and ranks.device.type != "cuda":
         raise RecipeError(
-            f"{ranks.count} processes on the CPU would each normalise by a batch of their own: use"
-            " --norms fixed"
+            f"{ranks.count} processes on the CPU would each normalise by their own part of the"
+            " batch: use --norms fixed"
         )

@@ -1,4 +1,4 @@
-"""The network on the validation images, after each epoch: metrics, the best epoch, when to stop."""
+"""Validation after each epoch: the metrics, the best epoch, and early stopping."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,10 +25,10 @@ from training.run_folder import Epoch
 
 @dataclass(frozen=True)
 class Validation:
-    """Follows the training of one run; only the first process writes and prints.
+    """The validation of one run; only the first process writes and prints.
 
-    images: this process's share, uint8 `[n, S, S, 3]`. targets: of all images, `[N, C]`. steps: of
-    an epoch.
+    images: this process's part, uint8 `[n, S, S, 3]`. targets: of all images, bool `[N, C]`.
+    steps: per epoch.
     """
 
     path: Path
@@ -41,7 +41,7 @@ class Validation:
     steps: int
 
     def logits(self) -> NDArray[np.float32]:
-        """Of all validation images `[N, C]`, in float32, the same in each process."""
+        """Of all validation images, float32 `[N, C]`, the same in each process."""
         own = logits_of(self.network, self.images, self.ranks.device)
         return self.ranks.gather(torch.from_numpy(own)).numpy()
 
@@ -68,8 +68,8 @@ class Validation:
         run_folder.write_curves(self.path, curve)
         print("  ".join(f"{name} {value}" for name, value in progress.epochs[-1].line().items()))
 
-    def enough(self, progress: Progress) -> bool:
-        """Whether `--early-stop` ends here: in the phase that comes last, not before."""
+    def should_stop(self, progress: Progress) -> bool:
+        """Whether `--early-stop` ends training now; only the last phase is stopped."""
         last = "whole" if self.recipe.epochs else "head"
         since = progress.epochs[best(progress.epochs) + 1 :]
         waited = sum(epoch.phase == last for epoch in since)
@@ -77,9 +77,9 @@ class Validation:
 
 
 def best(epochs: Sequence[Epoch]) -> int:
-    """The place of the epoch with the least error or highest mAP, the first of equals; 0 of none.
+    """Index of the epoch with the lowest error or highest mAP, the first if several; 0 if none.
 
-    All of them were validated.
+    All of them must have been validated.
     """
     losses = [-epoch.map if epoch.map is not None else epoch.error for epoch in epochs]
     return int(np.argmin(np.array(losses, np.float64))) if losses else 0

@@ -1,1 +1,1 @@
-"""What is wrong and what is remarkable with DATA, before anything is trained on it."""
+"""The audit of DATA before training: what is wrong with it, and what is notable."""

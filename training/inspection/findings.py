@@ -1,4 +1,4 @@
-"""What is wrong, and what is remarkable, with a set of images: the facts of an inspection."""
+"""The findings of an inspection: what is wrong with a data set, and what is notable."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Hashable, Sequence
@@ -12,19 +12,19 @@ from training.data.datasets import Dataset
 from training.data.record import Record
 from training.data.split import Split
 
-FEW = 10  # a label with fewer images is worth a word
+FEW = 10  # labels with fewer images are reported
 
 
 @dataclass(frozen=True)
 class Findings:
-    """As `inspection.json` has it; images are named as below `root`, pixels as stored."""
+    """The content of `inspection.json`; files are relative to `root`, sizes as stored."""
 
     root: str
     task: str
     images: int
     split_is_given: bool
-    trained: int  # after the quarantine; 0 and 0 where the split is refused
-    held_out: int
+    training_images: int  # training images without the quarantine; 0 if the split is refused
+    validation_images: int  # validation images, likewise
     labels: dict[str, int]  # most images first
     few: list[str]  # labels with fewer than FEW images
     unlabelled: int
@@ -33,7 +33,7 @@ class Findings:
     quarantine: dict[str, str]  # file -> reason
     formats: dict[str, int]
     modes: dict[str, int]
-    extensions_that_lie: dict[str, str]  # file -> what it is
+    extensions_that_lie: dict[str, str]  # file -> its format
     turned: dict[str, int]  # file -> EXIF orientation
     widths_px: tuple[int, ...]  # smallest, median, largest
     heights_px: tuple[int, ...]
@@ -46,7 +46,7 @@ class Findings:
 
     @property
     def bad(self) -> dict[str, str]:
-        """The files that cannot be used, and why."""
+        """The files that cannot be used, with the reason."""
         return {
             file: reason.removeprefix(_BAD)
             for file, reason in self.quarantine.items()
@@ -58,9 +58,9 @@ _BAD = "bad: "
 
 
 def find(dataset: Dataset, refused: Sequence[str], valid: float, seed: int) -> Findings:
-    """Everything that can be told from the records, which were scanned and grouped.
+    """All findings about the records, which must be scanned and grouped.
 
-    refused: what reading the data complained of; valid, seed: of the split, as in the recipe.
+    refused: the complaints from reading the data; valid, seed: of the split, as in the recipe.
     """
     records = dataset.records
     usable = [record for record in records if record.scan.error is None]
@@ -77,7 +77,9 @@ def find(dataset: Dataset, refused: Sequence[str], valid: float, seed: int) -> F
     leaks = split.straddling(given, lambda record: record.sha256)
     for leak in leaks:
         for record in leak.train:
-            quarantine[record.file] = f"leak: the same bytes as {leak.valid[0].file}, held out"
+            quarantine[record.file] = (
+                f"leak: the same bytes as the validation image {leak.valid[0].file}"
+            )
     near_leaks = split.straddling(given, lambda record: record.group)
     sides, objection = _split(dataset, quarantine, valid, seed)
     return Findings(
@@ -85,8 +87,8 @@ def find(dataset: Dataset, refused: Sequence[str], valid: float, seed: int) -> F
         task=dataset.task,
         images=len(records),
         split_is_given=all(record.side is not None for record in records),
-        trained=len(sides.train),
-        held_out=len(sides.valid),
+        training_images=len(sides.train),
+        validation_images=len(sides.valid),
         labels=dict(counts.most_common()),
         few=sorted(label for label, count in counts.items() if count < FEW),
         unlabelled=sum(not record.labels for record in records),
@@ -95,8 +97,8 @@ def find(dataset: Dataset, refused: Sequence[str], valid: float, seed: int) -> F
         quarantine=quarantine,
         formats=_counted([record.scan.format for record in usable]),
         modes=_counted([record.scan.mode for record in usable]),
-        extensions_that_lie={r.file: str(r.scan.format) for r in usable if r.extension_lies},
-        turned={record.file: record.scan.turn for record in usable if record.scan.turn != 1},
+        extensions_that_lie={r.file: str(r.scan.format) for r in usable if r.extension_is_wrong},
+        turned={r.file: r.scan.orientation for r in usable if r.scan.orientation != 1},
         widths_px=_range([record.scan.width_px for record in usable]),
         heights_px=_range([record.scan.height_px for record in usable]),
         duplicates=_files(contents),
@@ -117,7 +119,7 @@ def find(dataset: Dataset, refused: Sequence[str], valid: float, seed: int) -> F
 def _split(
     dataset: Dataset, quarantine: Container[str], valid: float, seed: int
 ) -> tuple[Split, list[str]]:
-    """What `train` would do with the images that are not in quarantine, or why it would not."""
+    """The split that `train` would make of images not in quarantine, or why it would refuse."""
     kept = tuple(record for record in dataset.records if record.file not in quarantine)
     try:
         return split.split(replace(dataset, records=kept), valid, seed), []
@@ -128,7 +130,7 @@ def _split(
 def _together(
     records: Sequence[Record], key: Callable[[Record], Hashable]
 ) -> list[Sequence[Record]]:
-    """Records that share a key, where several do."""
+    """The groups of two or more records that share a key."""
     found: dict[Hashable, list[Record]] = defaultdict(list)
     for record in records:
         found[key(record)].append(record)

@@ -1,4 +1,4 @@
-"""An inspection's findings in words, for a terminal."""
+"""The findings of an inspection as text for a terminal."""
 
 from collections.abc import Collection, Iterator
 
@@ -6,7 +6,7 @@ from training.inspection.findings import FEW, Findings
 
 INSPECTION_FILE = "inspection.json"
 _SHOWN = 5  # of each kind; the rest is in inspection.json
-_EXIF_TURNS = {
+_EXIF = {  # orientation, as stored
     2: "mirrored",
     3: "upside down",
     4: "mirrored, upside down",
@@ -20,16 +20,17 @@ _EXIF_TURNS = {
 def lines(name: str, found: Findings) -> Iterator[str]:
     yield (
         f"{name}: {found.images} images, {len(found.labels)} labels, {found.task}-label;"
-        f" train would take {found.trained} to train on and hold out {found.held_out}"
+        f" train would use {found.training_images} for training and {found.validation_images} for"
+        " validation"
     )
     yield from _labels(found)
     yield from found.notes
     yield "\nFiles"
     yield from _listed("cannot be used", [f"{f}: {why}" for f, why in found.bad.items()])
-    lies = [f"{file} is a {form}" for file, form in found.extensions_that_lie.items()]
-    yield from _listed("have an extension that lies; they are read by content", lies)
-    turned = [f"{file} ({_EXIF_TURNS[turn]})" for file, turn in found.turned.items()]
-    yield from _listed("are turned by EXIF; they are put upright", turned)
+    wrong = [f"{file} is a {form}" for file, form in found.extensions_that_lie.items()]
+    yield from _listed("have the wrong extension; they are read by content", wrong)
+    turned = [f"{file} ({_EXIF[orientation]})" for file, orientation in found.turned.items()]
+    yield from _listed("are not upright by their EXIF; they are turned upright", turned)
     yield f"  formats: {_counts(found.formats)}; modes: {_counts(found.modes)}"
     if found.widths_px:
         least, median, most = zip(found.widths_px, found.heights_px, strict=True)
@@ -55,8 +56,8 @@ def lines(name: str, found: Findings) -> Iterator[str]:
 
 
 def _labels(found: Findings) -> Iterator[str]:
-    """The labels with most and fewest images, or all where they are few."""
-    yield "\nLabels, images of each"
+    """The labels with the most and the fewest images, or all of them if there are few."""
+    yield "\nImages of each label"
     counts = list(found.labels.items())
     shown = counts if len(counts) <= 2 * _SHOWN + 2 else [*counts[:_SHOWN], *counts[-_SHOWN:]]
     width = max((len(label) for label, _ in shown), default=0)

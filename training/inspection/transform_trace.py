@@ -17,9 +17,9 @@ from training.recipe import Recipe
 
 @torch.inference_mode()
 def steps(file: Path, recipe: Recipe, task: Task, labels: int) -> list[tuple[str, str]]:
-    """The name of each step and what comes out of it, to train on and then as served.
+    """The name and the output of each step, first in training and then as served.
 
-    The network is the recipe's, untrained: shapes and ranges are right, scores say nothing yet.
+    The network is the recipe's, untrained: shapes and ranges are right, scores are not meaningful.
     """
     data = file.read_bytes()
     generator = torch.Generator().manual_seed(recipe.seed)
@@ -36,10 +36,10 @@ def steps(file: Path, recipe: Recipe, task: Task, labels: int) -> list[tuple[str
     width, height = shapes[0].tolist()
     return [
         ("file", f"{len(data):,} bytes, {image_format(data)}"),
-        ("decoded", _picture(load(data, recipe.presize_px))),
-        ("presized", f"{_tensor(squares)}; true shape {width:.2f} : {height:.2f}"),
+        ("decoded", _image(load(data, recipe.presize_px))),
+        ("presized", f"{_tensor(squares)}; original shape {width:.2f} : {height:.2f}"),
         ("augmented", _tensor(views)),
-        ("normalised", f"{_tensor(of_views[0])}; the network does it"),
+        ("normalised", f"{_tensor(of_views[0])}; inside the network"),
         ("logits", _tensor(of_views[1])),
         ("served", f"{_tensor(served)}; from the file, by the service's own decoder"),
         ("normalised", _tensor(of_served[0])),
@@ -52,9 +52,9 @@ def _through(network: Network, images: torch.Tensor) -> tuple[torch.Tensor, torc
     return (images - network.mean) / network.deviation, network(images)
 
 
-def _picture(picture: Image.Image) -> str:
-    pixels = np.asarray(picture)
-    return f"{pixels.dtype} {picture.mode} {picture.width} x {picture.height}, {_span(pixels)}"
+def _image(image: Image.Image) -> str:
+    pixels = np.asarray(image)
+    return f"{pixels.dtype} {image.mode} {image.width} x {image.height}, {_span(pixels)}"
 
 
 def _tensor(values: torch.Tensor) -> str:

@@ -1,1 +1,1 @@
-"""The ResNet: torchvision's, with its pretrained weights, and what is exported of it."""
+"""The ResNet: torchvision's, its pretrained weights, and the form that is exported."""

@@ -1,4 +1,4 @@
-"""Batched inference in float32, for whatever a network answers."""
+"""Inference in batches, in float32."""
 
 from collections.abc import Callable
 
@@ -17,7 +17,7 @@ _BATCH = 64
 def in_batches(
     function: Callable[[Tensor], Tensor], images: Tensor, device: torch.device
 ) -> NDArray[np.float32]:
-    """`function` of images uint8 `[N, S, S, 3]`, 64 at a time on `device`, without TF32."""
+    """`function` of the images, uint8 `[N, S, S, 3]`, 64 at a time on `device`, without TF32."""
     batches = torch.split(images, _BATCH)
     bar = tqdm(batches, "evaluating", unit=" batches", leave=False, disable=None)
     with torch.backends.cudnn.flags(allow_tf32=False):

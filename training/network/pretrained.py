@@ -1,4 +1,4 @@
-"""Weights to start from: torchvision's, a file's, or none."""
+"""Initial weights: torchvision's, a file's, or none."""
 
 from pathlib import Path
 
@@ -14,22 +14,22 @@ from training.recipe import Arch, Recipe
 
 _COUNTER = "num_batches_tracked"  # files from before PyTorch 0.4.1 lack it
 Weights = tuple[str, str | None, str]
-"""What the weights are, their file's sha256, their licence."""
+"""A description of the weights, the sha256 of their file, their licence."""
 
 
 def start(recipe: Recipe, labels: int) -> tuple[Network, Weights]:
-    """The network that a run begins with, on the CPU, and what its weights are."""
+    """The initial network of a run, on the CPU, and what its weights are."""
     torch.manual_seed(recipe.seed)
     network = Network(recipe.arch, labels)
     return network, pretrain(network, recipe.arch, recipe.weights)
 
 
 def pretrain(network: Network, arch: Arch, weights: str) -> Weights:
-    """Load pretrained weights into all but the head; say what they are.
+    """Load pretrained weights into all layers but the head.
 
     `weights`: imagenet, none, or a file (.pth, .safetensors) with torchvision's keys. Returns
     their description, the file's sha256 and their licence. Raises RecipeError if they cannot be
-    had or belong to another architecture.
+    loaded or belong to another architecture.
     """
     if weights == "none":
         return "none", None, "none"
@@ -40,7 +40,7 @@ def pretrain(network: Network, arch: Arch, weights: str) -> Weights:
         except Exception as error:  # a download fails in many ways, and so does unpickling
             raise RecipeError(
                 f"--weights imagenet: {choice} cannot be downloaded from {choice.url} ({error});"
-                " download it elsewhere and give --weights FILE, or use --weights none"
+                " download it by other means and give --weights FILE, or use --weights none"
             ) from error
         _load(network, state, str(choice), arch)
         return str(choice), None, "BSD-3-Clause (torchvision), trained on ImageNet"
@@ -57,7 +57,7 @@ def pretrain(network: Network, arch: Arch, weights: str) -> Weights:
             f" {str(error).partition(chr(10))[0]}"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise RecipeError(f"--weights {weights} is no state dict: it must map names to tensors")
+        raise RecipeError(f"--weights {weights} is not a state dict: it must map names to tensors")
     _load(network, state, weights, arch)
     return file.name, sha256(data), "unknown"
 
@@ -70,5 +70,7 @@ def _load(network: Network, state: dict[str, Tensor], name: str, arch: Arch) -> 
         key for key in own.keys() & body.keys() if own[key].shape != body[key].shape
     )
     if wrong:
-        raise RecipeError(f"--weights {name} is no {arch}: {wrong[0]} and {len(wrong) - 1} others")
+        raise RecipeError(
+            f"--weights {name} does not fit {arch}: {wrong[0]} and {len(wrong) - 1} others differ"
+        )
     network.resnet.load_state_dict(body, strict=False)

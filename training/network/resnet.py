@@ -1,4 +1,4 @@
-"""The network: a torchvision ResNet that takes pixels, and the same with its decision inside."""
+"""The network: a torchvision ResNet that takes pixels, and its exported form."""
 
 from pathlib import Path
 
@@ -12,8 +12,8 @@ from models.errors import RunError
 from models.manifest import Task
 from training.recipe import Arch
 
-_MEAN = (0.485, 0.456, 0.406)  # of ImageNet, as all of torchvision's weights expect
-_DEVIATION = (0.229, 0.224, 0.225)
+_MEAN = (0.485, 0.456, 0.406)  # of ImageNet, as all torchvision weights expect
+_STANDARD_DEVIATION = (0.229, 0.224, 0.225)
 
 
 class Network(nn.Module):
@@ -23,7 +23,7 @@ class Network(nn.Module):
     """
 
     mean: Tensor
-    deviation: Tensor
+    deviation: Tensor  # the standard deviation; its name is part of model.onnx
 
     def __init__(self, arch: Arch, labels: int) -> None:
         super().__init__()
@@ -31,12 +31,12 @@ class Network(nn.Module):
         nn.init.zeros_(self.resnet.fc.bias)
         # float32 [1, 3, 1, 1], in units of a uint8 pixel
         self.register_buffer("mean", torch.tensor(_MEAN).view(1, 3, 1, 1) * 255, persistent=False)
-        deviation = torch.tensor(_DEVIATION).view(1, 3, 1, 1) * 255
+        deviation = torch.tensor(_STANDARD_DEVIATION).view(1, 3, 1, 1) * 255
         self.register_buffer("deviation", deviation, persistent=False)
 
     @property
     def blocks(self) -> list[nn.Module]:
-        """From stem to head: the parts that get learning rates of their own."""
+        """From stem to head: the parts that each have their own learning rate."""
         net = self.resnet
         stem = nn.ModuleList([net.conv1, net.bn1])
         return [stem, net.layer1, net.layer2, net.layer3, net.layer4, net.fc]
@@ -63,20 +63,20 @@ class Network(nn.Module):
 
 
 def read(file: Path, arch: Arch, labels: int) -> Network:
-    """The network whose weights are in `file`, in evaluation mode. RunError if it is damaged."""
+    """The network whose weights are in `file`, in evaluation mode. RunError if it is corrupt."""
     network = Network(arch, labels)
     try:
         network.resnet.load_state_dict(load_file(file))
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise RunError(f"{file} is missing or damaged") from error
+        raise RunError(f"{file} is missing or corrupt") from error
     return network.eval()
 
 
 class Served(nn.Module):
     """What is exported: images uint8 `[N, S, S, 3]` -> scores `[N, C]`, maps `[N, C, h, w]`.
 
-    scores are probabilities; maps are each position's own logits, of which the mean over the
-    positions is the image's logits. Both are float32, whatever the ResNet's weights are.
+    scores are probabilities; maps are the logits of each position, whose mean over all positions
+    is the image's logits. Both are float32, whatever the dtype of the ResNet's weights.
     """
 
     def __init__(self, network: Network, task: Task, temperature: float) -> None:

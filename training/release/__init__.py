@@ -1,8 +1,8 @@
-"""Whether a candidate may take the released version's place."""
+"""Whether a candidate may replace the released version."""
 
 from models.errors import ReleaseError
 
-MARGIN = 0.01  # share by which error, or 1 - mAP, may be worse with 95 % confidence
+MARGIN = 0.01  # how much worse error, or 1 - mAP, may be with 95 % confidence, as a share
 
 
 def is_margin(margin: float) -> bool:
@@ -10,7 +10,7 @@ def is_margin(margin: float) -> bool:
 
 
 def check_margin(margin: float) -> None:
-    """ReleaseError if it is no share that a model may be worse by."""
+    """Raises ReleaseError unless the margin is a share above 0 and below 0.5."""
     if not is_margin(margin):
         raise ReleaseError(
             f"--margin {margin}: use a share above 0 and below 0.5; 0.01 is one point"

@@ -1,8 +1,8 @@
-"""`release`: the candidate takes the released model's place if it is shown not to be worse.
+"""`release`: the candidate replaces the released model if it is shown not to be worse.
 
-Both answer the same images, without those that either was trained on. The candidate is refused if
-it may be worse by more than the margin, or is worse at a label by more than chance. `rollback` goes
-back.
+Both predict the same images, without those that either was trained on. The candidate is refused if
+it may be worse by more than the margin, or is worse on a label by more than chance. `rollback`
+undoes a release.
 """
 
 import math
@@ -29,13 +29,13 @@ from training.run_folder import Run
 
 @dataclass(frozen=True)
 class Comparison:
-    """A candidate and the released model on the same images. Figures: less is better.
+    """A candidate and the released model on the same images. Metrics: less is better.
 
-    left_out: images that the released model was trained on. gone: its labels that the candidate
-    lacks. difference: None where no image is left.
+    left_out: number of images that the released model was trained on or whose label it lacks.
+    gone: its labels that the candidate lacks. difference: None if no image is left.
     """
 
-    figure: str
+    metric: str
     images: int
     left_out: int
     difference: Difference | None
@@ -55,11 +55,11 @@ def release(
     precisions: Sequence[Precision] = (),
     data_path: str | None = None,
 ) -> Path:
-    """Compare, export through the gates, and serve it by default from now on; the bundle's folder.
+    """Compare, export through the gate, and make it the released version; the bundle's folder.
 
-    Prints the verdict, to be pasted. `margin`: a share. `allowed`: labels that may get worse or go.
-    Raises ReleaseError if the candidate is refused, which `force` overrides, and what `export`
-    raises; then the released version stays.
+    Prints the verdict as Markdown. `margin`: a share. `allowed`: labels that may get worse or be
+    missing. Raises ReleaseError if the candidate is refused, which `force` overrides, and whatever
+    `export` raises; then the released version stays.
     """
     released = store.released(name) if name in store.names() else None
     check_margin(margin)
@@ -79,13 +79,15 @@ def release(
         old = scorer.load(f"{name}:{released}", device, store)
         if run.outcome.task != old.task:
             raise ReleaseError(
-                f"{old.name} is {old.task}-label, {run.path} {run.outcome.task}-label: use another"
-                " --name"
+                f"{old.name} is {old.task}-label and {run.path} is {run.outcome.task}-label: use"
+                " another --name"
             )
         images = validation_images(run, data_path, [old.preprocess])
         found = against(run, old, device, images)
         if unknown := sorted(set(allowed) - {*run.outcome.labels, *old.labels}):
-            raise ReleaseError(f"--allow-label {unknown[0]}: no label of the run or of {old.name}")
+            raise ReleaseError(
+                f"--allow-label {unknown[0]}: neither the run nor {old.name} has this label"
+            )
         reasons = judge(found, margin, allowed)
         decision = _decision(found, released, margin, allowed, reasons)
         print(text(found, run, old.name, decision))
@@ -93,26 +95,25 @@ def release(
             supported = supported_margin(found, allowed)
             ways = f"--margin {supported:g} would accept it, " if supported else ""
             raise ReleaseError(
-                f"{decision.verdict}; {old.name} stays released ({ways}--force releases"
-                " nevertheless)"
+                f"{decision.verdict}; {old.name} stays released ({ways}--force releases it anyway)"
             )
     path = export(
         run, name, store, data_path, precisions=precisions, release=decision, found=images
     )
     if released is not None and store.released(name) != released:
         raise ReleaseError(
-            f"{name}:{store.released(name)} was released meanwhile: release again, against it;"
-            f" {path} is there, but not released"
+            f"{name}:{store.released(name)} was released in the meantime: run release again to"
+            f" compare with it; {path} was written, but not released"
         )
     store.release(name, int(path.name))
     return path
 
 
 def against(run: Run, old: Scorer, device: torch.device, images: RunImages) -> Comparison:
-    """The run's network and the model `old` of the same task on the run's validation images.
+    """Compare the run's network with the model `old` of the same task on its validation images.
 
-    Labels that only one of them has are left out, with single-label images of them. The run's
-    thresholds are cross-fitted, as these images chose those that it ships with.
+    Labels that only one of them has are left out, and so are single-label images of them. The
+    run's thresholds are cross-fitted, as those that it ships with were fitted on these images.
     """
     outcome, records = run.outcome, images.records
     common = [label for label in outcome.labels if label in old.labels]
@@ -123,10 +124,10 @@ def against(run: Run, old: Scorer, device: torch.device, images: RunImages) -> C
         and (outcome.task == "multi" or record.labels[0] in common)
     ]
     gone = [label for label in old.labels if label not in common]
-    figure = comparison.FIGURE[outcome.task]
+    metric = comparison.METRIC[outcome.task]
     left_out = len(records) - len(rows)
     if not rows or not common:
-        return Comparison(figure, 0, left_out, None, (), gone)
+        return Comparison(metric, 0, left_out, None, (), gone)
     targets = encode([records[row] for row in rows], outcome.labels)
     pixels = torch.from_numpy(images.images[outcome.preprocess][rows])
     logits = logits_of(run.network().to(device), pixels, device)
@@ -142,9 +143,11 @@ def against(run: Run, old: Scorer, device: torch.device, images: RunImages) -> C
     if outcome.task == "single":
         difference = comparison.errors(new_wrong.any(1), old_wrong.any(1))
     else:
-        difference = comparison.precisions(logits[:, new_columns], scores[:, old_columns], targets)
+        difference = comparison.average_precisions(
+            logits[:, new_columns], scores[:, old_columns], targets
+        )
     regressions = comparison.regressions(new_wrong, old_wrong, common)
-    return Comparison(figure, len(rows), left_out, difference, regressions, gone)
+    return Comparison(metric, len(rows), left_out, difference, regressions, gone)
 
 
 def judge(found: Comparison, margin: float, allowed: Collection[str]) -> list[str]:
@@ -153,23 +156,23 @@ def judge(found: Comparison, margin: float, allowed: Collection[str]) -> list[st
     if found.difference is None:
         reasons.append("no image is left that neither model was trained on")
     elif found.difference.high > margin:
-        reasons.append(_too_bad(found.difference, margin, found.figure, found.images))
+        reasons.append(_margin_exceeded(found.difference, margin, found.metric, found.images))
     worse = [one for one in found.regressions if one.label not in allowed]
     if worse:
         names = ", ".join(one.label for one in worse)
-        reasons.append(f"worse by more than chance at {names} (see --allow-label)")
+        reasons.append(f"worse on {names} by more than chance (see --allow-label)")
     if gone := [label for label in found.gone if label not in allowed]:
-        reasons.append(f"it does not know {', '.join(gone)} any more (see --allow-label)")
+        reasons.append(f"it no longer has the label {', '.join(gone)} (see --allow-label)")
     return reasons
 
 
 def text(found: Comparison, run: Run, old: str, decision: Release) -> str:
-    """The verdict for a person, in Markdown."""
+    """The verdict as Markdown."""
     lines = [f"## {run.path} against {old}", "", f"**{decision.verdict}**", ""]
     if found.difference is not None:
         bounds = f"[{found.difference.low:+.4f}, {found.difference.high:+.4f}]"
         lines += [
-            f"| {found.images} images that neither was trained on | {found.figure} |",
+            f"| {found.images} images that neither was trained on | {found.metric} |",
             "|---|---|",
             f"| candidate | {found.difference.candidate:.4f} |",
             f"| {old} | {found.difference.released:.4f} |",
@@ -179,8 +182,8 @@ def text(found: Comparison, run: Run, old: str, decision: Release) -> str:
         ]
     if found.left_out:
         lines.append(
-            f"{found.left_out} held-out images were left out: {old} was trained on them, or does"
-            " not have their label."
+            f"{found.left_out} validation images were left out: {old} was trained on them or lacks"
+            " their label."
         )
     for one in found.regressions:
         mark = ", allowed" if one.label in decision.allowed_labels else ""
@@ -191,23 +194,23 @@ def text(found: Comparison, run: Run, old: str, decision: Release) -> str:
     return "\n".join(lines)
 
 
-def _too_bad(difference: Difference, margin: float, figure: str, images: int) -> str:
+def _margin_exceeded(difference: Difference, margin: float, metric: str, images: int) -> str:
     seen = (
-        f"{100 * difference.value:+.2f} points of {figure} on {images:,} images, up to"
+        f"{100 * difference.value:+.2f} points of {metric} on {images:,} images, up to"
         f" {100 * difference.high:+.2f} with 95 % confidence (margin {100 * margin:.2f})"
     )
     if difference.low > 0:
         return f"the candidate is worse: {seen}"
     if difference.value > margin:
-        return f"the candidate may be worse, with too few images to be sure: {seen}"
+        return f"the candidate may be worse, but there are too few images to be sure: {seen}"
     needed = comparison.images_needed(difference, margin)
-    return f"too few images to tell: {seen}; about {needed:,} held out would do"
+    return f"too few images to tell: {seen}; about {needed:,} validation images would be enough"
 
 
 def supported_margin(found: Comparison, allowed: Collection[str]) -> float | None:
-    """The smallest margin, in half points, at which the same comparison lets the candidate through.
+    """The smallest margin, in half points, at which the same comparison would pass.
 
-    None if no margin would, or if the candidate is shown to be worse.
+    None if no margin would do, or if the candidate is shown to be worse.
     """
     difference = found.difference
     if difference is None or difference.low > 0:
@@ -236,5 +239,5 @@ def _decision(
 def _why_released(found: Comparison) -> str:
     difference = found.difference
     if difference is not None and difference.high < 0:
-        return f"released: better by {-100 * difference.value:.2f} points of {found.figure}"
+        return f"released: better by {-100 * difference.value:.2f} points of {found.metric}"
     return "released: not worse by more than the margin"

@@ -1,1 +1,1 @@
-"""What people read of a run or a bundle: the HTML report, the model card."""
+"""What people read about a run or a bundle: the HTML report, the model card."""

@@ -1,4 +1,4 @@
-"""`report.html`: one page, pictures inside, that says how good a model is and where it errs."""
+"""`report.html`: one page, images included, that shows how good a model is and where it errs."""
 
 import base64
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from models.bundle import write_atomically
 from models.manifest import Metric, Provenance, Task
 from training.evaluation import error_analysis
-from training.evaluation.decisions import claims
+from training.evaluation.decisions import calibration_pairs
 from training.evaluation.error_analysis import Mistake
 from training.evaluation.evaluate import Evaluation
 from training.evaluation.scorer import Scorer
@@ -30,16 +30,16 @@ _MEANINGS = {
     "top5_error": ("top-5 error", "share of images whose label is not among the five likeliest"),
     "map": (
         "mean average precision",
-        "how well each label's images are ranked first; no threshold",
+        "how well scores rank each label's images above the others; no threshold",
     ),
-    "micro_f1": ("micro F1", "precision and recall of all tags together, at the thresholds"),
+    "micro_f1": ("micro F1", "precision and recall over all tags, at the thresholds"),
     "macro_f1": ("macro F1", "mean of each label's F1: rare labels count as much as frequent ones"),
-    "accuracy_multi": ("accuracy of pairs", "share of image-label pairs decided rightly"),
-    "accuracy_all_negative": ("… of saying nothing", "the same if no image ever got a tag"),
+    "accuracy_multi": ("accuracy of pairs", "share of image-label pairs predicted correctly"),
+    "accuracy_all_negative": ("… without any tag", "the same if no tag were ever predicted"),
     "nll": ("negative log-likelihood", "nats; punishes confident mistakes"),
     "rms_calibration_error": (
         "calibration error",
-        "how far probabilities are from how often they come true: root mean square, less what"
+        "how far probabilities are from how often they come true: root mean square, minus what"
         " chance adds",
     ),
     "rms_calibration_error_uncalibrated": (
@@ -51,7 +51,7 @@ _MEANINGS = {
 
 @dataclass(frozen=True)
 class History:
-    """How a run was trained: its epochs, and each step's learning rate of the head and loss."""
+    """How a run was trained: its epochs; each step's learning rate of the head, and its loss."""
 
     epochs: Sequence[Epoch]
     steps: Sequence[tuple[float, float]]
@@ -64,7 +64,7 @@ def write(
     measured: dict[str, Metric],
     history: History | None = None,
 ) -> None:
-    """Write the page to the file `path`; nothing it shows lies outside of it."""
+    """Write the page, which needs no other file, to `path`."""
     environment = Environment(
         loader=PackageLoader("training.reports"), autoescape=True, undefined=StrictUndefined
     )
@@ -73,7 +73,7 @@ def write(
         name=model.name,
         images=f"{len(evaluation.records):,}",
         verdict=summary.of(evaluation, measured, history.epochs if history else ()),
-        figures=[
+        metrics=[
             {"words": _MEANINGS[name][0], "meaning": _MEANINGS[name][1], "metric": metric}
             for name, metric in measured.items()
         ],
@@ -89,21 +89,21 @@ def write(
 
 def _sections(task: Task, history: History | None) -> list[tuple[str, str]]:
     return [
-        ("figures", "Figures"),
-        *([("curves", "How it learned")] if history else []),
-        ("labels", "Confusion" if task == "single" else "Labels and thresholds"),
+        ("metrics", "Metrics"),
+        *([("curves", "Training curves")] if history else []),
+        ("labels", "Confusion matrix" if task == "single" else "Labels and thresholds"),
         ("calibration", "Calibration"),
         ("mistakes", "Worst mistakes"),
-        ("origin", "Where it comes from"),
+        ("origin", "Provenance"),
     ]
 
 
 def _curves(history: History | None) -> dict[str, Any]:
     if history is None:
         return {"curves": None, "epochs": ()}
-    rates, losses = zip(*history.steps, strict=True)
+    learning_rates, losses = zip(*history.steps, strict=True)
     return {
-        "curves": Markup(plots.curves(rates, losses, history.epochs)),
+        "curves": Markup(plots.curves(learning_rates, losses, history.epochs)),
         "epochs": history.epochs,
     }
 
@@ -126,19 +126,19 @@ def _labels(evaluation: Evaluation, measured: dict[str, Metric]) -> dict[str, An
             plots.precision_recall(evaluation.scores, evaluation.targets, table, worst)
         )
         sweep = error_analysis.sweep(evaluation.scores, evaluation.targets)
-        nothing = measured["accuracy_all_negative"].value
-        found["sweep"] = Markup(plots.sweep(sweep, nothing))
+        without_tags = measured["accuracy_all_negative"].value
+        found["sweep"] = Markup(plots.sweep(sweep, without_tags))
     return {**found, "labels": shown}
 
 
 def _calibration(evaluation: Evaluation) -> dict[str, Any]:
     task, targets = evaluation.task, evaluation.targets
-    before = claims(task, evaluation.uncalibrated, targets)
-    shipped = claims(task, evaluation.scores, targets)
+    before = calibration_pairs(task, evaluation.uncalibrated, targets)
+    shipped = calibration_pairs(task, evaluation.scores, targets)
     whose = "the likeliest label" if task == "single" else "every label"
     return {
         "calibration": Markup(plots.calibration(before, shipped)),
-        "calibration_words": f"The probability predicted of {whose}, in 15 bins, and how often it"
+        "calibration_words": f"The predicted probability of {whose}, in 15 bins, and how often it"
         " came true. On the diagonal, 80 % means 80 %.",
     }
 
@@ -149,12 +149,12 @@ def _mistakes(evaluation: Evaluation, model: Scorer) -> list[dict[str, Any]]:
     )
     if not worst:
         return []
-    images = evaluation.pictures([mistake.row for mistake in worst])
+    images = evaluation.images_at([mistake.row for mistake in worst])
     maps = model.maps(images) if model.maps else None
     return [
         {
             "file": evaluation.records[mistake.row].file,
-            "picture": _base64(image),
+            "image": _base64(image),
             "overlay": maps is not None
             and _base64(
                 activation_maps.overlay(image, activation_maps.evidence(maps[number], mistake))
@@ -169,8 +169,8 @@ def _lines(mistake: Mistake, evaluation: Evaluation) -> list[dict[str, Any]]:
     row, labels = mistake.row, evaluation.labels
     single = evaluation.task == "single"
     explained = [
-        ("called" if single else "wrongly tagged", mistake.predicted),
-        ("is" if single else "not tagged", mistake.true),
+        ("predicted" if single else "wrong tag", mistake.predicted),
+        ("true" if single else "missing tag", mistake.true),
     ]
     lines: list[dict[str, Any]] = [
         {"words": words, "label": labels[label], "score": float(evaluation.scores[row, label])}
@@ -178,9 +178,9 @@ def _lines(mistake: Mistake, evaluation: Evaluation) -> list[dict[str, Any]]:
         if label is not None
     ]
     if not single:
-        for words, which in (("has", evaluation.targets), ("tagged", evaluation.predicted)):
+        for words, which in (("true", evaluation.targets), ("predicted", evaluation.predicted)):
             names = ", ".join(labels[label] for label in np.flatnonzero(which[row]).tolist())
-            lines.append({"words": words, "label": names or "nothing", "score": None})
+            lines.append({"words": words, "label": names or "no tags", "score": None})
     return lines
 
 
@@ -190,7 +190,7 @@ def _origin(provenance: Provenance) -> list[tuple[str, str]]:
     return [
         ("trained", provenance.created),
         ("data", f"{recipe['data']}, fingerprint {provenance.data_fingerprint[:16]}"),
-        ("weights to start from", f"{provenance.weights} ({provenance.weights_licence})"),
+        ("initial weights", f"{provenance.weights} ({provenance.weights_licence})"),
         ("code", provenance.git_commit or "not under version control"),
         ("recipe", options),
         ("processor", provenance.processor),
@@ -198,5 +198,5 @@ def _origin(provenance: Provenance) -> list[tuple[str, str]]:
     ]
 
 
-def _base64(picture: NDArray[np.uint8]) -> str:
-    return base64.b64encode(activation_maps.jpeg(picture)).decode()
+def _base64(image: NDArray[np.uint8]) -> str:
+    return base64.b64encode(activation_maps.jpeg(image)).decode()

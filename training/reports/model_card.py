@@ -1,4 +1,4 @@
-"""`MODEL_CARD.md`: what was measured, in the form that Hugging Face's hub reads."""
+"""`MODEL_CARD.md`: the evaluation results, in the form that Hugging Face's hub reads."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ def write(
     images: int,
     trained_on: int,
 ) -> bytes:
-    """The card of a run's bundle. images: held out; trained_on: images trained on."""
+    """The card of a run's bundle. images, trained_on: number of validation and training images."""
     environment = Environment(
         loader=PackageLoader("training.reports"),
         undefined=StrictUndefined,
@@ -50,7 +50,7 @@ def write(
 
 
 def _results(task: Task, metrics: dict[str, Metric]) -> list[dict[str, object]]:
-    """The hub's names for the figures; there, more is better."""
+    """The metrics under the hub's names; there, more is better."""
     if task == "single":
         return [
             _result("accuracy", "Accuracy", 1 - metrics["error"].value),

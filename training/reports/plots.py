@@ -1,4 +1,4 @@
-"""The report's drawings, each a piece of SVG that stands inside the page."""
+"""The report's plots, each as inline SVG."""
 
 import io
 from collections.abc import Sequence
@@ -9,18 +9,20 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from training.evaluation import calibration_error
-from training.evaluation.error_analysis import LabelFigures, Sweep
+from training.evaluation.error_analysis import LabelMetrics, Sweep
 from training.run_folder import Epoch
 
-Claims = tuple[NDArray[np.float32], NDArray[np.bool_]]
+Pairs = tuple[NDArray[np.float32], NDArray[np.bool_]]
 """Probabilities `[N, K]`, and whether each came true."""
 
 _CURVES_A_ROW = 5
 _BLUE, _ORANGE, _GREY = "#1f5fa8", "#d9731a", "#9aa0a6"
 
 
-def curves(rates: Sequence[float], losses: Sequence[float], epochs: Sequence[Epoch]) -> str:
-    """The loss of each step, the mean losses of each epoch, and below them the head's rate."""
+def curves(
+    learning_rates: Sequence[float], losses: Sequence[float], epochs: Sequence[Epoch]
+) -> str:
+    """Loss of each step, mean losses of each epoch, and below them the head's learning rate."""
     figure = Figure(figsize=(9, 4.6))
     above, below = figure.subplots(2, sharex=True, height_ratios=[3, 1])
     steps = np.arange(1, len(losses) + 1)
@@ -28,7 +30,7 @@ def curves(rates: Sequence[float], losses: Sequence[float], epochs: Sequence[Epo
     above.plot(steps, losses, color="#d0d4d9", linewidth=0.8, label="each step")
     for name, colour, words in (
         ("train_loss", _GREY, "training images"),
-        ("valid_loss", _BLUE, "held-out images"),
+        ("valid_loss", _BLUE, "validation images"),
     ):
         above.plot(
             ends,
@@ -40,24 +42,24 @@ def curves(rates: Sequence[float], losses: Sequence[float], epochs: Sequence[Epo
         )
     above.set(ylabel="loss, nats", ylim=(0, 1.05 * max(np.quantile(losses, 0.99), 1e-3)))
     above.legend(frameon=False)
-    below.plot(steps, rates, color=_ORANGE)
-    below.set(xlabel="step", ylabel="rate", ylim=(0, None))
+    below.plot(steps, learning_rates, color=_ORANGE)
+    below.set(xlabel="step", ylabel="learning rate", ylim=(0, None))
     below.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
     for end, epoch in zip(ends[:-1], epochs[1:], strict=True):
-        if epoch.epoch == 1:  # another phase begins
+        if epoch.epoch == 1:  # a new phase begins
             above.axvline(end, color=_GREY, linestyle=":", linewidth=1)
     return _svg(figure)
 
 
 def confusion(matrix: NDArray[np.int64], labels: Sequence[str]) -> str:
-    """Each true label's images (a row) by what they were called; counts up to 40 labels."""
+    """Images by true label (rows) and predicted label (columns); with counts up to 40 labels."""
     side = float(np.clip(0.3 * len(labels), 3, 12.5))
     figure = Figure(figsize=(side + 1.5, side + 1))
     axes = figure.subplots()
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     size = 7 if len(labels) <= 40 else 4.5
-    axes.set(xlabel="called", ylabel="is")
+    axes.set(xlabel="predicted", ylabel="true")
     axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=size)
     axes.set_yticks(range(len(labels)), labels, fontsize=size)
     if len(labels) <= 40:
@@ -68,11 +70,11 @@ def confusion(matrix: NDArray[np.int64], labels: Sequence[str]) -> str:
     return _svg(figure)
 
 
-def calibration(before: Claims, shipped: Claims) -> str:
-    """What was predicted against how often it was true; before calibration and as shipped."""
+def calibration(before: Pairs, shipped: Pairs) -> str:
+    """Predicted probability against how often it came true; before calibration and as shipped."""
     figure = Figure(figsize=(4.6, 4.4))
     axes = figure.subplots()
-    axes.plot([0, 1], [0, 1], color=_GREY, linewidth=1, linestyle=":", label="as it should be")
+    axes.plot([0, 1], [0, 1], color=_GREY, linewidth=1, linestyle=":", label="perfect calibration")
     for (predicted, came_true), colour, words in (
         (before, _ORANGE, "before calibration"),
         (shipped, _BLUE, "as shipped"),
@@ -83,13 +85,15 @@ def calibration(before: Claims, shipped: Claims) -> str:
         mean = np.bincount(bins, predicted.ravel(), len(counts))[filled] / counts[filled]
         share = np.bincount(bins, came_true.ravel(), len(counts))[filled] / counts[filled]
         axes.plot(mean, share, "o-", color=colour, label=words, markersize=4)
-    axes.set(xlabel="what the model says", ylabel="how often it is true", xlim=(0, 1), ylim=(0, 1))
+    axes.set(
+        xlabel="predicted probability", ylabel="share that came true", xlim=(0, 1), ylim=(0, 1)
+    )
     axes.legend(frameon=False)
     return _svg(figure)
 
 
-def sweep(found: Sweep, saying_nothing: float) -> str:
-    """What one threshold for all labels gives; `saying_nothing`: accuracy of no tag at all."""
+def sweep(found: Sweep, without_tags: float) -> str:
+    """What one threshold for all labels gives; `without_tags`: accuracy of predicting no tag."""
     figure = Figure(figsize=(9, 3.4))
     axes = figure.subplots()
     for values, words in (
@@ -99,7 +103,7 @@ def sweep(found: Sweep, saying_nothing: float) -> str:
         (found.accuracy, "accuracy of image-label pairs"),
     ):
         axes.plot(found.thresholds, values, label=words)
-    axes.axhline(saying_nothing, color=_GREY, linestyle=":", label="accuracy of saying nothing")
+    axes.axhline(without_tags, color=_GREY, linestyle=":", label="accuracy without any tag")
     axes.set(xlabel="one threshold for all labels", xlim=(0, 1), ylim=(0, 1.02))
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return _svg(figure)
@@ -108,17 +112,17 @@ def sweep(found: Sweep, saying_nothing: float) -> str:
 def precision_recall(
     scores: NDArray[np.float32],
     targets: NDArray[np.bool_],
-    figures: Sequence[LabelFigures],
+    metrics: Sequence[LabelMetrics],
     columns: Sequence[int],
 ) -> str:
-    """For each of the labels at `columns`: precision against recall, and a dot where it ships."""
+    """Precision against recall of each label at `columns`, with a dot at its shipped threshold."""
     rows = -(-len(columns) // _CURVES_A_ROW)
     figure = Figure(figsize=(9, 1.75 * rows), layout="constrained")
     grid = figure.subplots(rows, _CURVES_A_ROW, sharex=True, sharey=True, squeeze=False).ravel()
     for axes in grid[len(columns) :]:
         axes.set_visible(False)
     for axes, column in zip(grid, columns, strict=False):
-        own = figures[column]
+        own = metrics[column]
         true = targets[np.argsort(-scores[:, column], kind="stable"), column]
         found = np.cumsum(true)
         axes.plot(found / true.sum(), found / np.arange(1, len(true) + 1), color=_BLUE)
@@ -134,7 +138,7 @@ def _svg(figure: Figure) -> str:
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
     text = io.StringIO()
-    # text stays text, and the same figures give the same bytes
+    # text stays text, and equal figures give equal bytes
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "labrador"}):
         figure.savefig(text, format="svg", metadata={"Date": None}, bbox_inches="tight")
     _, start, rest = text.getvalue().partition("<svg")

@@ -1,4 +1,4 @@
-"""The first lines of a report: how good the model is, how sure that is, and what to do next."""
+"""The first lines of a report: how good the model is, how certain that is, and what to do next."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from training.evaluation.evaluate import HEADLINE, Evaluation
 from training.run_folder import Epoch
 
 _FEW_IMAGES = 10
-_RISEN = 1.05  # a held-out loss so many times its best means more than noise
+_RISEN = 1.05  # a validation loss this many times its best is more than noise
 
 
 @dataclass(frozen=True)
@@ -22,23 +22,24 @@ class Verdict:
 
 
 def of(evaluation: Evaluation, measured: dict[str, Metric], epochs: Sequence[Epoch]) -> Verdict:
-    """epochs: the run's, none if it was not just trained."""
+    """epochs: the run's; empty unless it was just trained."""
     images = f"{len(evaluation.records):,} images"
     metric = measured[HEADLINE[evaluation.task]]
     share = evaluation.targets.mean(0)
     if evaluation.task == "single":
         headline = f"Wrong on {metric.value:.1%} of {images}"
         certainty = (
-            f"Between {metric.low:.1%} and {metric.high:.1%} with 95 % confidence. Always saying"
-            f" “{evaluation.labels[int(share.argmax())]}” would be wrong on {1 - share.max():.1%}."
+            f"Between {metric.low:.1%} and {metric.high:.1%} with 95 % confidence. Always"
+            f" predicting “{evaluation.labels[int(share.argmax())]}” would be wrong on"
+            f" {1 - share.max():.1%}."
         )
     else:
         chance = float(share[share > 0].mean())
         headline = f"Mean average precision {metric.value:.3f} on {images}"
         certainty = (
-            f"Between {metric.low:.3f} and {metric.high:.3f} with 95 % confidence; tags drawn by"
-            f" lot would have about {chance:.3f}. {measured['accuracy_multi'].value:.1%} of"
-            " image-label pairs are right, where saying nothing would have"
+            f"Between {metric.low:.3f} and {metric.high:.3f} with 95 % confidence; random"
+            f" tags would reach about {chance:.3f}. {measured['accuracy_multi'].value:.1%} of"
+            " image-label pairs are right; predicting no tags would reach"
             f" {measured['accuracy_all_negative'].value:.1%}."
         )
     notes = [*_calibration(measured), *_labels(evaluation), *_training(epochs)]
@@ -62,12 +63,14 @@ def _labels(evaluation: Evaluation) -> list[str]:
     if few:
         notes.append(
             f"{len(few)} of {len(counts)} labels have fewer than {_FEW_IMAGES} images here, among"
-            f" them {', '.join(few[:3])}: single figures of theirs say little."
+            f" them {', '.join(few[:3])}: their own metrics say little."
         )
     if evaluation.task == "single":
         matrix = error_analysis.confusion(evaluation.predicted, evaluation.targets)
         for pair in error_analysis.most_confused(matrix, evaluation.labels, min_count=2)[:1]:
-            notes.append(f"Most often, {pair.true} is called {pair.predicted}: {pair.count} times.")
+            notes.append(
+                f"Most often, {pair.true} is predicted as {pair.predicted}: {pair.count} times."
+            )
     return notes
 
 
@@ -79,9 +82,9 @@ def _training(epochs: Sequence[Epoch]) -> list[str]:
     best = int(np.argmin(losses))
     if losses[-1] > _RISEN * losses[best]:
         return [
-            f"It overfits: the held-out loss was lowest after epoch {best + 1} of {len(losses)} and"
-            " rose since. Fewer epochs, more images or stronger augmentation help."
+            f"It overfits: the validation loss was lowest after epoch {best + 1} of {len(losses)}"
+            " and has risen since. Fewer epochs, more images or stronger augmentation may help."
         ]
     if best == len(losses) - 1 and losses[-1] < losses[-2] / _RISEN:
-        return ["The held-out loss was still falling in the last epoch: more epochs may help."]
+        return ["The validation loss was still falling in the last epoch: more epochs may help."]
     return []

@@ -21,7 +21,7 @@ QUICK = {"freeze_epochs": 1, "epochs": 0}
 
 
 def look(data: Path, out: Path, **changes: Any) -> dict[str, Any]:
-    """What `inspection.json` has."""
+    """The content of `inspection.json`."""
     inspect(image_sets.recipe(data, **changes), out)
     found: dict[str, Any] = json.loads((out / "inspection.json").read_text())
     return found
@@ -89,18 +89,18 @@ def test_every_planted_fault_is_found_and_named(planted: Path, tmp_path: Path) -
     assert (found["leaks"], found["near_leaks"]) == ([], [])
     assert any("stray.jpg" in note for note in found["notes"])
     empty, spelled = found["refused"]
-    assert f"is in the class folders bird of {planted}: " in empty
+    assert f"the class folders bird of {planted} have no images" in empty
     assert "'Redfox', 'red fox' differ only by case or spaces" in spelled
-    assert found["trained"] + found["held_out"] == 45
+    assert found["training_images"] + found["validation_images"] == 45
 
 
 def test_the_report_names_what_was_found(planted: Path, tmp_path: Path, capsys: Output) -> None:
     inspect(image_sets.recipe(planted), tmp_path / "out")
     text = capsys.readouterr().out
     for expected in (
-        f"{planted}: 48 images, 4 labels, single-label; train would take ",
+        f"{planted}: 48 images, 4 labels, single-label; train would use ",
         "  1 labels have fewer than 10 images:\n    red fox\n",
-        "1 images beside the class folders have no label: stray.jpg",
+        "1 images next to the class folders have no label: stray.jpg",
         "  3 cannot be used:\n    cat/torn.jpg: the JPEG image is damaged or incomplete\n",
         "    dog/screenshot.jpg is a PNG\n",
         "    dog/phone.jpg (on its side)\n",
@@ -110,16 +110,16 @@ def test_the_report_names_what_was_found(planted: Path, tmp_path: Path, capsys: 
         "  2 groups of near-duplicates:\n    cat/01.jpg, cat/small.jpg\n",
         "train would refuse this:\n",
         "  presized    uint8 [1, 40, 40, 3]",
-        "next: mend what train would refuse, and inspect again\n",
+        "next: fix what train would refuse, and inspect again\n",
     ):
         assert expected in text, expected
 
 
-def test_what_is_mended_can_be_trained_as_the_report_says(
+def test_the_fixes_that_the_report_asks_for_make_the_data_trainable(
     planted: Path, tmp_path: Path, capsys: Output
 ) -> None:
-    """From the first look to a run: quarantine, new names, and nothing bad is left."""
-    with pytest.raises(DataError, match="in the class folders bird of"):
+    """From the first inspection to a run: quarantine, new names, and no faults left."""
+    with pytest.raises(DataError, match="the class folders bird of"):
         train(image_sets.recipe(planted, **QUICK), tmp_path / "run")
     (planted / "bird").rmdir()
     with pytest.raises(DataError, match=r"'Redfox', 'red fox' .*--relabel"):
@@ -133,16 +133,19 @@ def test_what_is_mended_can_be_trained_as_the_report_says(
     quarantine = str(tmp_path / "first" / "quarantine.csv")
     command = f"next: python -m training train {planted} --relabel {relabel}"
     assert f"{command} --quarantine {quarantine}\n" in capsys.readouterr().out
-    mended = {"relabel": relabel, "quarantine": quarantine}
-    again = look(planted, tmp_path / "second", **mended)
+    fixed = {"relabel": relabel, "quarantine": quarantine}
+    again = look(planted, tmp_path / "second", **fixed)
     assert (again["images"], again["quarantine"]) == (45, {})
     assert listed(tmp_path / "second") == listed(tmp_path / "first")
-    path = train(image_sets.recipe(planted, **mended, **QUICK), tmp_path / "run")
-    assert f"3 images left out as {quarantine} says" in capsys.readouterr().out
+    path = train(image_sets.recipe(planted, **fixed, **QUICK), tmp_path / "run")
+    assert f"3 images left out, as listed in {quarantine}" in capsys.readouterr().out
     assert (path / "quarantine.csv").read_bytes() == Path(quarantine).read_bytes()
     sides = run_folder.read(path).split
     assert len(sides.records) == 45
-    assert (len(sides.train), len(sides.valid)) == (again["trained"], again["held_out"])
+    assert (len(sides.train), len(sides.valid)) == (
+        again["training_images"],
+        again["validation_images"],
+    )
     side_of = {record.file: record.side for record in sides.records}
     for group in again["duplicates"] + again["near_duplicates"]:
         assert len({side_of[file] for file in group}) == 1
@@ -171,8 +174,10 @@ def test_leaks_across_a_given_split_are_found_and_the_training_copy_is_listed(
     found = look(divided, tmp_path / "out")
     assert found["leaks"] == [["00.jpg", "leak.jpg"]]
     assert found["near_leaks"] == [["01.jpg", "near.jpg"]]
-    assert listed(tmp_path / "out") == {"00.jpg": "leak: the same bytes as leak.jpg, held out"}
-    assert (found["trained"], found["held_out"], found["unlabelled"]) == (7, 4, 2)
+    assert listed(tmp_path / "out") == {
+        "00.jpg": "leak: the same bytes as the validation image leak.jpg"
+    }
+    assert (found["training_images"], found["validation_images"], found["unlabelled"]) == (7, 4, 2)
     text = capsys.readouterr().out
     assert "1 leaks: the same bytes on both sides of the given split:\n    00.jpg, leak" in text
     assert "  2 images have no label\n" in text
@@ -184,7 +189,7 @@ def test_leaks_across_a_given_split_are_found_and_the_training_copy_is_listed(
     ) in capsys.readouterr().out
 
 
-def test_lines_of_a_csv_that_are_wrong_are_all_named(divided: Path, tmp_path: Path) -> None:
+def test_all_invalid_lines_of_a_csv_are_named(divided: Path, tmp_path: Path) -> None:
     with divided.open("a") as text:
         text.write("gone.jpg,cat,True\n02.jpg,dog,True\n03.jpg\n")
     refused = look(divided, tmp_path / "out")["refused"]
@@ -202,11 +207,11 @@ def test_a_folder_of_nothing_but_bad_files_is_still_inspected(
         (tmp_path / "data" / label / "a.jpg").write_bytes(content)
     found = look(tmp_path / "data", tmp_path / "out")
     assert len(found["quarantine"]) == 2
-    assert (found["widths_px"], found["trained"], found["held_out"]) == ([], 0, 0)
+    assert (found["widths_px"], found["training_images"], found["validation_images"]) == ([], 0, 0)
     assert "no image can be used: there is no contact sheet" in capsys.readouterr().out
 
 
-def test_one_label_and_several_where_one_is_asked_are_findings(
+def test_a_single_label_and_several_labels_in_a_single_label_task_are_findings(
     divided: Path, planted: Path, tmp_path: Path
 ) -> None:
     refused = look(divided, tmp_path / "first", task="single")["refused"]
@@ -223,7 +228,7 @@ def test_a_stale_quarantine_list_is_a_finding(planted: Path, tmp_path: Path) -> 
     assert any("lists cat/gone.jpg, not in" in reason for reason in refused)
 
 
-def test_names_that_are_no_unicode_are_listed_and_left_out(planted: Path, tmp_path: Path) -> None:
+def test_names_that_are_not_unicode_are_listed_and_left_out(planted: Path, tmp_path: Path) -> None:
     name = b"bad-\xff.jpg".decode(errors="surrogateescape")
     try:
         (planted / "cat" / name).write_bytes(b"no image")
@@ -243,12 +248,14 @@ def test_an_output_that_cannot_be_written_is_refused_before_any_image_is_read(
     """As root, who may write anywhere: a file is where the folder should be."""
     monkeypatch.setattr(file_scan, "scan", lambda *_: pytest.fail("images were read"))
     (tmp_path / "taken").write_text("mine")
-    with pytest.raises(RunError, match="exists and is not empty|cannot be made: Not a directory"):
+    with pytest.raises(
+        RunError, match="exists and is not empty|cannot be created: Not a directory"
+    ):
         inspect(image_sets.recipe(planted), tmp_path / place)
     assert (tmp_path / "taken").read_text() == "mine"
 
 
-def test_the_options_change_what_they_are_for(planted: Path, tmp_path: Path) -> None:
+def test_each_option_has_its_effect(planted: Path, tmp_path: Path) -> None:
     few = look(planted, tmp_path / "few", valid=0.1)["held_out"]
     many = look(planted, tmp_path / "many", valid=0.5, image_size=64)["held_out"]
     assert few < many
@@ -259,7 +266,7 @@ def test_the_options_change_what_they_are_for(planted: Path, tmp_path: Path) -> 
         assert small.width < large.width
 
 
-def test_what_is_no_data_at_all_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_data_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         inspect(image_sets.recipe(tmp_path / "gone"), tmp_path / "out")
     assert not (tmp_path / "out").exists()

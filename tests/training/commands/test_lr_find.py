@@ -18,24 +18,24 @@ SUGGESTIONS = ["minimum/10", "steep", "valley", "slide"]
 
 
 def check_written(out: Path, text: str, phase: str) -> None:
-    first, *lines, last = text[text.index("--lr as the") :].splitlines()
+    first, *lines, last = text[text.index("suggestions for --lr") :].splitlines()
     assert (first, last) == (
-        f"--lr as the {phase} network sees it:",
+        f"suggestions for --lr, from the {phase} phase:",
         f"wrote {out / 'lr_find.png'}",
     )
     assert [line.split()[0] for line in lines] == SUGGESTIONS
     rows = list(csv.reader((out / "lr_find.csv").read_text().splitlines()))
     assert rows[0] == ["rate", "loss"]
-    rates, losses = np.array(rows[1:], float).T
-    for line, rate in zip(lines, suggest(Curve(rates, losses)).values(), strict=True):
-        assert float(line.split()[1]) == pytest.approx(rate, rel=0.06)
-    with Image.open(out / "lr_find.png") as picture:
-        picture.load()
-        assert picture.size == (840, 480)
-        assert len(picture.convert("RGB").getcolors(10**6) or []) > 5
+    lrs, losses = np.array(rows[1:], float).T
+    for line, lr in zip(lines, suggest(Curve(lrs, losses)).values(), strict=True):
+        assert float(line.split()[1]) == pytest.approx(lr, rel=0.06)
+    with Image.open(out / "lr_find.png") as plot:
+        plot.load()
+        assert plot.size == (840, 480)
+        assert len(plot.convert("RGB").getcolors(10**6) or []) > 5
 
 
-def test_rates_for_a_new_head_from_the_command_line(
+def test_learning_rates_for_a_new_head_from_the_command_line(
     single_data: Path, tmp_path: Path, capsys: Output
 ) -> None:
     options = ["--weights", "none", "--image-size", "32", "--batch-size", "8", "--device", "cpu"]
@@ -47,7 +47,7 @@ def test_rates_for_a_new_head_from_the_command_line(
     assert "is not empty" in capsys.readouterr().err
 
 
-def test_rates_for_the_whole_network_of_a_run_from_the_command_line(
+def test_learning_rates_for_the_whole_network_of_a_run_from_the_command_line(
     single_data: Path, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run of the head alone, which has a loss that can be lowered; in fewer steps."""
@@ -61,13 +61,15 @@ def test_rates_for_the_whole_network_of_a_run_from_the_command_line(
 
 
 @pytest.mark.parametrize("options", [["pets"], ["--seed", "3"], ["--recipe", "mine.toml"]])
-def test_options_beside_from_are_wrong_usage(capsys: Output, options: list[str]) -> None:
+def test_recipe_options_next_to_from_are_wrong_usage(capsys: Output, options: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["lr-find", "--from", "run", *options])
     assert caught.value.code == 2
-    assert "--from RUN takes the run's own recipe: leave out " in capsys.readouterr().err
+    assert "--from RUN uses the run's own recipe: leave out " in capsys.readouterr().err
 
 
-def test_rates_from_what_is_no_run_are_one(tmp_path: Path, capsys: Output) -> None:
+def test_learning_rates_from_a_folder_that_is_not_a_run_exit_with_1(
+    tmp_path: Path, capsys: Output
+) -> None:
     assert main(["lr-find", "--from", str(tmp_path)]) == 1
-    assert "is no complete run" in capsys.readouterr().err
+    assert "is not a complete run" in capsys.readouterr().err

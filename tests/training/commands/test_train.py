@@ -46,14 +46,16 @@ def test_a_run_knows_its_task_and_its_labels(single_run: Run, multi_run: Run) ->
         assert (made.outcome.thresholds is None) == (task == "single")
 
 
-def test_the_split_is_of_every_image_as_it_is(single_run: Run, single_data: Path) -> None:
+def test_the_split_has_every_image_with_its_hash_and_label(
+    single_run: Run, single_data: Path
+) -> None:
     files = sorted(single_data.rglob("*.jpg"))
     records = single_run.split.records
     assert [single_data / record.file for record in records] == files
     assert [record.sha256 for record in records] == [sha256(f.read_bytes()) for f in files]
     assert [record.labels for record in records] == [(file.parent.name,) for file in files]
-    held_out = [record.labels[0] for record in single_run.split.valid]
-    assert [held_out.count(label) for label in single_run.outcome.labels] == [8, 8, 8]
+    validation = [record.labels[0] for record in single_run.split.valid]
+    assert [validation.count(label) for label in single_run.outcome.labels] == [8, 8, 8]
 
 
 def test_a_run_knows_where_its_images_are(
@@ -64,7 +66,7 @@ def test_a_run_knows_where_its_images_are(
 
 
 def test_each_image_is_opened_once(single_data: Path, tmp_path: Path) -> None:
-    """Though the files are hashed, looked at and decoded, on both sides of the split."""
+    """Although files on both sides of the split are hashed, scanned and decoded."""
     data = shutil.copytree(single_data, tmp_path / "data")
     with opened() as files:
         train(image_sets.recipe(data, **ONE_EPOCH), tmp_path / "run")
@@ -80,18 +82,18 @@ def answers(task: str, request: pytest.FixtureRequest) -> tuple[Run, Any, Any]:
 
 
 @pytest.mark.parametrize("task", ["single", "multi"])
-def test_figures_are_cross_fitted_on_the_held_out_images(
+def test_metrics_are_cross_fitted_on_the_validation_images(
     task: str, request: pytest.FixtureRequest
 ) -> None:
     made, logits, targets = answers(task, request)
     outcome = made.outcome
     scores, tags = calibration.cross_fitted(logits, targets, outcome.task)
-    figures = evaluate.figures(outcome.task, scores, tags, targets)
+    figures = evaluate.task_metrics(outcome.task, scores, tags, targets)
     expected = metrics.with_intervals(figures, len(scores))
     before = calibration.probabilities(logits, outcome.task, 1)
     for name, predicted in (("", scores), ("_uncalibrated", before)):
         expected[f"rms_calibration_error{name}"] = calibration_error.measure(
-            *decisions.claims(outcome.task, predicted, targets)
+            *decisions.calibration_pairs(outcome.task, predicted, targets)
         )
     for name, metric in outcome.metrics.items():
         assert metric.value == pytest.approx(expected[name].value, abs=1e-4), name
@@ -109,7 +111,7 @@ def test_figures_are_cross_fitted_on_the_held_out_images(
 
 
 @pytest.mark.parametrize("task", ["single", "multi"])
-def test_what_is_shipped_is_fitted_on_all_held_out_images(
+def test_what_is_shipped_is_fitted_on_all_validation_images(
     task: str, request: pytest.FixtureRequest
 ) -> None:
     made, logits, targets = answers(task, request)
@@ -130,7 +132,7 @@ def test_the_task_can_be_learned(single_run: Run) -> None:
 
 
 @pytest.mark.parametrize("task", ["single", "multi"])
-def test_the_same_recipe_gives_the_same_run_bit_for_bit(
+def test_the_same_recipe_gives_a_bit_identical_run(
     task: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     source: Path = request.getfixturevalue(f"{task}_data")
@@ -155,7 +157,7 @@ def test_class_folders_can_be_trained_as_a_multi_label_task(
     assert len(made.outcome.thresholds or ()) == 3
 
 
-def test_an_official_split_decides_what_is_held_out(tmp_path: Path) -> None:
+def test_an_official_split_decides_which_images_validate(tmp_path: Path) -> None:
     table = image_sets.table(tmp_path / "data", 20)
     header, *rows = [line.split(",") for line in table.read_text().splitlines()]
     sides = [[*row, str(number % 4 == 1)] for number, row in enumerate(rows)]
@@ -197,7 +199,7 @@ def test_a_side_without_any_label_is_refused(tmp_path: Path, side: str) -> None:
         train(image_sets.recipe(table, **ONE_EPOCH), tmp_path / "run")
 
 
-def test_a_damaged_image_is_named_and_the_folder_can_be_used_again(
+def test_a_corrupt_image_is_named_and_the_folder_can_be_used_again(
     single_data: Path, tmp_path: Path
 ) -> None:
     moved = shutil.copytree(single_data, tmp_path / "data")
@@ -238,21 +240,21 @@ def test_an_empty_class_folder_and_alike_labels_are_refused_before_images_are_re
     with pytest.raises(DataError, match="'Cat ', 'cat' differ only by case or spaces"):
         train(image_sets.recipe(tmp_path / "data"), tmp_path / "run")
     (tmp_path / "data" / "dog").mkdir()
-    with pytest.raises(DataError, match="in the class folders dog of"):
+    with pytest.raises(DataError, match="the class folders dog of"):
         train(image_sets.recipe(tmp_path / "data"), tmp_path / "run")
 
 
-def test_images_beside_class_folders_are_printed(
+def test_images_next_to_class_folders_are_printed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = image_sets.class_folders(tmp_path / "data", 4)
     image_sets.put(folder, "stray.jpg")
     train(image_sets.recipe(folder, **ONE_EPOCH), tmp_path / "run")
-    expected = "1 images beside the class folders have no label: stray.jpg\n"
+    expected = "1 images next to the class folders have no label: stray.jpg\n"
     assert expected in capsys.readouterr().out
 
 
-def test_a_share_that_leaves_a_side_empty_is_refused(tmp_path: Path) -> None:
+def test_a_fraction_that_leaves_a_side_empty_is_refused(tmp_path: Path) -> None:
     image_sets.put(tmp_path / "data", "cat/a.jpg", "dog/b.jpg")
     with pytest.raises(DataError, match="no image for validation: 2 images in all"):
         train(image_sets.recipe(tmp_path / "data", valid=0.99), tmp_path / "run")
@@ -272,18 +274,18 @@ def test_a_run_that_diverged_is_not_complete(single_data: Path, tmp_path: Path) 
     with pytest.raises(RunError, match="training diverged; use a lower --lr"):
         train(image_sets.recipe(single_data, lr="1e10", epochs=6), tmp_path)
     assert (tmp_path / "recipe.json").exists()
-    with pytest.raises(RunError, match="no complete run"):
+    with pytest.raises(RunError, match="not a complete run"):
         run_folder.read(tmp_path)
 
 
-def test_weights_that_cannot_be_had_leave_no_folder(single_data: Path, tmp_path: Path) -> None:
+def test_weights_that_cannot_be_loaded_leave_no_folder(single_data: Path, tmp_path: Path) -> None:
     recipe = image_sets.recipe(single_data, weights=str(tmp_path / "missing.pth"))
     with pytest.raises(RecipeError, match="--weights .*missing.pth"):
         train(recipe, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_pretrained_weights_are_where_training_starts(
+def test_training_starts_from_the_pretrained_weights(
     single_run: Run, single_data: Path, tmp_path: Path
 ) -> None:
     file = single_run.path / "network.safetensors"
@@ -297,20 +299,20 @@ def test_pretrained_weights_are_where_training_starts(
     assert provenance.weights_sha256 == sha256(file.read_bytes())
 
 
-def test_a_run_keeps_what_its_network_computed_in(
+def test_a_run_keeps_the_dtype_that_it_trained_in(
     single_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So that it computes in the same when it is resumed on another machine."""
+    """A run that is resumed on another machine must use the same dtype."""
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False})
     path = train(image_sets.recipe(single_data, dtype="auto", **ONE_EPOCH), tmp_path)
     assert run_folder.read(path).recipe.dtype == "float32"
 
 
-def test_a_rate_found_automatically_leaves_the_network_as_it_was(
+def test_finding_the_learning_rate_leaves_the_network_unchanged(
     single_data: Path, tmp_path: Path
 ) -> None:
-    """Else the run would go on from where the sweep diverged: it is the run with that rate given,
-    and begins with the weights that the seed gives."""
+    """Otherwise the run would continue from where the sweep diverged. It equals the run that is
+    given this learning rate, and starts with the weights of the seed."""
     recipe = image_sets.recipe(single_data, lr="auto", epochs=1)
     beginnings = list[Checkpoint | None]()
 
@@ -349,7 +351,7 @@ def unread(*arguments: Any) -> datasets.Dataset:
     raise AssertionError(f"read {arguments}")
 
 
-def test_a_device_that_is_missing_is_refused_before_the_data_are_read(
+def test_a_missing_device_is_refused_before_the_data_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -19,33 +19,33 @@ def noise(count: int = 4, side: int = SIDE, seed: int = 0) -> Tensor:
 
 
 def smooth(count: int = 1) -> Tensor:
-    """The same slope of colours each time: resampling hardly blurs it."""
+    """The same colour gradient each time: resampling hardly blurs it."""
     y, x = np.mgrid[:SIDE, :SIDE] / (SIDE - 1)
-    picture = np.stack([50 + 150 * x, 50 + 150 * y, 125 + 50 * (x - y)], -1)
-    return torch.from_numpy(picture.round().astype(np.uint8)).expand(count, -1, -1, -1)
+    image = np.stack([50 + 150 * x, 50 + 150 * y, 125 + 50 * (x - y)], -1)
+    return torch.from_numpy(image.round().astype(np.uint8)).expand(count, -1, -1, -1)
 
 
-def view(pictures: Tensor, shapes: Any = None, seed: int = 0, **changes: Any) -> Tensor:
+def view(images: Tensor, shapes: Any = None, seed: int = 0, **changes: Any) -> Tensor:
     recipe = image_sets.recipe(image_size=SIDE, **(STILL | changes))
     generator = torch.Generator().manual_seed(seed)
-    shapes = torch.ones(len(pictures), 2) if shapes is None else torch.tensor(shapes)
-    return augment(pictures, shapes, draw(len(pictures), generator), recipe)
+    shapes = torch.ones(len(images), 2) if shapes is None else torch.tensor(shapes)
+    return augment(images, shapes, draw(len(images), generator), recipe)
 
 
-def upright(pictures: Tensor) -> Tensor:
-    """Pictures as an augmentation that does nothing gives them: float `[N, 3, side, side]`."""
-    return pictures.permute(0, 3, 1, 2).float()
+def upright(images: Tensor) -> Tensor:
+    """Images as an augmentation of strength 0 returns them: float `[N, 3, side, side]`."""
+    return images.permute(0, 3, 1, 2).float()
 
 
-def test_with_every_strength_at_zero_a_picture_comes_out_unchanged() -> None:
-    pictures = noise()
+def test_with_every_strength_at_zero_an_image_is_unchanged() -> None:
+    images = noise()
     for seed in range(3):
-        images = view(pictures, seed=seed)
-        assert (images.dtype, images.shape) == (torch.float32, (4, 3, SIDE, SIDE))
-        torch.testing.assert_close(images, upright(pictures), rtol=0, atol=0.02)
+        views = view(images, seed=seed)
+        assert (views.dtype, views.shape) == (torch.float32, (4, 3, SIDE, SIDE))
+        torch.testing.assert_close(views, upright(images), rtol=0, atol=0.02)
 
 
-def test_a_larger_picture_is_resampled_whole() -> None:
+def test_a_larger_image_is_resampled_whole() -> None:
     large = torch.nn.functional.interpolate(
         upright(smooth()), scale_factor=1.25, mode="bilinear", align_corners=False
     )
@@ -53,10 +53,10 @@ def test_a_larger_picture_is_resampled_whole() -> None:
     torch.testing.assert_close(images, upright(smooth()), rtol=0, atol=3)
 
 
-def test_flip_mirrors_its_share_of_the_images() -> None:
-    pictures = noise()
-    mirrored = upright(pictures).flip(3)
-    torch.testing.assert_close(view(pictures, flip=1), mirrored, rtol=0, atol=0.02)
+def test_flip_mirrors_that_fraction_of_the_images() -> None:
+    images = noise()
+    mirrored = upright(images).flip(3)
+    torch.testing.assert_close(view(images, flip=1), mirrored, rtol=0, atol=0.02)
     images = view(noise(1).expand(400, -1, -1, -1), flip=0.25)
     flipped = (images - upright(noise(1))).abs().amax((1, 2, 3)) > 1
     assert 60 <= flipped.sum() <= 140
@@ -104,14 +104,14 @@ def test_images_stay_within_the_range_of_pixels() -> None:
     assert images.max() == 255
 
 
-def test_outside_of_the_picture_is_its_reflection() -> None:
-    """A white picture stays white however far it is turned."""
+def test_beyond_its_edges_an_image_is_reflected() -> None:
+    """A white image stays white however far it is rotated."""
     white = torch.full((8, SIDE, SIDE, 3), 255, dtype=torch.uint8)
     assert view(white, rotation=180, warp=0.5).min() > 254.9
 
 
 def disc(width: int, height: int) -> Tensor:
-    """A disc in the middle of a picture, squeezed into a square as pictures are cached."""
+    """A disc in the middle of an image, squeezed into a square as images are cached."""
     y, x = np.mgrid[:SIDE, :SIDE] + 0.5
     x, y = (x / SIDE - 0.5) * width, (y / SIDE - 0.5) * height
     inside = np.hypot(x, y) < 0.3 * min(width, height)
@@ -135,7 +135,7 @@ SHAPES = [((80, 40), (2.0, 1.0)), ((40, 100), (1.0, 2.5)), ((50, 50), (1.0, 1.0)
 
 @pytest.mark.parametrize(("size", "shape"), SHAPES)
 @pytest.mark.parametrize("rotation", [0, 180])
-def test_a_disc_stays_a_disc_whatever_the_picture_s_shape(
+def test_a_disc_stays_a_disc_whatever_the_image_s_shape(
     size: tuple[int, int], shape: tuple[float, float], rotation: float
 ) -> None:
     """The crop is as wide as the shorter side: a disc of 0.3 of it is 0.3 of the output."""
@@ -143,14 +143,14 @@ def test_a_disc_stays_a_disc_whatever_the_picture_s_shape(
     for seed in range(60):
         image = view(disc(*size), [shape], seed, rotation=rotation)[0]
         edges = image[0, [0, -1]].sum() + image[0, :, [0, -1]].sum()
-        if edges == 0:  # else the disc is cut, or seen twice
+        if edges == 0:  # otherwise the disc is cut, or seen twice
             middling += 1
             assert extent(image) == pytest.approx((0.15 * SIDE, 0.15 * SIDE), rel=0.04)
     assert middling >= 5
 
 
-def test_crops_lie_anywhere_in_a_picture_that_is_not_square() -> None:
-    """Of twice as wide a picture, with the position written in its colours."""
+def test_crops_lie_anywhere_in_an_image_that_is_not_square() -> None:
+    """Of an image twice as wide as high, whose colours encode the position."""
     left_edges = []
     ramp = smooth()
     for seed in range(200):
@@ -164,7 +164,7 @@ def test_crops_lie_anywhere_in_a_picture_that_is_not_square() -> None:
     assert np.mean(left_edges) == pytest.approx(87.5, abs=4)
 
 
-def test_a_crop_takes_its_share_of_the_area_nearly_square() -> None:
+def test_a_crop_keeps_its_fraction_of_the_area_and_is_nearly_square() -> None:
     ramp = smooth(300)
     images = view(ramp, scale=0.3)
     width = (images[:, 0, :, -1] - images[:, 0, :, 0]).mean(1) / 150 * SIDE / (SIDE - 1)
@@ -179,13 +179,13 @@ def test_a_crop_takes_its_share_of_the_area_nearly_square() -> None:
 
 
 def angle_of(image: Tensor) -> float:
-    """How far the slope of red has turned, degrees."""
+    """How far the gradient of red is rotated, degrees."""
     right = image[0].diff(dim=1)[1:-1, 1:-1].median()
     down = image[0].diff(dim=0)[1:-1, 1:-1].median()
     return float(torch.rad2deg(torch.atan2(down, right)))
 
 
-def test_turns_reach_both_ways_as_far_as_the_recipe_says() -> None:
+def test_rotations_reach_the_recipe_s_limit_both_ways() -> None:
     angles = [angle_of(image) for image in view(smooth(300), rotation=20)]
     assert -20.5 < min(angles) < -17
     assert 17 < max(angles) < 20.5
@@ -203,7 +203,7 @@ def test_the_perspective_keeps_the_middle_and_bends_parallels() -> None:
 
 
 def test_light_changes_brightness_and_contrast_by_its_strength() -> None:
-    """Two greys tell both: their mean is moved, their difference is scaled."""
+    """Two greys show both: their mean is shifted, their difference is scaled."""
     greys = torch.full((400, SIDE, SIDE, 3), 100, dtype=torch.uint8)
     greys[:, :, SIDE // 2 :] = 155
     images = view(greys, light=0.2)

@@ -40,7 +40,7 @@ def test_class_folders_are_labels(tmp_path: Path) -> None:
     )
 
 
-def test_only_images_count_and_hidden_folders_are_no_labels(tmp_path: Path) -> None:
+def test_only_images_count_and_hidden_folders_are_not_labels(tmp_path: Path) -> None:
     put(tmp_path, "cat/a.jpg", "cat/notes.txt", "cat/b.gif", "cat/._a.jpg", ".cache/c.jpg")
     found = datasets.read(str(tmp_path))
     assert labels_of(found) == {"cat/a.jpg": ("cat",)}
@@ -48,28 +48,28 @@ def test_only_images_count_and_hidden_folders_are_no_labels(tmp_path: Path) -> N
     assert found.notes == ()
 
 
-def test_a_class_folder_without_images_is_no_label_and_not_forgotten(tmp_path: Path) -> None:
+def test_a_class_folder_without_images_is_not_a_label_and_is_reported(tmp_path: Path) -> None:
     put(tmp_path, "cat/a.jpg", "dog/b.gif", "emu/deep/c.jpg")
     (tmp_path / "bird").mkdir()
     found = datasets.read(str(tmp_path))
     assert (found.labels, found.empty) == (("cat", "emu"), ("bird", "dog"))
     with pytest.raises(DataError) as caught:
         datasets.check_labels(found)
-    assert "is in the class folders bird, dog of" in str(caught.value)
+    assert "the class folders bird, dog of" in str(caught.value)
     assert "add some or remove the folders" in str(caught.value)
 
 
-def test_class_folders_without_images_say_what_an_image_is(tmp_path: Path) -> None:
+def test_the_error_for_class_folders_without_images_names_the_suffixes(tmp_path: Path) -> None:
     put(tmp_path, "cat/a.gif")
     assert refused(tmp_path) == f"{tmp_path} holds no images (.jpeg, .jpg, .png, .webp)"
 
 
-def test_images_beside_class_folders_are_left_out_and_told_of(tmp_path: Path) -> None:
+def test_images_next_to_class_folders_are_left_out_and_reported(tmp_path: Path) -> None:
     put(tmp_path, "cat/a.jpg", *(f"stray-{number}.jpg" for number in range(7)))
     found = datasets.read(str(tmp_path))
     assert labels_of(found) == {"cat/a.jpg": ("cat",)}
     (note,) = found.notes
-    assert note.startswith("7 images beside the class folders have no label: stray-0.jpg, stray-1")
+    assert note.startswith("7 images next to the class folders have no label: stray-0.jpg, stray-1")
     assert note.endswith("stray-4.jpg and 2 more")
 
 
@@ -81,7 +81,7 @@ def test_class_folders_can_be_a_multi_label_task(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("folders", [("train", "valid"), ("Train", "test", "val"), ("training",)])
-def test_folders_that_are_splits_are_no_labels(tmp_path: Path, folders: tuple[str, ...]) -> None:
+def test_folders_that_are_splits_are_not_labels(tmp_path: Path, folders: tuple[str, ...]) -> None:
     put(tmp_path, *(f"{folder}/cat/a.jpg" for folder in folders))
     message = refused(tmp_path)
     assert all(folder in message for folder in folders)
@@ -101,17 +101,17 @@ def test_a_missing_path_is_named(tmp_path: Path) -> None:
     )
 
 
-def test_a_folder_without_class_folders_says_which_layouts_there_are(tmp_path: Path) -> None:
+def test_the_error_for_a_folder_without_class_folders_names_the_layouts(tmp_path: Path) -> None:
     put(tmp_path, "a.jpg")
     message = refused(tmp_path)
     assert "no class folders" in message
     assert all(word in message for word in ("--pattern", "CSV", "Oxford"))
 
 
-def test_a_pattern_without_images_says_what_an_image_is(tmp_path: Path) -> None:
+def test_the_error_for_a_pattern_without_images_names_the_suffixes(tmp_path: Path) -> None:
     put(tmp_path, "cat/a.gif")
     assert refused(tmp_path, "(.)") == f"{tmp_path} holds no images (.jpeg, .jpg, .png, .webp)"
-    assert "is no folder: --pattern is for" in refused(tmp_path / "cat" / "a.gif", "(.)")
+    assert "is not a folder: --pattern needs" in refused(tmp_path / "cat" / "a.gif", "(.)")
 
 
 # A pattern.
@@ -137,18 +137,18 @@ def test_a_pattern_sees_the_name_only_and_wins_over_class_folders(tmp_path: Path
 def test_a_file_the_pattern_does_not_match_is_named(tmp_path: Path) -> None:
     put(tmp_path, "cat_1.jpg", "stray.jpg")
     message = refused(tmp_path, r"(.+)_\d+.jpg$")
-    assert message == r"stray.jpg gives no label with --pattern '(.+)_\\d+.jpg$'"
+    assert message == r"--pattern '(.+)_\\d+.jpg$' finds no label in stray.jpg"
 
 
-def test_a_group_that_is_empty_or_took_no_part_gives_no_label(tmp_path: Path) -> None:
+def test_a_group_that_is_empty_or_unmatched_gives_no_label(tmp_path: Path) -> None:
     put(tmp_path, "_1.jpg")
-    assert "_1.jpg gives no label" in refused(tmp_path, r"(.*)_\d+.jpg$")
-    assert "_1.jpg gives no label" in refused(tmp_path, r"(cat)?_\d+.jpg$")
+    assert "finds no label in _1.jpg" in refused(tmp_path, r"(.*)_\d+.jpg$")
+    assert "finds no label in _1.jpg" in refused(tmp_path, r"(cat)?_\d+.jpg$")
 
 
-def test_a_pattern_that_is_none_or_has_no_group_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_pattern_or_one_without_a_group_is_refused(tmp_path: Path) -> None:
     put(tmp_path, "cat_1.jpg")
-    assert "--pattern '(.+' is no regular expression: " in refused(tmp_path, "(.+")
+    assert "--pattern '(.+' is not a valid regular expression: " in refused(tmp_path, "(.+")
     assert refused(tmp_path, ".+") == "--pattern '.+' has no group: group 1 is the label"
 
 
@@ -156,7 +156,7 @@ def test_a_pattern_that_is_none_or_has_no_group_is_refused(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("folder", [".", "images", "train"])
-def test_file_names_are_relative_to_the_csv_s_folder_or_one_beside_it(
+def test_file_names_are_relative_to_the_csv_s_folder_or_one_next_to_it(
     tmp_path: Path, folder: str
 ) -> None:
     put(tmp_path / folder, "b.jpg", "sub/a.jpg")
@@ -167,14 +167,14 @@ def test_file_names_are_relative_to_the_csv_s_folder_or_one_beside_it(
     assert found.task == "single"
 
 
-def test_images_can_lie_in_a_folder_that_is_named(tmp_path: Path) -> None:
+def test_images_can_lie_in_a_folder_given_as_an_option(tmp_path: Path) -> None:
     put(tmp_path / "far", "a.jpg", "b.jpg")
     put(tmp_path / "images", "a.jpg")
     file = write_csv(tmp_path / "l.csv", [["fname", "labels"], ["a.jpg", "x"], ["b.jpg", "y"]])
     assert datasets.read(str(file), images=str(tmp_path / "far")).root == tmp_path / "far"
 
 
-def test_images_that_are_nowhere_say_where_was_looked(tmp_path: Path) -> None:
+def test_the_error_for_missing_images_names_the_folders_searched(tmp_path: Path) -> None:
     put(tmp_path / "far", "a.jpg")
     message = refused(write_csv(tmp_path / "l.csv", [["fname", "labels"], ["a.jpg", "x"]]))
     assert "a.jpg is in none of" in message
@@ -215,7 +215,7 @@ def test_an_official_split_is_read_in_any_spelling(tmp_path: Path) -> None:
     assert [record.side for record in found.records] == ["valid", "train"] * 3
 
 
-def test_without_the_column_no_image_has_a_side(tmp_path: Path) -> None:
+def test_without_the_column_is_valid_no_image_has_a_side(tmp_path: Path) -> None:
     put(tmp_path, "a.jpg")
     found = datasets.read(str(write_csv(tmp_path / "l.csv", [["fname", "labels"], ["a.jpg", "x"]])))
     assert [record.side for record in found.records] == [None]
@@ -230,7 +230,7 @@ def test_columns_can_have_any_order_and_the_file_a_byte_order_mark(tmp_path: Pat
 
 @pytest.mark.parametrize("given", [True, False])
 @pytest.mark.parametrize("header", [["file", "label"], ["fname", "labels", "split"], ["fname"]])
-def test_other_columns_are_named_with_those_that_must_be(
+def test_wrong_columns_are_named_with_the_valid_ones(
     tmp_path: Path, header: list[str], given: bool
 ) -> None:
     put(tmp_path, "a.jpg")
@@ -267,10 +267,10 @@ def test_a_csv_without_lines_holds_no_images(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [image(0), b"fname,labels\n\xff.jpg,cat\n"])
-def test_a_file_that_is_no_csv_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_csv_is_refused(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "picture.jpg"
     file.write_bytes(content)
-    assert f"{file} is no CSV file: " in refused(file)
+    assert f"{file} is not a CSV file: " in refused(file)
 
 
 # Oxford-IIIT Pet.
@@ -342,7 +342,7 @@ def test_a_voc_folder_gives_the_labels_of_all_objects_and_its_own_split(tmp_path
 
 
 @pytest.mark.parametrize("inside", [".", "VOCdevkit/VOC2007", "VOC2012"])
-def test_without_annotations_for_its_test_a_voc_folder_is_divided_in_train_and_val(
+def test_a_voc_folder_without_annotations_for_test_is_split_into_train_and_val(
     tmp_path: Path, inside: str
 ) -> None:
     folder = voc(tmp_path / inside, train="1-dog", val="2-cat", trainval="1-dog 2-cat", test="3")
@@ -354,7 +354,7 @@ def test_without_annotations_for_its_test_a_voc_folder_is_divided_in_train_and_v
     ]
 
 
-def test_what_is_wrong_with_a_voc_folder_is_named(tmp_path: Path) -> None:
+def test_faults_of_a_voc_folder_are_named(tmp_path: Path) -> None:
     folder = voc(tmp_path, train="1-dog 2-cat 3-cat", val="4-cat 5-cat")
     (folder / "JPEGImages" / "1-dog.jpg").unlink()
     (folder / "Annotations" / "2-cat.xml").unlink()
@@ -416,8 +416,8 @@ def test_labels_that_are_not_listed_stay_and_merged_ones_count_once(tmp_path: Pa
 @pytest.mark.parametrize(
     ("rows", "problem"),
     [
-        ([["from", "to"], ["begle", "dog"]], "line 2: no image has the label 'begle'; there are:"),
-        ([["from", "to"], ["begle", "dog"]], "there are: beagle, Birman"),
+        ([["from", "to"], ["begle", "dog"]], "line 2: no image has the label 'begle'; valid:"),
+        ([["from", "to"], ["begle", "dog"]], "valid: beagle, Birman"),
         ([["from", "to"], ["beagle", "a"], ["beagle", "b"]], "line 3: 'beagle' is listed twice"),
         ([["from", "to"], ["beagle", " "]], "line 2: 'beagle' has no new name"),
         ([["from", "to"], ["", "dog"]], "line 2: expected 2 values"),
@@ -426,7 +426,7 @@ def test_labels_that_are_not_listed_stay_and_merged_ones_count_once(tmp_path: Pa
         ([], "has the columns ; they must be from,to"),
     ],
 )
-def test_a_list_of_new_names_that_is_wrong_is_refused(
+def test_an_invalid_list_of_new_names_is_refused(
     tmp_path: Path, rows: list[list[str]], problem: str
 ) -> None:
     put(tmp_path / "data", "Birman/1.jpg", "beagle/2.jpg", "pug/3.jpg")
@@ -451,14 +451,16 @@ def test_images_on_the_quarantine_list_are_left_out_and_counted(tmp_path: Path) 
     found = datasets.read(str(tmp_path / "data"), quarantine=str(file))
     assert [record.file for record in found.records] == ["cat/1.jpg", "dog/3.jpg"]
     assert found.labels == ("cat", "dog")
-    assert found.notes == (f"2 images left out as {file} says",)
+    assert found.notes == (f"2 images left out, as listed in {file}",)
 
 
-def test_a_quarantine_list_of_other_data_is_refused_by_what_is_not_there(tmp_path: Path) -> None:
+def test_a_quarantine_list_of_other_data_is_refused_with_the_files_that_are_missing(
+    tmp_path: Path,
+) -> None:
     put(tmp_path / "data", "cat/1.jpg", "cat/2.jpg")
     rows = [["file", "reason"], ["cat/2.jpg", "x"], ["cat/9.jpg", "x"]]
     file = write_csv(tmp_path / "q.csv", rows)
-    with pytest.raises(DataError, match=r"lists cat/9.jpg, not in .*the list is of other data"):
+    with pytest.raises(DataError, match=r"lists cat/9.jpg, not in .*use the list of this data"):
         datasets.read(str(tmp_path / "data"), quarantine=str(file))
 
 
@@ -495,7 +497,7 @@ def test_a_single_label_task_of_one_label_is_refused(tmp_path: Path) -> None:
     datasets.check_labels(datasets.read(str(tmp_path), task="multi"))
 
 
-def test_faults_that_can_be_passed_over_are_all_told_of(tmp_path: Path) -> None:
+def test_all_faults_that_can_be_skipped_are_reported(tmp_path: Path) -> None:
     put(tmp_path / "images", "a.jpg")
     table = tmp_path / "l.csv"
     lines = ["fname,labels,is_valid", "a.jpg,cat,1", "a.jpg,dog,0", "b.jpg,dog,1", "c.jpg", ""]
@@ -513,7 +515,7 @@ def test_faults_that_can_be_passed_over_are_all_told_of(tmp_path: Path) -> None:
 
 @pytest.mark.data
 @pytest.mark.parametrize(
-    ("path", "task", "labels", "trained", "held_out"),
+    ("path", "task", "labels", "trained", "validation"),
     [
         ("pets", "single", 37, 222, 148),
         ("voc2007/train.csv", "multi", 20, 3475, 990),
@@ -521,11 +523,11 @@ def test_faults_that_can_be_passed_over_are_all_told_of(tmp_path: Path) -> None:
     ],
 )
 def test_the_real_sets_are_read(
-    path: str, task: str, labels: int, trained: int, held_out: int
+    path: str, task: str, labels: int, trained: int, validation: int
 ) -> None:
     if not (SHARED / path).exists():
         pytest.skip(f"no real images: {path} is not in ../shared/data")
     found = datasets.read(str(SHARED / path))
     assert (found.task, len(found.labels)) == (task, labels)
     assert sum(record.side != "valid" for record in found.records) == trained
-    assert sum(record.side == "valid" for record in found.records) == held_out
+    assert sum(record.side == "valid" for record in found.records) == validation

@@ -20,7 +20,7 @@ def files(folder: Path, count: int) -> list[Path]:
 
 
 @pytest.mark.parametrize("preprocess", [(32, 1.0), (24, 0.8)])
-def test_served_pictures_are_what_serving_decodes(
+def test_served_images_are_what_serving_decodes(
     tmp_path: Path, preprocess: tuple[int, float]
 ) -> None:
     how = Preprocess(image_size_px=preprocess[0], crop_fraction=preprocess[1])
@@ -34,8 +34,8 @@ def test_served_pictures_are_what_serving_decodes(
         assert np.array_equal(row.numpy(), decode(file.read_bytes(), how))
 
 
-def test_presized_pictures_are_whole_squares_with_their_shapes(tmp_path: Path) -> None:
-    """Four colours in the quarters: a crop would move where they meet."""
+def test_presized_images_are_whole_squares_with_their_shapes(tmp_path: Path) -> None:
+    """Four colours in the quarters: a crop would move the point where they meet."""
     corners = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 255]]], np.uint8)
     for name, size in (("wide.png", (96, 48)), ("tall.png", (40, 100)), ("square.png", (64, 64))):
         Image.fromarray(corners).resize(size, Image.Resampling.NEAREST).save(tmp_path / name)
@@ -50,19 +50,19 @@ def test_presized_pictures_are_whole_squares_with_their_shapes(tmp_path: Path) -
 
 
 def test_a_large_jpeg_is_not_reduced_below_its_square(tmp_path: Path) -> None:
-    """Stripes of four pixels survive in half the size; in an eighth they would be grey."""
+    """Stripes of four pixels survive at half the size; at an eighth they would be grey."""
     stripes = (np.arange(512) // 4 % 2 * 255).astype(np.uint8)
-    picture = Image.fromarray(np.broadcast_to(stripes[None, :, None], (512, 512, 3)).copy())
-    picture.save(tmp_path / "stripes.jpg", quality=95)
+    image = Image.fromarray(np.broadcast_to(stripes[None, :, None], (512, 512, 3)).copy())
+    image.save(tmp_path / "stripes.jpg", quality=95)
     (square,), _ = decoding.presized([tmp_path / "stripes.jpg"], 256)
     assert square.float().std() > 100
 
 
-def test_presized_pictures_are_upright(tmp_path: Path) -> None:
-    picture = Image.fromarray(np.zeros((48, 96, 3), np.uint8))
+def test_presized_images_are_upright(tmp_path: Path) -> None:
+    image = Image.fromarray(np.zeros((48, 96, 3), np.uint8))
     exif = Image.Exif()
     exif[0x0112] = 6
-    picture.save(tmp_path / "turned.jpg", exif=exif)
+    image.save(tmp_path / "turned.jpg", exif=exif)
     assert decoding.presized([tmp_path / "turned.jpg"], 32)[1].tolist() == [[1, 2]]
 
 

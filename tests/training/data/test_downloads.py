@@ -25,7 +25,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Where the files of `tmp_path` are served: torchvision reads no file:// addresses."""
+    """The address where `tmp_path` is served: torchvision does not read file:// addresses."""
     monkeypatch.setenv("no_proxy", "*")
     handler = functools.partial(Quiet, directory=str(tmp_path))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -43,7 +43,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 
 def archive(file: Path, folder: Path, member: str) -> str:
-    """A tar of one member of the folder; its checksum."""
+    """A tar of one member of the folder; returns its checksum."""
     with tarfile.open(file, "w:gz" if file.suffix == ".gz" else "w") as tar:
         tar.add(folder / member, member)
     return hashlib.md5(file.read_bytes()).hexdigest()
@@ -65,7 +65,7 @@ def pets(tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def voc2007(tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The two archives of the set, with an image each."""
+    """The two archives of the set, with one image each."""
     for side, key, name in (("trainval", "2007", "1"), ("test", "2007-test", "2")):
         root = tmp_path / side / "VOCdevkit" / "VOC2007"
         put(root / "JPEGImages", f"{name}.jpg")
@@ -119,7 +119,7 @@ def test_an_interrupted_download_starts_again(pets: None, cache: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", ["unreachable", "changed"])
-def test_a_download_that_fails_is_one_clear_line(
+def test_a_failed_download_is_one_clear_line(
     pets: None, tmp_path: Path, cache: Path, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if fault == "unreachable":
@@ -131,12 +131,12 @@ def test_a_download_that_fails_is_one_clear_line(
         datasets.read("oxford-pets")
     message = str(caught.value)
     assert message.startswith(f"oxford-pets cannot be downloaded to {cache}: ")
-    assert message.endswith("get it elsewhere and give its folder as DATA")
+    assert message.endswith("download it by other means and give its folder as DATA")
     assert "\n" not in message
     assert not (cache / "oxford-pets").exists()
 
 
-def test_the_cache_is_in_the_home_folder_unless_told_otherwise(
+def test_the_cache_is_in_the_home_folder_by_default(
     pets: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("LABRADOR_CACHE")

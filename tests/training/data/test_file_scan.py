@@ -22,7 +22,7 @@ def scanned(folder: Path, name: str, data: bytes) -> Record:
     return found
 
 
-def test_a_record_says_what_a_file_is(tmp_path: Path) -> None:
+def test_a_record_describes_its_file(tmp_path: Path) -> None:
     data = encoded(photo(0), "JPEG", quality=90)
     assert scanned(tmp_path, "a.jpeg", data) == Record(
         "a.jpeg",
@@ -34,7 +34,7 @@ def test_a_record_says_what_a_file_is(tmp_path: Path) -> None:
             width_px=96,
             height_px=72,
             mode="RGB",
-            turn=1,
+            orientation=1,
             perceptual=perceptual_hash(Image.open(io.BytesIO(data))),
             error=None,
         ),
@@ -52,17 +52,17 @@ def test_a_record_says_what_a_file_is(tmp_path: Path) -> None:
         ("a.data", "PNG", "1", False),
     ],
 )
-def test_format_and_mode_are_told_by_the_content(
+def test_format_and_mode_are_those_of_the_content(
     tmp_path: Path, name: str, form: str, mode: str, lies: bool
 ) -> None:
     found = scanned(tmp_path, name, encoded(photo(0).convert(mode), form))
-    assert (found.scan.format, found.scan.mode, found.extension_lies) == (form, mode, lies)
+    assert (found.scan.format, found.scan.mode, found.extension_is_wrong) == (form, mode, lies)
     assert found.scan.error is None
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-def test_a_turn_is_found_and_the_hash_is_of_the_upright_picture(
+def test_the_orientation_is_found_and_the_hash_is_of_the_upright_image(
     tmp_path: Path, form: str, orientation: int
 ) -> None:
     turns = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90}
@@ -70,7 +70,7 @@ def test_a_turn_is_found_and_the_hash_is_of_the_upright_picture(
     upright = photo(1)
     stored = upright.transpose(turns[orientation]) if orientation in turns else upright
     found = scanned(tmp_path, "a.jpg", encoded(stored, form, orientation, quality=95))
-    assert found.scan.turn == orientation
+    assert found.scan.orientation == orientation
     assert (found.scan.width_px, found.scan.height_px) == stored.size
     expected, got = perceptual_hash(upright), found.scan.perceptual
     assert expected is not None and got is not None
@@ -82,7 +82,7 @@ def test_a_turn_is_found_and_the_hash_is_of_the_upright_picture(
     [
         (b"", "the image has no bytes"),
         (encoded(photo(0), "GIF"), "the image is a GIF; send JPEG, PNG or WebP"),
-        (b"hello", "the bytes are no JPEG, PNG or WebP image"),
+        (b"hello", "the bytes are not a JPEG, PNG or WebP image"),
         (encoded(photo(0), "JPEG")[:900], "the JPEG image is damaged or incomplete"),
         (encoded(photo(0), "PNG")[:900], "the PNG image is damaged or incomplete"),
     ],
@@ -92,7 +92,7 @@ def test_a_file_that_cannot_be_used_has_the_reason_and_still_a_hash(
 ) -> None:
     found = scanned(tmp_path, "a.jpg", data)
     assert (found.sha256, found.scan) == (sha256(data), Scan(len(data), error=error))
-    assert not found.extension_lies
+    assert not found.extension_is_wrong
 
 
 def test_records_are_in_order_and_one_bad_file_stops_nothing(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_records_are_in_order_and_one_bad_file_stops_nothing(tmp_path: Path) -> 
     assert errors == {"5.png": "No such file or directory", "folder.png": "Is a directory"}
 
 
-def test_bad_files_are_refused_with_the_reason_and_the_way_out(tmp_path: Path) -> None:
+def test_bad_files_are_refused_with_the_reason_and_what_to_do(tmp_path: Path) -> None:
     good = scanned(tmp_path, "good.jpg", encoded(photo(0), "JPEG"))
     file_scan.refuse_bad(tmp_path, [good], "pets")
     bad = [scanned(tmp_path, f"bad-{number}.jpg", b"hello") for number in range(7)]
@@ -122,7 +122,7 @@ def test_bad_files_are_refused_with_the_reason_and_the_way_out(tmp_path: Path) -
     assert message.endswith("--quarantine AUDIT/quarantine.csv")
 
 
-# Hashes alone, for a run that is resumed.
+# Only hashes, for a resumed run.
 
 
 def dataset(folder: Path, count: int) -> Dataset:
@@ -139,7 +139,7 @@ def test_hashes_are_of_the_files_bytes_in_order(tmp_path: Path) -> None:
     ]
 
 
-def test_of_many_files_that_are_gone_five_are_named_and_all_counted(tmp_path: Path) -> None:
+def test_of_many_missing_files_five_are_named_and_all_counted(tmp_path: Path) -> None:
     data = dataset(tmp_path, 13)
     for record in data.records[1:]:
         (tmp_path / record.file).unlink()
@@ -152,7 +152,7 @@ def test_of_many_files_that_are_gone_five_are_named_and_all_counted(tmp_path: Pa
 
 
 @pytest.mark.parametrize("step", ["scan", "hashed"])
-def test_what_is_looked_at_is_kept_for_the_decoding(tmp_path: Path, step: str) -> None:
+def test_what_is_read_is_kept_for_decoding(tmp_path: Path, step: str) -> None:
     data, contents = dataset(tmp_path, 3), Contents()
     looked = (
         file_scan.scan(tmp_path, data.records, contents)

@@ -20,8 +20,8 @@ ROWS = [torch.tensor(rows) for rows in ([3, 0], [1, 4, 1], [2])]
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Five pictures of different shapes. Not to be changed."""
-    folder = tmp_path_factory.mktemp("pictures")
+    """Five images of different shapes. Not to be changed."""
+    folder = tmp_path_factory.mktemp("images")
     made = []
     for number in range(5):
         made.append(folder / f"{number}.jpg")
@@ -30,7 +30,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_streamed_pictures_are_the_cached_ones(files: list[Path], workers: int) -> None:
+def test_streamed_images_are_the_cached_ones(files: list[Path], workers: int) -> None:
     cached = image_source(files, image_sets.recipe(cache="memory"), CPU)
     streamed = image_source(files, image_sets.recipe(cache="none", workers=workers), CPU)
     assert isinstance(cached, Cached)
@@ -46,7 +46,7 @@ def test_streamed_pictures_are_the_cached_ones(files: list[Path], workers: int) 
             assert all(torch.equal(*pair) for pair in zip(ours, expected, strict=True))
 
 
-def test_cached_pictures_are_made_of_what_was_read_before(files: list[Path]) -> None:
+def test_cached_images_are_decoded_from_bytes_that_were_read_before(files: list[Path]) -> None:
     """The file is opened once for the scan; those bytes are decoded."""
     asked = []
 
@@ -61,7 +61,7 @@ def test_cached_pictures_are_made_of_what_was_read_before(files: list[Path]) -> 
     assert len(torch.unique(pixels, dim=0)) == 1
 
 
-def test_a_source_says_where_its_pictures_come_from(files: list[Path]) -> None:
+def test_a_source_names_where_its_images_come_from(files: list[Path]) -> None:
     assert image_source(files, image_sets.recipe(cache="memory"), CPU).place == "memory"
     for workers, text in ((3, "3"), (0, "no other"), (None, str(cpu_cores()))):
         place = image_source(files, image_sets.recipe(cache="none", workers=workers), CPU).place
@@ -83,7 +83,7 @@ def test_training_from_files_gives_the_weights_that_training_from_memory_does(
 
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("how", ["gone", "broken"])
-def test_a_file_that_is_lost_while_streaming_is_named_in_one_line(
+def test_a_file_that_disappears_while_streaming_is_named_in_one_line(
     tmp_path: Path, workers: int, how: str
 ) -> None:
     files = [tmp_path / f"{number}.jpg" for number in range(4)]
@@ -103,7 +103,7 @@ def test_a_file_that_is_lost_while_streaming_is_named_in_one_line(
 # What fits where.
 
 
-def test_auto_keeps_in_memory_what_fits_in_half_of_what_is_free(
+def test_auto_keeps_in_memory_what_fits_in_half_of_the_free_memory(
     files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needed = len(files) * image_sets.recipe().presize_px ** 2 * 3

@@ -31,7 +31,7 @@ def same(found: NDArray[np.int64], expected: list[set[int]]) -> bool:
 
 
 def tangled(seed: int, count: int) -> NDArray[np.uint64]:
-    """Hashes of which many are near to others, in chains."""
+    """Hashes of which many are near others, in chains."""
     random = np.random.default_rng(seed)
     hashes = random.integers(0, 2**63, count, dtype=np.uint64)
     for number in range(count // 3, count):
@@ -43,7 +43,7 @@ def tangled(seed: int, count: int) -> NDArray[np.uint64]:
 
 @pytest.mark.parametrize("cells", [1, 700, 2**19])
 @pytest.mark.parametrize("distance", [0, 2, 6, 64])
-def test_groups_are_the_connected_components_whatever_the_chunks(
+def test_groups_are_the_connected_components_whatever_the_block_size(
     cells: int, distance: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(near_duplicates, "_CELLS", cells)
@@ -54,10 +54,10 @@ def test_groups_are_the_connected_components_whatever_the_chunks(
         assert 10 < len(set(found.tolist())) < 120
 
 
-def test_links_that_grow_too_many_are_reduced_and_nothing_is_lost(
+def test_too_many_links_are_reduced_without_loss(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A dense cluster: every hash is near to every other."""
+    """A dense cluster: every hash is near every other."""
     monkeypatch.setattr(near_duplicates, "_CELLS", 64)
     reduced = []
     forest = near_duplicates._forest
@@ -73,7 +73,7 @@ def test_links_that_grow_too_many_are_reduced_and_nothing_is_lost(
     assert len(set(found.tolist())) == 2 and reduced
 
 
-def test_no_hashes_are_no_groups() -> None:
+def test_no_hashes_give_no_groups() -> None:
     assert near_duplicates.near_groups(np.array([], np.uint64)).tolist() == []
     assert near_duplicates.group([]) == []
 
@@ -96,7 +96,7 @@ def test_the_same_bytes_and_near_duplicates_are_one_group() -> None:
     far = 2**40 - 1
     records = [
         entry("a", 0),
-        entry("b", 0b111111),  # near to a
+        entry("b", 0b111111),  # near a
         entry("c", far),
         entry("d", None),  # too plain
         entry("d", None),
@@ -113,12 +113,12 @@ def test_the_same_bytes_and_near_duplicates_are_one_group() -> None:
     assert len({first, third, plain, lone, unread, other}) == 6
 
 
-def test_plain_pictures_alone_are_grouped_by_their_bytes() -> None:
+def test_plain_images_are_grouped_by_their_bytes_only() -> None:
     first, other, again = groups([entry("a", None), entry("b", None), entry("a", None)])
     assert first == again != other
 
 
-def test_one_bit_too_many_is_no_near_duplicate() -> None:
+def test_one_bit_too_many_is_not_a_near_duplicate() -> None:
     apart = [entry("a", 0), entry("b", 2 ** (DISTANCE + 1) - 1)]
     assert len(set(groups(apart))) == 2
     between = [*apart, entry("c", 1)]  # a chain through the third

@@ -17,20 +17,20 @@ def distance(first: Image.Image, second: Image.Image) -> int:
     return (hashes[0] ^ hashes[1]).bit_count()
 
 
-def again(picture: Image.Image, quality: int = 95) -> Image.Image:
+def again(image: Image.Image, quality: int = 95) -> Image.Image:
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=quality)
+    image.save(buffer, "JPEG", quality=quality)
     return Image.open(buffer)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_hash_is_the_signs_of_the_lowest_frequencies_about_their_median(seed: int) -> None:
-    """Against SciPy's transform in floating point; its ties cannot be told."""
-    picture = photo(seed)
-    grey = picture.convert("L").resize((32, 32), Image.Resampling.BILINEAR)
+    """Against SciPy's transform in floating point, which cannot decide ties."""
+    image = photo(seed)
+    grey = image.convert("L").resize((32, 32), Image.Resampling.BILINEAR)
     waves = dctn(np.asarray(grey, np.float64), norm="ortho")[:8, :8].ravel()[1:]
     bits = "".join("01"[int(wave > np.median(waves))] for wave in waves)
-    assert perceptual_hash(picture) == int(bits + "0", 2)
+    assert perceptual_hash(image) == int(bits + "0", 2)
 
 
 @pytest.mark.parametrize(
@@ -45,27 +45,25 @@ def test_the_hash_is_the_signs_of_the_lowest_frequencies_about_their_median(seed
         lambda p: p.crop((2, 2, p.width - 2, p.height - 2)),
     ],
 )
-def test_a_picture_that_is_nearly_the_same_has_nearly_the_same_hash(
+def test_nearly_the_same_image_has_nearly_the_same_hash(
     change: Callable[[Image.Image], Image.Image],
 ) -> None:
     for seed in range(10):
-        picture = photo(seed, (240, 180))
-        assert distance(picture, change(picture)) <= DISTANCE
+        image = photo(seed, (240, 180))
+        assert distance(image, change(image)) <= DISTANCE
 
 
-def test_other_pictures_have_other_hashes() -> None:
-    pictures = [photo(seed) for seed in range(40)]
+def test_different_images_have_different_hashes() -> None:
+    images = [photo(seed) for seed in range(40)]
     distances = [
-        distance(first, second)
-        for number, first in enumerate(pictures)
-        for second in pictures[:number]
+        distance(first, second) for number, first in enumerate(images) for second in images[:number]
     ]
     assert min(distances) > 2 * DISTANCE
     assert np.mean(distances) == pytest.approx(31.5, abs=1)
 
 
 @pytest.mark.parametrize("kind", ["flat", "noise", "halves", "ramp"])
-def test_a_picture_too_plain_to_tell_has_no_hash(kind: str) -> None:
+def test_an_image_too_plain_to_identify_has_no_hash(kind: str) -> None:
     row = np.arange(96)
     pixels = {
         "flat": np.full((72, 96), 90),
@@ -73,5 +71,5 @@ def test_a_picture_too_plain_to_tell_has_no_hash(kind: str) -> None:
         "halves": np.tile(row // 48 * 200, (72, 1)),
         "ramp": np.tile(row * 2, (72, 1)),
     }[kind]
-    picture = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
-    assert perceptual_hash(again(picture)) is None
+    image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+    assert perceptual_hash(again(image)) is None

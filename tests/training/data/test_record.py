@@ -13,12 +13,12 @@ from training.data.record import Record, Scan
         ("a.jpg", "PNG", True),
         ("a.png.jpeg", "WEBP", True),
         ("a.webp", "JPEG", True),
-        ("a.data", "PNG", False),  # says nothing
+        ("a.data", "PNG", False),  # names no format
         ("jpg", "PNG", False),
-        ("a.jpg", None, False),  # no image: that is another fault
+        ("a.jpg", None, False),  # not an image: that is another fault
     ],
 )
-def test_an_extension_lies_if_it_names_another_format(
+def test_an_extension_is_wrong_if_it_names_another_format(
     file: str, form: str | None, lies: bool
 ) -> None:
-    assert Record(file, (), scan=Scan(format=form)).extension_lies == lies
+    assert Record(file, (), scan=Scan(format=form)).extension_is_wrong == lies

@@ -17,7 +17,7 @@ from training.data.split import Split
 
 
 def name_of(number: int) -> str:
-    """The content of an image stands for its hash here."""
+    """The sha256 of a number stands for that of an image."""
     return sha256(str(number).encode())
 
 
@@ -41,7 +41,7 @@ def divided(
     seed: int,
     groups: Sequence[int] | None = None,
 ) -> Split:
-    """The split where only the same bytes are a group, or as the groups are given."""
+    """The split with the given groups; by default only the same bytes are a group."""
     groups = groups or list(map(contents.index, contents))
     records = tuple(
         replace(record, sha256=content, group=group)
@@ -54,7 +54,7 @@ def hashes(count: int) -> list[str]:
     return [name_of(number) for number in range(count)]
 
 
-def held_out(sides: Split) -> set[str]:
+def validation(sides: Split) -> set[str]:
     return {record.sha256 for record in sides.valid}
 
 
@@ -67,7 +67,7 @@ def labels_of(records: Sequence[Record]) -> set[str]:
     return {label for record in records for label in record.labels}
 
 
-def test_each_image_is_on_one_side_in_order_with_what_is_known_of_it() -> None:
+def test_each_image_is_on_one_side_in_order_with_all_its_fields() -> None:
     sides = divided(dataset(["cat", "dog"] * 5), hashes(10), 0.2, 42)
     known = [
         Record(f"{n:04}.jpg", (("cat", "dog")[n % 2],), sha256=name_of(n), group=n)
@@ -80,7 +80,7 @@ def test_each_image_is_on_one_side_in_order_with_what_is_known_of_it() -> None:
     assert (len(sides.train), len(sides.valid)) == (8, 2)
 
 
-def test_the_share_is_held_out_of_each_label() -> None:
+def test_the_fraction_of_each_label_validates() -> None:
     labels = ["common"] * 200 + ["rare"] * 20 + ["lone"] * 5
     sides = divided(dataset(labels), hashes(225), 0.2, 42)
     counts = Counter(record.labels[0] for record in sides.valid)
@@ -92,29 +92,29 @@ def test_the_share_is_held_out_of_each_label() -> None:
 @pytest.mark.parametrize("task", ["single", "multi"])
 def test_the_split_does_not_depend_on_names_or_order(task: Task) -> None:
     labels = ["cat", "dog", "emu"] * 20
-    expected = held_out(divided(dataset(labels, task), hashes(60), 0.3, 42))
+    expected = validation(divided(dataset(labels, task), hashes(60), 0.3, 42))
     pairs = list(zip(labels, hashes(60), strict=True))
     random.Random(0).shuffle(pairs)
     shuffled, theirs = [label for label, _ in pairs], [h for _, h in pairs]
     names = [f"elsewhere/{number}.png" for number in range(60)]
-    assert held_out(divided(dataset(shuffled, task, names), theirs, 0.3, 42)) == expected
+    assert validation(divided(dataset(shuffled, task, names), theirs, 0.3, 42)) == expected
 
 
-def test_the_split_is_written_down_here_and_stays_so_on_every_machine() -> None:
+def test_the_split_is_the_same_on_every_machine() -> None:
     sides = divided(dataset(["cat"] * 12), hashes(12), 0.25, 42)
     order = sorted(range(12), key=lambda n: sha256(f"42 {name_of(n)}".encode()))
-    assert held_out(sides) == {name_of(number) for number in order[:3]}
+    assert validation(sides) == {name_of(number) for number in order[:3]}
     assert order[:3] == [6, 2, 11]
 
 
 def test_the_split_depends_on_the_seed() -> None:
-    splits = [held_out(divided(dataset(["cat"] * 50), hashes(50), 0.2, s)) for s in range(4)]
+    splits = [validation(divided(dataset(["cat"] * 50), hashes(50), 0.2, s)) for s in range(4)]
     assert len(set(map(frozenset, splits))) == 4
 
 
-def test_more_held_out_images_include_those_of_a_smaller_share() -> None:
+def test_a_larger_validation_set_includes_a_smaller_one() -> None:
     few, more = (
-        held_out(divided(dataset(["cat"] * 50), hashes(50), share, 42)) for share in (0.1, 0.3)
+        validation(divided(dataset(["cat"] * 50), hashes(50), share, 42)) for share in (0.1, 0.3)
     )
     assert few < more
 
@@ -124,7 +124,7 @@ def test_images_with_the_same_bytes_stay_together(seed: int) -> None:
     contents = [name_of(number % 20) for number in range(60)]
     sides = divided(dataset(["cat", "dog"] * 30), contents, 0.3, seed)
     assert sides.valid
-    assert held_out(sides).isdisjoint(record.sha256 for record in sides.train)
+    assert validation(sides).isdisjoint(record.sha256 for record in sides.train)
     assert len(sides.records) == 60
 
 
@@ -144,16 +144,16 @@ def test_groups_stay_together_whatever_their_numbers_names_and_order(task: Task,
         seed,
         [-7 * groups[n] for n in order],
     )
-    assert held_out(turned) == held_out(sides)
+    assert validation(turned) == validation(sides)
 
 
-def test_a_group_has_its_place_by_its_smallest_hash() -> None:
+def test_a_group_is_ordered_by_its_smallest_hash() -> None:
     contents = sorted(hashes(12))
     groups = [number % 6 for number in range(12)]
     sides = divided(dataset(["cat"] * 12), contents, 0.35, 42, groups)
     order = sorted(range(6), key=lambda group: sha256(f"42 {contents[group]}".encode()))
     expected = {contents[n] for group in order[:2] for n in (group, group + 6)}
-    assert held_out(sides) == expected
+    assert validation(sides) == expected
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -165,13 +165,13 @@ def test_a_group_of_two_labels_counts_once_and_leaves_both_something(seed: int) 
     assert labels_of(sides.train) == {"cat", "dog"}
 
 
-def test_labels_of_one_group_each_leave_nothing_to_hold_out() -> None:
+def test_labels_of_one_group_each_leave_nothing_for_validation() -> None:
     labels = ["cat"] * 5 + ["dog"] * 5
     with pytest.raises(DataError, match="no image for validation: 10 images .* near-duplicates"):
         divided(dataset(labels), hashes(10), 0.5, 42, [0] * 5 + [1] * 5)
 
 
-def test_near_duplicates_across_a_given_split_are_told_and_not_moved() -> None:
+def test_near_duplicates_across_a_given_split_are_reported_and_not_moved() -> None:
     given: list[Side] = ["train", "train", "valid", "valid"]
     sides = divided(dataset(["cat"] * 4, sides=given), hashes(4), 0.5, 42, [0, 1, 1, 2])
     assert sides_of(sides) == given
@@ -181,7 +181,7 @@ def test_near_duplicates_across_a_given_split_are_told_and_not_moved() -> None:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_many_copies_of_one_image_do_not_exceed_the_share(seed: int) -> None:
+def test_many_copies_of_one_image_do_not_exceed_the_fraction(seed: int) -> None:
     contents = [name_of(max(number - 5, 0)) for number in range(20)]  # six copies of one
     assert len(divided(dataset(["cat"] * 20), contents, 0.2, seed).valid) == 4
 
@@ -205,13 +205,13 @@ def test_every_label_of_multi_label_images_keeps_one_to_train_on(seed: int) -> N
 
 @pytest.mark.parametrize("seed", range(10))
 def test_the_same_bytes_under_two_labels_leave_both_something_to_train_on(seed: int) -> None:
-    """Whatever their order: cat's ten images, of which the dogs have two as well."""
+    """Whatever their order: ten cats, two of which are also labelled dog."""
     labels = ["cat"] * 10 + ["dog"] * 2
     contents = [*hashes(10), name_of(0), name_of(1)]
     sides = divided(dataset(labels), contents, 0.6, seed)
     assert labels_of(sides.train) == {"cat", "dog"}
     turned = divided(dataset(labels[::-1]), contents[::-1], 0.6, seed)
-    assert held_out(turned) == held_out(sides)
+    assert validation(turned) == validation(sides)
 
 
 def test_an_official_split_is_used_as_it_is() -> None:
@@ -273,17 +273,17 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     "content",
     [b"{", b"[]\n", b'{"file": "a.jpg"}\n', b"\xff\n", b"3\n", b'{"labels": ["x"], "more": 1}\n'],
 )
-def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
+def test_a_corrupt_file_is_named(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "split.jsonl"
     file.write_bytes(content)
-    with pytest.raises(RunError, match="split.jsonl is missing or damaged"):
+    with pytest.raises(RunError, match="split.jsonl is missing or corrupt"):
         split.read(file)
     file.unlink()
-    with pytest.raises(RunError, match="split.jsonl is missing or damaged"):
+    with pytest.raises(RunError, match="split.jsonl is missing or corrupt"):
         split.read(file)
 
 
-def test_the_fingerprint_is_of_contents_labels_and_sides() -> None:
+def test_the_fingerprint_covers_contents_labels_and_sides() -> None:
     valid = tuple(Record(f"{n}.jpg", ("cat",), "valid", name_of(n)) for n in range(2))
     train = tuple(Record(f"{n}.jpg", ("cat",), "train", name_of(n)) for n in range(2, 6))
     expected = Split(train, valid).fingerprint()

@@ -15,17 +15,19 @@ def test_targets_mark_each_image_s_labels() -> None:
     assert found.tolist() == [[True, True, False], [False] * 3, [False, False, True]]
 
 
-def test_a_label_that_is_not_the_model_s_is_refused_with_those_it_has() -> None:
-    with pytest.raises(DataError, match="^the model has no label 'd'; it has a, b$"):
+def test_a_label_that_the_model_lacks_is_refused_with_the_valid_ones() -> None:
+    with pytest.raises(DataError, match="^the model has no label 'd'; valid: a, b$"):
         encode(records(("a",), ("d",)), ("a", "b"))
 
 
 def test_images_without_any_label_are_refused() -> None:
-    with pytest.raises(DataError, match="^none of the 2 images has a label: nothing to go by$"):
+    with pytest.raises(
+        DataError, match="^none of the 2 images has a label: nothing to train on or evaluate$"
+    ):
         encode(records((), ()), ("a", "b"))
 
 
-def test_the_loss_takes_indices_of_one_label_and_shares_of_several() -> None:
+def test_the_loss_takes_indices_for_one_label_and_zeros_and_ones_for_several() -> None:
     targets = encode(records(("b",), ("a",)), ("a", "b"))
     single, multi = loss_targets(targets, "single"), loss_targets(targets, "multi")
     assert single.tolist() == [1, 0]

@@ -17,7 +17,7 @@ TASKS: tuple[Task, ...] = ("single", "multi")
 def drawn(
     task: Task, images: int, temperature: float
 ) -> tuple[calibration.Logits, calibration.Targets]:
-    """Logits, and targets drawn from the probabilities that they give at the temperature."""
+    """Logits, and targets drawn from their probabilities at the temperature."""
     random = np.random.default_rng(0)
     logits = random.normal(0, 2, (images, 4)).astype(np.float32)
     if task == "multi":
@@ -27,11 +27,11 @@ def drawn(
 
 
 def best_f1(scores: NDArray[np.float32], truth: NDArray[np.bool_]) -> float:
-    """By trying every set of tags that some threshold gives."""
+    """By trying each set of tags that a threshold can give."""
     return max(float(f1_score(truth, scores >= cut, zero_division=0)) for cut in np.unique(scores))
 
 
-def test_probabilities_are_torch_s() -> None:
+def test_probabilities_match_torch() -> None:
     logits = np.random.default_rng(0).normal(0, 5, (20, 4)).astype(np.float32)
     scaled = torch.from_numpy(logits) / 1.7
     single = calibration.probabilities(logits, "single", 1.7)
@@ -49,7 +49,7 @@ def test_huge_logits_stay_probabilities(task: Task) -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
-def test_a_known_temperature_is_found_again(task: Task, temperature: float) -> None:
+def test_a_known_temperature_is_recovered(task: Task, temperature: float) -> None:
     logits, targets = drawn(task, 4000, temperature)
     assert calibration.fit_temperature(logits, targets, task) == pytest.approx(temperature, rel=0.1)
 
@@ -78,7 +78,7 @@ def test_the_temperature_of_separable_logits_stays_within_bounds() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("decimals", [1, 8])
-def test_thresholds_give_the_best_f1_there_is(seed: int, decimals: int) -> None:
+def test_thresholds_give_the_best_possible_f1(seed: int, decimals: int) -> None:
     random = np.random.default_rng(seed)
     targets = random.random((25, 4)) < 0.3
     targets[0] = True
@@ -91,7 +91,7 @@ def test_thresholds_give_the_best_f1_there_is(seed: int, decimals: int) -> None:
         )
 
 
-def test_every_outcome_of_three_images_is_decided_as_well_as_can_be() -> None:
+def test_thresholds_are_optimal_for_all_scores_and_labels_of_three_images() -> None:
     values = (0.0, 0.3, 1.0)
     for scores, truth in itertools.product(
         itertools.product(values, repeat=3), itertools.product((False, True), repeat=3)
@@ -114,19 +114,19 @@ def test_every_outcome_of_three_images_is_decided_as_well_as_can_be() -> None:
         [1.0, 1 - 2**-24],
     ],
 )
-def test_scores_close_together_are_still_told_apart(scores: list[float]) -> None:
+def test_a_threshold_separates_scores_that_are_close_together(scores: list[float]) -> None:
     column = np.array(scores, np.float32)[:, None]
     (threshold,) = calibration.fit_thresholds(column, np.array([[True], [False]]))
     assert above(column[:, 0], threshold).tolist() == [True, False]
 
 
-def test_a_threshold_lies_half_way_between_two_scores() -> None:
+def test_a_threshold_lies_halfway_between_two_scores() -> None:
     scores = np.array([[0.9], [0.75], [0.25], [0.125]], np.float32)
     assert calibration.fit_thresholds(scores, np.array([[1], [1], [0], [0]], np.bool_)) == (0.5,)
     assert calibration.fit_thresholds(scores, np.array([[1], [1], [1], [1]], np.bool_)) == (0.0625,)
 
 
-def test_a_label_without_images_gets_a_half() -> None:
+def test_a_label_without_images_gets_a_threshold_of_one_half() -> None:
     scores = np.array([[0.9, 0.9], [0.1, 0.2]], np.float32)
     thresholds = calibration.fit_thresholds(scores, np.array([[True, False], [False, False]]))
     assert thresholds == (0.5, 0.5)
@@ -152,7 +152,7 @@ def test_cross_fitting_never_uses_an_image_s_own_label(task: Task) -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_each_image_is_scored_by_a_fit_on_most_others(task: Task) -> None:
-    """Five folds: as many temperatures, each near that of all images together."""
+    """Five folds give five temperatures, each near that of all images together."""
     logits, targets = drawn(task, 400, 2.0)
     scores, tags = calibration.cross_fitted(logits, targets, task)
     near = calibration.probabilities(
@@ -163,7 +163,7 @@ def test_each_image_is_scored_by_a_fit_on_most_others(task: Task) -> None:
 
 
 def test_cross_fitting_has_five_folds_of_the_same_size() -> None:
-    """Sigmoid scores tell the temperature of the fold that each image is in."""
+    """Sigmoid scores reveal the temperature of each image's fold."""
     logits, targets = drawn("multi", 400, 2.0)
     scores, _ = calibration.cross_fitted(logits, targets, "multi")
     found = (logits / logit(scores.astype(np.float64)))[np.arange(400), np.abs(logits).argmax(1)]
@@ -171,7 +171,7 @@ def test_cross_fitting_has_five_folds_of_the_same_size() -> None:
     assert np.ptp(folds, axis=1).max() < 1e-4 < np.diff(folds.mean(1)).min()
 
 
-def test_tags_are_those_of_thresholds_fitted_elsewhere() -> None:
+def test_tags_come_from_thresholds_fitted_on_other_folds() -> None:
     logits, targets = drawn("multi", 300, 1.0)
     scores, tags = calibration.cross_fitted(logits, targets, "multi")
     own = above(scores, calibration.fit_thresholds(scores, targets))

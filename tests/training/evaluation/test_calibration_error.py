@@ -1,4 +1,4 @@
-"""Against models whose calibration error is known: truth is drawn by given probabilities."""
+"""Against models whose calibration error is known: outcomes are drawn with given probabilities."""
 
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -17,7 +17,7 @@ TASKS: tuple[Task, ...] = ("single", "multi")
 
 @dataclass(frozen=True)
 class World:
-    """Images to draw from: what a model says of each `[M, K]`, and how probable it really is."""
+    """Images to draw from: the predicted probabilities `[M, K]`, and the true ones."""
 
     predicted: NDArray[np.float32]
     probability: NDArray[np.float64]
@@ -28,14 +28,14 @@ class World:
         bins = np.minimum((self.predicted * np.float32(15)).astype(int), 14)
         total = 0.0
         for number in range(15):
-            held = bins == number
-            if held.any():
-                gap = (self.predicted[held].astype(np.float64) - self.probability[held]).mean()
-                total += held.mean() * gap**2
+            inside = bins == number
+            if inside.any():
+                gap = (self.predicted[inside].astype(np.float64) - self.probability[inside]).mean()
+                total += inside.mean() * gap**2
         return float(np.sqrt(total))
 
     def draw(self, images: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Images and what comes true of each claim; the claims about an image hang together."""
+        """Predictions and what came true; the outcomes for one image are correlated."""
         random = np.random.default_rng(seed)
         rows = random.integers(0, len(self.predicted), images)
         shape = (images, self.predicted.shape[1])
@@ -45,9 +45,9 @@ class World:
 
 @cache
 def world(task: Task, exaggeration: float) -> World:
-    """Confident claims about one label, or mostly negative ones about twenty.
+    """Confident predictions of one label, or mostly low probabilities of twenty.
 
-    exaggeration: the share of the log-odds predicted that has no ground.
+    exaggeration: the share of the predicted log-odds that is unfounded.
     """
     random = np.random.default_rng(0)
     if task == "single":
@@ -74,10 +74,10 @@ def missed(task: Task, exaggeration: float, images: int, draws: int) -> tuple[fl
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("exaggeration", [0, 0.1, 0.5])
 @pytest.mark.parametrize("images", [60, 600])
-def test_the_interval_holds_the_true_error_as_often_as_it_says(
+def test_the_interval_contains_the_true_error_as_often_as_it_promises(
     task: Task, exaggeration: float, images: int
 ) -> None:
-    """About 2.5 % miss to each side; of 200 draws up to 14 do by chance."""
+    """About 2.5 % miss on each side; of 200 draws up to 14 do by chance."""
     above, below = missed(task, exaggeration, images, 200)
     assert max(above, below) <= 0.07
 
@@ -86,17 +86,17 @@ def test_the_interval_holds_the_true_error_as_often_as_it_says(
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("exaggeration", [-0.3, 0, 0.05, 0.1, 0.25, 0.5])
 @pytest.mark.parametrize("images", [12, 24, 100, 400, 3000])
-def test_the_interval_holds_the_true_error_for_many_sizes_and_errors(
+def test_the_interval_contains_the_true_error_for_many_sizes_and_errors(
     task: Task, exaggeration: float, images: int
 ) -> None:
-    """It is at its worst for tags that are far off: 6 % of 1,000 draws missed, not 5."""
+    """The worst case is tags that are far off: 6 % of 1,000 draws missed, not 5."""
     above, below = missed(task, exaggeration, images, 400)
     assert above + below <= 0.09
 
 
 @pytest.mark.parametrize("images", [1, 2, 3, 5, 8, 13, 40])
 @pytest.mark.parametrize("task", TASKS)
-def test_the_interval_holds_the_value_for_any_few_images(task: Task, images: int) -> None:
+def test_the_interval_contains_the_value_however_few_the_images(task: Task, images: int) -> None:
     for exaggeration in (0, 0.9):
         for seed in range(40):
             found = calibration_error.measure(*world(task, exaggeration).draw(images, seed))
@@ -104,7 +104,7 @@ def test_the_interval_holds_the_value_for_any_few_images(task: Task, images: int
 
 
 @pytest.mark.parametrize(("task", "exaggeration"), [("single", 0.5), ("multi", 0.25)])
-def test_the_estimate_is_right_on_average_where_the_plain_one_is_too_high(
+def test_the_estimate_is_unbiased_where_the_plain_one_is_too_high(
     task: Task, exaggeration: float
 ) -> None:
     drawn_from = world(task, exaggeration)
@@ -116,7 +116,7 @@ def test_the_estimate_is_right_on_average_where_the_plain_one_is_too_high(
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_calibrated_model_may_have_no_error_and_surely_has_little(task: Task) -> None:
+def test_a_calibrated_model_may_have_no_error_and_has_a_small_upper_bound(task: Task) -> None:
     calibrated = world(task, 0)
     found = [calibration_error.measure(*calibrated.draw(2_000, seed)) for seed in range(40)]
     assert sum(one.low == 0 for one in found) >= 36
@@ -131,20 +131,20 @@ def test_the_interval_narrows_with_more_images() -> None:
     assert 3 < (wide.high - wide.low) / (narrow.high - narrow.low) < 5
 
 
-def test_one_bin_s_error_is_its_gap_less_what_chance_adds() -> None:
-    """Forty claims of 0.9 of which 24 came true: with one bin the interval is chi's."""
+def test_the_error_of_one_bin_is_its_gap_minus_what_chance_adds() -> None:
+    """Forty predictions of 0.9, of which 24 came true: for one bin the interval is that of chi."""
     predicted = np.full((40, 1), 0.9, np.float32)
     true = np.arange(40)[:, None] < 24
     found = calibration_error.measure(predicted, true)
     variance = np.var(true, ddof=1) / 40
     assert found.value == pytest.approx(np.sqrt(0.3**2 - variance), abs=1e-6)
-    deviation = np.sqrt(variance)
+    std = np.sqrt(variance)
     for bound, level in ((found.low, 0.975), (found.high, 0.025)):
-        near, far = (norm.cdf((sign * 0.3 - bound) / deviation) for sign in (1, -1))
+        near, far = (norm.cdf((sign * 0.3 - bound) / std) for sign in (1, -1))
         assert near - far == pytest.approx(level, abs=0.01)
 
 
-def test_bins_weigh_as_many_claims_as_they_hold() -> None:
+def test_bins_are_weighted_by_their_number_of_predictions() -> None:
     predicted = np.array([[0.95]] * 900 + [[0.05]] * 100, np.float32)
     true = np.array([[True]] * 450 + [[False]] * 450 + [[True]] * 20 + [[False]] * 80)
     assert calibration_error.measure(predicted, true).value == pytest.approx(
@@ -152,7 +152,7 @@ def test_bins_weigh_as_many_claims_as_they_hold() -> None:
     )
 
 
-def test_claims_that_hang_together_are_no_more_than_one() -> None:
+def test_predictions_that_are_perfectly_correlated_count_as_one() -> None:
     predicted = np.linspace(0.8, 1, 80, dtype=np.float32)[:, None]
     true = np.arange(80)[:, None] % 2 == 0
     once = calibration_error.measure(predicted, true)
@@ -160,32 +160,32 @@ def test_claims_that_hang_together_are_no_more_than_one() -> None:
     assert often.model_dump() == pytest.approx(once.model_dump(), rel=0.02)
 
 
-def test_a_few_claims_that_all_came_true_are_no_proof_of_an_error() -> None:
-    """Thirty claims of 99 %, all true: expected, though they don't vary at all."""
+def test_a_few_predictions_that_all_came_true_do_not_prove_an_error() -> None:
+    """Thirty predictions of 99 %, all true: expected, although they don't vary at all."""
     found = calibration_error.measure(np.full((30, 1), 0.99, np.float32), np.ones((30, 1), bool))
     assert found.low == found.value == 0 < 0.02 < found.high
 
 
-def test_claims_of_a_certainty_that_comes_true_are_without_error() -> None:
+def test_certain_predictions_that_come_true_have_no_error() -> None:
     scores = np.eye(4, dtype=np.float32)[np.arange(40) % 4]
     found = calibration_error.measure(scores, scores > 0.5)
     assert (found.low, found.value, found.high) == (0, 0, 0)
 
 
-def test_claims_of_a_certainty_that_never_comes_true_are_all_error() -> None:
+def test_certain_predictions_that_never_come_true_have_an_error_of_one() -> None:
     scores = np.eye(2, dtype=np.float32)[np.arange(40) % 2]
     found = calibration_error.measure(scores, scores < 0.5)
     assert (found.low, found.value, found.high) == pytest.approx((1, 1, 1))
 
 
-def test_bins_are_fifteen_of_one_width() -> None:
+def test_there_are_fifteen_bins_of_equal_width() -> None:
     edges = np.linspace(0, 1, 16, dtype=np.float32)
     assert calibration_error.bins(edges[:15] + np.float32(1e-6)).tolist() == list(range(15))
     assert calibration_error.bins(edges[1:] - np.float32(1e-6)).tolist() == list(range(15))
     assert calibration_error.bins(edges[[0, 15]]).tolist() == [0, 14]
 
 
-def test_it_is_the_same_every_time_and_in_any_order() -> None:
+def test_it_is_deterministic_and_independent_of_order() -> None:
     predicted, true = world("multi", 0.2).draw(80, 0)
     order = np.random.default_rng(1).permutation(80)
     once = calibration_error.measure(predicted, true)

@@ -9,13 +9,13 @@ from training.evaluation import comparison, metrics
 
 
 def pair(both: int, lost: int, won: int, right: int) -> tuple[NDArray[np.bool_], ...]:
-    """Wrong answers of candidate and released to so many images."""
+    """Masks of the images that candidate and released get wrong, given the counts."""
     kinds = np.repeat([0, 1, 2, 3], [both, lost, won, right])
     return (kinds == 0) | (kinds == 1), (kinds == 0) | (kinds == 2)
 
 
 def score_of(lost: int, won: int, images: int, difference: float) -> float:
-    """The score statistic, with the nuisance found by a search instead of Tango's formula."""
+    """The score statistic; its nuisance parameter is found by search, not by Tango's formula."""
 
     def unlikelihood(won_share: float) -> float:
         lost_share = won_share + difference
@@ -41,24 +41,24 @@ def test_bounds_are_where_the_score_statistic_is_significant(lost: int, won: int
     assert score_of(lost, won, images, found.low) == pytest.approx(1.6449, abs=1e-3)
 
 
-def test_figures_of_both_are_given() -> None:
+def test_the_metrics_of_both_models_are_given() -> None:
     found = comparison.errors(*pair(10, 4, 6, 80))
     assert [found.candidate, found.released] == pytest.approx([0.14, 0.16])
 
 
-def test_models_that_never_differ_are_as_alike_as_the_images_can_show() -> None:
+def test_models_that_never_differ_are_as_equal_as_the_images_can_show() -> None:
     few, many = (comparison.errors(*pair(n // 5, 0, 0, n - n // 5)).high for n in (100, 10_000))
     assert few == pytest.approx(1.6449**2 / (100 + 1.6449**2), rel=1e-3)
     assert many < 0.0003 < 0.02 < few
 
 
 @pytest.mark.parametrize("kinds", [(0, 1, 0, 0), (0, 0, 1, 0), (1, 0, 0, 0), (0, 9, 0, 0)])
-def test_bounds_hold_the_value_for_any_few_images(kinds: tuple[int, int, int, int]) -> None:
+def test_bounds_contain_the_value_however_few_the_images(kinds: tuple[int, int, int, int]) -> None:
     found = comparison.errors(*pair(*kinds))
     assert -1 <= found.low <= found.value <= found.high <= 1
 
 
-def test_the_upper_bound_of_error_covers_as_often_as_it_says() -> None:
+def test_the_upper_bound_of_the_error_covers_as_often_as_it_promises() -> None:
     random = np.random.default_rng(0)
     below = 0
     for _ in range(1_000):
@@ -67,31 +67,31 @@ def test_the_upper_bound_of_error_covers_as_often_as_it_says() -> None:
     assert 0.02 < below / 1_000 < 0.08
 
 
-def test_what_one_image_adds_is_the_deviation_of_its_difference() -> None:
+def test_std_is_the_standard_deviation_of_an_image_s_difference() -> None:
     found = comparison.errors(*pair(40, 12, 5, 143))
-    assert found.deviation == pytest.approx(np.sqrt(17 / 200 - (7 / 200) ** 2))
-    assert comparison.errors(*pair(40, 0, 0, 60)).deviation == pytest.approx(0.1)
-    assert comparison.errors(*pair(0, 0, 1, 99)).deviation == pytest.approx(0.1)
+    assert found.std == pytest.approx(np.sqrt(17 / 200 - (7 / 200) ** 2))
+    assert comparison.errors(*pair(40, 0, 0, 60)).std == pytest.approx(0.1)
+    assert comparison.errors(*pair(0, 0, 1, 99)).std == pytest.approx(0.1)
 
 
-def test_the_figures_have_the_names_that_verdicts_use() -> None:
-    assert comparison.FIGURE == {"single": "error", "multi": "1 - mAP"}
+def test_the_metrics_have_the_names_that_verdicts_use() -> None:
+    assert comparison.METRIC == {"single": "error", "multi": "1 - mAP"}
 
 
 def test_the_bounds_of_error_are_no_wider_than_those_of_a_normal_difference() -> None:
-    """Where images are many the score method gives what the variance of the difference does."""
+    """With many images the score method agrees with the variance of the difference."""
     lost, won, images = 60, 40, 4_000
     found = comparison.errors(*pair(200, lost, won, images - 200 - lost - won))
     value = (lost - won) / images
-    deviation = np.sqrt(((lost + won) / images - value**2) / images)
-    assert found.high - found.value == pytest.approx(1.645 * deviation, rel=0.05)
-    assert found.value - found.low == pytest.approx(1.645 * deviation, rel=0.05)
+    std = np.sqrt(((lost + won) / images - value**2) / images)
+    assert found.high - found.value == pytest.approx(1.645 * std, rel=0.05)
+    assert found.value - found.low == pytest.approx(1.645 * std, rel=0.05)
 
 
 def scores(
     seed: int, candidate: float, released: float, images: int = 300
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
-    """Two models that see the truth as strongly as told, through mostly the same noise."""
+    """Scores of two models with signals of the given strengths and mostly the same noise."""
     random = np.random.default_rng(seed)
     targets = random.random((images, 4)) < 0.3
     noise = random.normal(0, 1, targets.shape)
@@ -102,9 +102,9 @@ def scores(
     return ours, theirs, targets
 
 
-def test_the_difference_of_average_precision_is_scikit_learn_s() -> None:
+def test_the_difference_of_average_precision_matches_scikit_learn() -> None:
     ours, theirs, targets = scores(0, 1, 2)
-    found = comparison.precisions(ours, theirs, targets)
+    found = comparison.average_precisions(ours, theirs, targets)
     expected = [1 - average_precision_score(targets, s, average="macro") for s in (ours, theirs)]
     assert (found.candidate, found.released) == pytest.approx(expected, abs=1e-6)
     assert 0 < found.low < found.value < found.high
@@ -114,24 +114,26 @@ def test_bounds_of_average_precision_cover_and_pairing_narrows_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(metrics, "_RESAMPLES", 250)
-    found = [comparison.precisions(*scores(seed, 1.5, 1.5)) for seed in range(60)]
+    found = [comparison.average_precisions(*scores(seed, 1.5, 1.5)) for seed in range(60)]
     assert sum(one.high < 0 for one in found) <= 8
     assert sum(one.low > 0 for one in found) <= 8
     ours, _, targets = scores(0, 1.5, 1.5)
-    alone = comparison.precisions(ours, np.roll(ours, 1, 0), np.roll(targets, 1, 0) & targets)
+    alone = comparison.average_precisions(
+        ours, np.roll(ours, 1, 0), np.roll(targets, 1, 0) & targets
+    )
     assert found[0].high - found[0].low < (alone.high - alone.low) / 2
     for one in found[:10]:
         spread = np.std([other.value for other in found])
         assert one.high - one.low < 2 * 1.645 * spread * 1.4
 
 
-def test_models_with_the_same_scores_are_not_shown_alike_by_few_images() -> None:
+def test_few_images_do_not_prove_that_models_with_the_same_scores_are_equal() -> None:
     ours, _, targets = scores(0, 9, 9, images=60)
-    found = comparison.precisions(ours, ours, targets)
+    found = comparison.average_precisions(ours, ours, targets)
     assert found.value == 0 and found.high > 0.04
 
 
-def test_a_label_that_lost_many_images_is_blamed_and_chance_is_not() -> None:
+def test_a_label_that_lost_many_images_is_reported_and_chance_is_not() -> None:
     candidate, released = np.zeros((2, 100, 3), np.bool_)
     candidate[:15, 0] = True  # 15 lost at the first label
     released[20:22, 0] = True  # and 2 won
@@ -142,7 +144,7 @@ def test_a_label_that_lost_many_images_is_blamed_and_chance_is_not() -> None:
     assert found.p == pytest.approx(3 * single)
 
 
-def test_getting_better_is_no_regression() -> None:
+def test_getting_better_is_not_a_regression() -> None:
     candidate, released = np.zeros((100, 1), np.bool_), np.ones((100, 1), np.bool_)
     assert comparison.regressions(candidate, released, ["cat"]) == []
 
@@ -155,12 +157,12 @@ def test_more_labels_need_more_evidence() -> None:
     assert not comparison.regressions(candidate, released, names)
 
 
-def test_holm_s_correction_is_that_of_a_worked_example() -> None:
+def test_holm_s_correction_matches_a_worked_example() -> None:
     assert comparison.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert comparison.holm([0.9, 0.6]) == pytest.approx([1.0, 1.0])
 
 
-def test_separations_differ_by_what_the_scores_of_both_sides_do() -> None:
+def test_separations_compare_the_mean_scores_with_and_without_each_label() -> None:
     ours, theirs, targets = scores(0, 1, 2, images=80)
     ours, theirs = (np.asarray(1 / (1 + np.exp(-s)), np.float32) for s in (ours, theirs))
     found = comparison.separations(ours, theirs, targets)
@@ -182,11 +184,11 @@ def test_separations_differ_by_what_the_scores_of_both_sides_do() -> None:
     ]
     assert found.low == pytest.approx(np.quantile(gaps, 0.05), abs=0.01)
     assert found.high == pytest.approx(np.quantile(gaps, 0.95), abs=0.01)
-    assert found.deviation == pytest.approx(np.std(gaps) * np.sqrt(80), rel=0.1)
+    assert found.std == pytest.approx(np.std(gaps) * np.sqrt(80), rel=0.1)
 
 
-def test_images_unlike_those_seen_may_change_as_much_as_the_worst_of_them() -> None:
-    """All scores are one hundredth less: every resample shows the same difference."""
+def test_unseen_images_may_change_as_much_as_the_worst_of_those_seen() -> None:
+    """All scores are lower by 0.01: every resample shows the same difference."""
     ours, _, targets = scores(0, 9, 9, images=60)
     ours = np.asarray(0.5 + 0.1 * np.tanh(ours), np.float32)
     found = comparison.separations(ours - np.float32(0.01), ours, targets)
@@ -194,18 +196,18 @@ def test_images_unlike_those_seen_may_change_as_much_as_the_worst_of_them() -> N
     assert found.value == pytest.approx(0, abs=1e-6)
     assert found.high == pytest.approx(0.01 * hidden, rel=1e-3)
     assert found.low == pytest.approx(-0.01 * hidden, rel=1e-3)
-    assert found.deviation == pytest.approx(0.01 / np.sqrt(60), rel=1e-3)
-    tiny = comparison.Difference(0.2, 0.2, -0.1, 0.1, deviation=1e-6, most=0.05)
+    assert found.std == pytest.approx(0.01 / np.sqrt(60), rel=1e-3)
+    tiny = comparison.Difference(0.2, 0.2, -0.1, 0.1, std=1e-6, most=0.05)
     assert comparison.images_needed(tiny, 0.01) == 14  # 1.645² × 0.05 / 0.01
 
 
-def test_images_decide_between_a_difference_and_the_margin() -> None:
-    """As a sample size is planned: (z of 95 % + z of 80 %)² deviation² / room²."""
+def test_images_needed_is_the_sample_size_that_separates_a_difference_from_the_margin() -> None:
+    """As sample sizes are planned: (z of 95 % + z of 80 %)² std² / room²."""
     planned = (1.64485 + 0.84162) ** 2 * 0.3**2
 
     def needed(value: float) -> int:
         return comparison.images_needed(
-            comparison.Difference(0.2 + value, 0.2, value - 0.1, value + 0.1, deviation=0.3), 0.01
+            comparison.Difference(0.2 + value, 0.2, value - 0.1, value + 0.1, std=0.3), 0.01
         )
 
     for value, room in ((0, 0.01), (-0.02, 0.01), (0.005, 0.005), (0.03, 0.02), (0.0099, 0.001)):
@@ -214,7 +216,7 @@ def test_images_decide_between_a_difference_and_the_margin() -> None:
     assert comparison.images_needed(never, 0.01) == 271
 
 
-def test_so_many_images_as_are_said_to_be_needed_would_do() -> None:
+def test_as_many_images_as_needed_give_the_planned_power() -> None:
     small = comparison.errors(*pair(20, 5, 5, 70))
     assert small.high > 0.01
     needed = comparison.images_needed(small, 0.01)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from training.evaluation.decisions import baseline, claims, decide
+from training.evaluation.decisions import baseline, calibration_pairs, decide
 
 
 def test_a_decision_is_the_likeliest_label_or_those_at_their_thresholds() -> None:
@@ -10,7 +10,7 @@ def test_a_decision_is_the_likeliest_label_or_those_at_their_thresholds() -> Non
     assert decide(scores, (0.2, 0.6, 0.35)).astype(int).tolist() == [[1, 0, 0], [1, 0, 1]]
 
 
-def test_the_baseline_counts_what_is_said_and_how_confidently() -> None:
+def test_the_baseline_counts_what_is_predicted_and_how_confidently() -> None:
     scores = np.array([[0.04, 0.02], [0.06, 0], [1, 0.9], [0.3, 0.97], [0, 0]], np.float32)
     predicted = decide(scores, (0.3, 0.95))
     found = baseline(scores, predicted)
@@ -23,13 +23,13 @@ def test_the_baseline_counts_what_is_said_and_how_confidently() -> None:
     }
 
 
-def test_claims_are_the_likeliest_label_s_or_every_label_s() -> None:
+def test_calibration_pairs_are_of_the_likeliest_label_or_of_every_label() -> None:
     scores = np.array([[0.2, 0.5, 0.3], [0.4, 0.2, 0.4]], np.float32)
     targets = np.array([[0, 1, 0], [0, 0, 1]], np.bool_)
-    predicted, true = claims("single", scores, targets)
+    predicted, true = calibration_pairs("single", scores, targets)
     assert (predicted.ravel().tolist(), true.ravel().tolist()) == (
         [0.5, np.float32(0.4)],
         [True, False],
     )
-    predicted, true = claims("multi", scores, targets)
+    predicted, true = calibration_pairs("multi", scores, targets)
     assert predicted is scores and true is targets

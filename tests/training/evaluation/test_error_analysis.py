@@ -10,7 +10,7 @@ LABELS = ["cat", "dog", "eel", "fox"]
 
 
 def single(images: int = 60) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
-    """Scores, what they say, and the truth."""
+    """Scores, predicted labels and targets."""
     random = np.random.default_rng(0)
     scores = random.dirichlet(np.ones(4), images).astype(np.float32)
     return (
@@ -28,7 +28,7 @@ def multi(images: int = 60) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDA
     return scores, scores >= 0.5, targets
 
 
-def test_the_confusion_matrix_is_scikit_learn_s() -> None:
+def test_the_confusion_matrix_matches_scikit_learn() -> None:
     _, predicted, targets = single()
     expected = peer.confusion_matrix(targets.argmax(1), predicted.argmax(1), labels=range(4))
     assert np.array_equal(error_analysis.confusion(predicted, targets), expected)
@@ -47,7 +47,7 @@ def test_most_confused_pairs_come_first_and_rare_ones_can_be_left_out() -> None:
 
 
 @pytest.mark.parametrize("task", ["single", "multi"])
-def test_figures_of_labels_are_scikit_learn_s(task: str) -> None:
+def test_metrics_of_labels_match_scikit_learn(task: str) -> None:
     scores, predicted, targets = single() if task == "single" else multi()
     found = error_analysis.by_label(scores, predicted, targets, LABELS)
     precision, recall, _, images = peer.precision_recall_fscore_support(
@@ -64,7 +64,7 @@ def test_figures_of_labels_are_scikit_learn_s(task: str) -> None:
     assert found[3].images == 0 and found[3].recall is found[3].average_precision is None
 
 
-def test_top_losses_of_single_label_are_the_wrong_images_with_least_likely_truth() -> None:
+def test_top_losses_of_single_label_are_the_wrong_images_with_the_least_likely_true_label() -> None:
     scores, predicted, targets = single()
     found = error_analysis.top_losses(scores, predicted, targets, "single", 10)
     truth = scores[targets]
@@ -84,14 +84,14 @@ def test_top_losses_of_multi_label_name_the_costliest_wrong_label() -> None:
     assert found[0].loss == pytest.approx(expected, rel=1e-5)
 
 
-def test_there_are_no_mistakes_where_all_is_right() -> None:
+def test_there_are_no_mistakes_if_all_is_predicted_correctly() -> None:
     targets = np.eye(4, dtype=bool)
     assert (
         error_analysis.top_losses(targets.astype(np.float32), targets, targets, "single", 5) == []
     )
 
 
-def test_the_sweep_is_what_scikit_learn_gives_at_each_threshold() -> None:
+def test_the_sweep_matches_scikit_learn_at_each_threshold() -> None:
     scores, _, targets = multi()
     found = error_analysis.sweep(scores, targets)
     for place in (10, 50, 90):

@@ -32,9 +32,9 @@ def scores_of(folder: Path) -> "np.ndarray[tuple[int, int], np.dtype[np.float32]
     return np.array([row[2:] for row in rows_of(folder)[1:]], np.float32)
 
 
-def figures_of(folder: Path) -> dict[str, Any]:
-    figures: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
-    return figures
+def metrics_of(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
+    return found
 
 
 def measured(subject: Scorer, dataset: Dataset, folder: Path) -> Evaluation:
@@ -49,7 +49,7 @@ def colour_model(
     trained_on: frozenset[str] = frozenset(),
     thresholds: tuple[float, ...] | None = None,
 ) -> Scorer:
-    """Says how blue, green and red a picture is, as far as it knows these labels."""
+    """Scores how blue, green and red an image is, as far as it has these labels."""
     channel = {"blue": 2, "green": 1, "red": 0}
 
     def run(
@@ -81,14 +81,14 @@ def test_every_image_of_new_data_is_measured(tmp_path: Path) -> None:
     folder = image_sets.class_folders(tmp_path / "new", 4, seed=9)
     found = measured(colour_model(), datasets.read(str(folder)), tmp_path)
     assert len(found.records) == 12
-    figures = figures_of(tmp_path)
-    assert figures["images"] == 12
-    assert figures["error"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    written = metrics_of(tmp_path)
+    assert written["images"] == 12
+    assert written["error"] == {"value": 0.0, "low": 0.0, "high": 0.0}
     text = evaluate.table(found.measure())
-    assert f"{figures['nll']['value']:.4f}   [{figures['nll']['low']:.4f}" in text
+    assert f"{written['nll']['value']:.4f}   [{written['nll']['low']:.4f}" in text
 
 
-def test_predictions_are_a_line_an_image_with_every_score_exactly(tmp_path: Path) -> None:
+def test_predictions_have_a_line_per_image_with_every_score_exactly(tmp_path: Path) -> None:
     folder = image_sets.class_folders(tmp_path / "new", 2, seed=9)
     measured(colour_model(), datasets.read(str(folder)), tmp_path)
     header, *rows = rows_of(tmp_path)
@@ -100,7 +100,7 @@ def test_predictions_are_a_line_an_image_with_every_score_exactly(tmp_path: Path
     assert np.array_equal(scores_of(tmp_path), colour_model().run(images))
 
 
-def test_figures_are_those_of_the_predictions(tmp_path: Path) -> None:
+def test_the_metrics_are_those_of_the_predictions(tmp_path: Path) -> None:
     table = image_sets.table(tmp_path / "new", 20, seed=9)
     dataset = datasets.read(str(table))
     measured(colour_model(thresholds=(0.5, 0.45, 0.55)), dataset, tmp_path)
@@ -108,7 +108,7 @@ def test_figures_are_those_of_the_predictions(tmp_path: Path) -> None:
     targets = np.array([[n in e.labels for n in dataset.labels] for e in dataset.records])
     tags = scores >= np.array([0.5, 0.45, 0.55], np.float32)
     expected = metrics.values(metrics.multi_label(scores, targets, tags), 20)
-    found = {name: m["value"] for name, m in figures_of(tmp_path).items() if name in expected}
+    found = {name: m["value"] for name, m in metrics_of(tmp_path).items() if name in expected}
     assert found == pytest.approx(expected)
     assert [row[1] for row in rows_of(tmp_path)[1:]] == [
         " ".join(e.labels) for e in dataset.records
@@ -126,7 +126,7 @@ def test_images_the_model_was_trained_on_are_left_out_whatever_their_names(tmp_p
     assert not {"red/renamed.jpg", "blue/003.jpg"} & set(paths)
 
 
-def test_nothing_is_measured_on_training_images_alone(tmp_path: Path) -> None:
+def test_training_images_alone_are_refused(tmp_path: Path) -> None:
     folder = image_sets.class_folders(tmp_path / "new", 2, seed=9)
     trained_on = frozenset(sha256(file.read_bytes()) for file in folder.rglob("*.jpg"))
     with pytest.raises(DataError, match="trained on all 6 images: nothing to measure"):
@@ -147,7 +147,7 @@ def test_data_may_have_fewer_labels_than_the_model(tmp_path: Path) -> None:
         file.unlink()
     measured(colour_model(), datasets.read(str(folder)), tmp_path)
     assert rows_of(tmp_path)[0] == ["path", "target", "blue", "green", "red"]
-    assert figures_of(tmp_path)["macro_f1"]["value"] == 1
+    assert metrics_of(tmp_path)["macro_f1"]["value"] == 1
 
 
 def test_data_without_any_label_is_refused(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_data_without_any_label_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("task", ["single", "multi"])
-def test_a_run_and_its_bundle_give_the_same_figures(
+def test_a_run_and_its_bundle_give_the_same_metrics(
     task: Task, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     run: Run = request.getfixturevalue(f"{task}_run")
@@ -169,30 +169,30 @@ def test_a_run_and_its_bundle_give_the_same_figures(
     for name, path in (("run", run.path), ("bundle", bundle.path)):
         (tmp_path / name).mkdir()
         measured(scorer.load(str(path), CPU), dataset, tmp_path / name)
-    ours, theirs = figures_of(tmp_path / "run"), figures_of(tmp_path / "bundle")
-    held_out = [record.file for record in run.split.valid]
-    assert ours["images"] == theirs["images"] == len(held_out)
+    ours, theirs = metrics_of(tmp_path / "run"), metrics_of(tmp_path / "bundle")
+    validation = [record.file for record in run.split.valid]
+    assert ours["images"] == theirs["images"] == len(validation)
     for name in ours.keys() - {"images", "labels"}:
         assert ours[name] == pytest.approx(theirs[name], abs=1e-3), name
     assert [row[:2] for row in rows_of(tmp_path / "run")] == [
         row[:2] for row in rows_of(tmp_path / "bundle")
     ]
-    assert [row[0] for row in rows_of(tmp_path / "run")[1:]] == held_out
+    assert [row[0] for row in rows_of(tmp_path / "run")[1:]] == validation
     np.testing.assert_allclose(
         scores_of(tmp_path / "run"), scores_of(tmp_path / "bundle"), atol=1e-5
     )
 
 
-def test_each_label_s_figures_are_kept(tmp_path: Path) -> None:
+def test_the_metrics_of_each_label_are_written(tmp_path: Path) -> None:
     folder = image_sets.class_folders(tmp_path / "new", 4, seed=9)
     measured(colour_model(), datasets.read(str(folder)), tmp_path)
-    labels = figures_of(tmp_path)["labels"]
+    labels = metrics_of(tmp_path)["labels"]
     assert [one["label"] for one in labels] == ["blue", "green", "red"]
     assert all((one["images"], one["precision"], one["recall"]) == (4, 1, 1) for one in labels)
 
 
 def test_the_calibration_error_is_given_before_and_after(tmp_path: Path) -> None:
-    """A model that says too little of what it knows: its temperature is 3."""
+    """An underconfident model: its temperature is 3."""
     folder = image_sets.class_folders(tmp_path / "new", 4, seed=9)
     found = evaluate.evaluate(replace(colour_model(), temperature=3.0), datasets.read(str(folder)))
     np.testing.assert_allclose(

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from sklearn import metrics as peer
 
 from training.evaluation import calibration, metrics
-from training.evaluation.metrics import Figures
+from training.evaluation.metrics import WeightedMetrics
 
 RANDOM = np.random.default_rng(0)
 
@@ -14,7 +14,7 @@ RANDOM = np.random.default_rng(0)
 def single(
     images: int, labels: int, seed: int = 0
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Softmax scores that are right somewhat more often than by chance, and the targets."""
+    """Softmax scores somewhat better than chance, and the targets."""
     random = np.random.default_rng(seed)
     targets = random.integers(0, labels, images)
     logits = random.normal(0, 1.5, (images, labels))
@@ -33,14 +33,14 @@ def multi(
     return scores, targets, scores >= 0.5
 
 
-def figures_of(task: str, images: int, seed: int = 0) -> Figures:
+def metrics_of(task: str, images: int, seed: int = 0) -> WeightedMetrics:
     if task == "single":
         return metrics.single_label(*single(images, 6, seed))
     return metrics.multi_label(*multi(images, 6, seed))
 
 
 @pytest.mark.parametrize(("images", "labels"), [(200, 8), (37, 3), (500, 30)])
-def test_single_label_figures_are_scikit_learn_s(images: int, labels: int) -> None:
+def test_single_label_metrics_match_scikit_learn(images: int, labels: int) -> None:
     scores, targets = single(images, labels)
     found = metrics.values(metrics.single_label(scores, targets), images)
     predicted = scores.argmax(1)
@@ -62,7 +62,7 @@ def test_single_label_figures_are_scikit_learn_s(images: int, labels: int) -> No
 
 
 @pytest.mark.parametrize(("images", "labels"), [(200, 8), (40, 20), (12, 2)])
-def test_multi_label_figures_are_scikit_learn_s(images: int, labels: int) -> None:
+def test_multi_label_metrics_match_scikit_learn(images: int, labels: int) -> None:
     scores, targets, tags = multi(images, labels)
     found = metrics.values(metrics.multi_label(scores, targets, tags), images)
     assert found == pytest.approx(
@@ -78,7 +78,7 @@ def test_multi_label_figures_are_scikit_learn_s(images: int, labels: int) -> Non
 
 
 @pytest.mark.parametrize("decimals", [0, 1, 7])
-def test_average_precision_is_scikit_learn_s_with_ties_and_weights(decimals: int) -> None:
+def test_average_precision_matches_scikit_learn_with_ties_and_weights(decimals: int) -> None:
     scores = RANDOM.random(80).round(decimals).astype(np.float32)
     targets = RANDOM.random(80) < 0.3
     weights = RANDOM.integers(0, 4, (5, 80)).astype(np.float64)
@@ -107,24 +107,26 @@ def test_a_weight_stands_for_repeated_images(task: str) -> None:
     else:
         scores, truth, tags = multi(50, 6)
         repeated = metrics.multi_label(scores[rows], truth[rows], tags[rows])
-    weighted = figures_of(task, 50)(weights[None].astype(np.float64))
+    weighted = metrics_of(task, 50)(weights[None].astype(np.float64))
     expected = metrics.values(repeated, len(rows))
     assert {name: float(value[0]) for name, value in weighted.items()} == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("task", ["single", "multi"])
 def test_rows_of_weights_are_independent(task: str) -> None:
-    figures = figures_of(task, 50)
+    weighted = metrics_of(task, 50)
     draws = RANDOM.integers(0, 3, (4, 50)).astype(np.float64)
-    together = figures(draws)
+    together = weighted(draws)
     for row, weights in enumerate(draws):
-        for name, alone in figures(weights[None]).items():
+        for name, alone in weighted(weights[None]).items():
             assert together[name][row] == pytest.approx(alone[0]), name
 
 
 @pytest.mark.parametrize("task", ["single", "multi"])
-def test_intervals_hold_the_value_and_shrink_with_the_square_root_of_the_images(task: str) -> None:
-    few, many = (metrics.with_intervals(figures_of(task, n), n) for n in (100, 1600))
+def test_intervals_contain_the_value_and_shrink_with_the_square_root_of_the_images(
+    task: str,
+) -> None:
+    few, many = (metrics.with_intervals(metrics_of(task, n), n) for n in (100, 1600))
     for name, metric in many.items():
         assert metric.low <= metric.value <= metric.high, name
         ratio = (few[name].high - few[name].low) / (metric.high - metric.low)
@@ -133,28 +135,28 @@ def test_intervals_hold_the_value_and_shrink_with_the_square_root_of_the_images(
 
 @pytest.mark.parametrize("task", ["single", "multi"])
 @pytest.mark.parametrize("images", [1, 2, 3, 7, 20, 60])
-def test_intervals_hold_the_value_for_any_few_images(task: str, images: int) -> None:
+def test_intervals_contain_the_value_however_few_the_images(task: str, images: int) -> None:
     for seed in range(15):
-        found = metrics.with_intervals(figures_of(task, images, seed), images)
+        found = metrics.with_intervals(metrics_of(task, images, seed), images)
         for name, metric in found.items():
             assert metric.low <= metric.value <= metric.high, (name, seed)
 
 
-def test_the_interval_of_an_error_is_the_binomial_s() -> None:
-    """The bootstrap of a share is a binomial over its number."""
+def test_the_interval_of_an_error_is_binomial() -> None:
+    """Bootstrapping a share gives a binomial distribution."""
     scores, targets = single(400, 6)
     error = metrics.with_intervals(metrics.single_label(scores, targets), 400)["error"]
-    deviation = math.sqrt(error.value * (1 - error.value) / 400)
-    assert error.low == pytest.approx(error.value - 1.96 * deviation, abs=0.006)
-    assert error.high == pytest.approx(error.value + 1.96 * deviation, abs=0.006)
+    std = math.sqrt(error.value * (1 - error.value) / 400)
+    assert error.low == pytest.approx(error.value - 1.96 * std, abs=0.006)
+    assert error.high == pytest.approx(error.value + 1.96 * std, abs=0.006)
 
 
-def test_intervals_are_the_same_every_time() -> None:
-    first, second = (metrics.with_intervals(figures_of("single", 60), 60) for _ in range(2))
+def test_intervals_are_deterministic() -> None:
+    first, second = (metrics.with_intervals(metrics_of("single", 60), 60) for _ in range(2))
     assert first == second
 
 
-def test_perfect_scores_are_perfect_in_every_figure() -> None:
+def test_perfect_scores_are_perfect_in_every_metric() -> None:
     targets = np.arange(40) % 4
     scores = np.eye(4, dtype=np.float32)[targets]
     found = metrics.with_intervals(metrics.single_label(scores, targets), 40)
@@ -190,7 +192,7 @@ def test_constant_scores_are_as_good_as_chance() -> None:
     )
 
 
-def test_a_score_of_zero_for_the_truth_costs_much_but_not_everything() -> None:
+def test_a_score_of_zero_for_the_true_label_has_a_large_but_finite_loss() -> None:
     scores = np.array([[1, 0], [1, 0]], np.float32)
     nll = metrics.values(metrics.single_label(scores, np.array([0, 1])), 2)["nll"]
     assert nll == pytest.approx(-math.log(np.finfo(np.float32).tiny) / 2)

@@ -32,7 +32,7 @@ def test_what_is_loaded_is_what_was_trained(
     assert found.trained_on == {record.sha256 for record in multi_run.split.train}
 
 
-def test_a_model_can_be_named_as_in_the_store(
+def test_a_model_can_be_given_by_its_name_in_the_store(
     store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(scorer, "Store", lambda: store)
@@ -44,7 +44,7 @@ def test_a_model_can_be_named_as_in_the_store(
 
 
 def test_a_folder_that_is_neither_run_nor_bundle_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="is no bundle"):
+    with pytest.raises(BundleError, match="is not a bundle"):
         scorer.load(str(tmp_path), CPU)
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(RunError, match="run.json is damaged"):

@@ -24,7 +24,7 @@ from training.run_folder import Run
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch, single_bundle: Bundle) -> None:
-    """The exporter takes seconds: hand out what it made of the single-label run before."""
+    """The exporter takes seconds: reuse its export of the single-label run."""
     monkeypatch.setattr(module, "onnx_bytes", lambda network, size: single_bundle.model)
 
 
@@ -49,12 +49,12 @@ def test_a_bundle_is_read_back_with_what_the_run_knows(bundle: Bundle, run: Run)
     assert not set(hashes) & {record.sha256 for record in run.split.valid}
 
 
-def test_the_first_of_each_name_is_released(store: Store) -> None:
+def test_the_first_version_of_each_name_is_released(store: Store) -> None:
     assert store.names() == ["colours", "stripes"]
     assert [store.released(name) for name in store.names()] == [1, 1]
 
 
-def test_golden_files_are_held_out_images_and_give_their_scores(bundle: Bundle, run: Run) -> None:
+def test_golden_files_are_validation_images_and_give_their_scores(bundle: Bundle, run: Run) -> None:
     forms = [name for name in bundle.files if name.startswith("golden/") and "json" not in name]
     assert len(forms) == 10
     check = onnx_session.runner(bundle.model, bundle.manifest.tensors)
@@ -63,7 +63,7 @@ def test_golden_files_are_held_out_images_and_give_their_scores(bundle: Bundle, 
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_second_export_is_version_two_and_waits_for_its_release(
+def test_a_second_export_is_version_two_and_not_released(
     single_run: Run, store: Store, tmp_path: Path
 ) -> None:
     own = Store(tmp_path)
@@ -74,7 +74,7 @@ def test_a_second_export_is_version_two_and_waits_for_its_release(
     assert bundles.read(own.path("colours:2")).manifest.version == 2
 
 
-def test_the_same_run_gives_the_same_bundle(
+def test_exporting_a_run_again_gives_the_same_bundle(
     single_run: Run, single_bundle: Bundle, tmp_path: Path
 ) -> None:
     """Through the real exporter, a second time."""
@@ -83,13 +83,13 @@ def test_the_same_run_gives_the_same_bundle(
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_name_that_is_none_is_refused(single_run: Run, tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="'Pets!' is no name"):
+def test_an_invalid_name_is_refused(single_run: Run, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="'Pets!' is not a valid name"):
         export(single_run, "Pets!", Store(tmp_path))
     assert left_in(Store(tmp_path)) == []
 
 
-def test_a_graph_that_answers_otherwise_leaves_no_bundle(
+def test_a_graph_with_other_scores_leaves_no_bundle(
     single_run: Run, single_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graph = onnx.load_from_string(single_bundle.model)
@@ -116,7 +116,7 @@ def test_a_graph_that_answers_otherwise_leaves_no_bundle(
 def test_a_manifest_that_contradicts_the_graph_leaves_no_bundle(
     single_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
 ) -> None:
-    """As if export promised something else than what it exported."""
+    """As if export promised something other than what it exported."""
     monkeypatch.setattr(module, "Contract", lambda **fields: Contract(**(fields | change)))
     with pytest.raises(GateError):
         export(single_run, "colours", Store(tmp_path))
@@ -124,49 +124,49 @@ def test_a_manifest_that_contradicts_the_graph_leaves_no_bundle(
 
 
 @pytest.mark.usefixtures("quick")
-def test_the_manifest_promises_what_the_gate_was_told(
+def test_the_manifest_promises_what_the_gate_checked(
     single_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is left that could be written down and was not measured."""
-    tensors = Tensors(maps=None)  # of which the gate has nothing to measure
-    told: list[Any] = []
+    """Nothing is promised that was not checked."""
+    tensors = Tensors(maps=None)  # which the gate does not check
+    checked: list[Any] = []
     check = gate.check
 
     def watched(model: bytes, precision: Precision, contract: Contract, *more: Any) -> Gate:
-        told.append(contract)
+        checked.append(contract)
         return check(model, precision, contract, *more)
 
     monkeypatch.setattr(gate, "check", watched)
     monkeypatch.setattr(module, "Contract", lambda **f: Contract(**(f | {"tensors": tensors})))
     manifest = bundles.read(export(single_run, "colours", Store(tmp_path))).manifest
-    (contract,) = told
+    (contract,) = checked
     assert manifest.tensors == tensors
     assert contract == Contract(**{name: getattr(manifest, name) for name in dict(contract)})
 
 
-class AskedError(Exception):
-    """What ends an export where a test has seen enough."""
+class SeenError(Exception):
+    """Ends an export once a test has seen enough."""
 
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("most", [256, 5])
-def test_the_ranges_of_int8_are_those_of_images_that_were_trained_on(
+def test_int8_is_calibrated_on_training_images(
     single_run: Run,
     single_data: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     most: int,
 ) -> None:
-    """Of so many of them, first by hash; the gate's own images would flatter the gate."""
+    """On at most so many, first by hash; the gate's own images would bias the gate."""
     given: list[Any] = []
 
     def watched(*arguments: Any) -> None:
         given.extend(arguments)
-        raise AskedError
+        raise SeenError
 
     monkeypatch.setattr(module, "_CALIBRATION_IMAGES", most)
     monkeypatch.setattr(reduced_precision, "quantized", watched)
-    with pytest.raises(AskedError):
+    with pytest.raises(SeenError):
         export(single_run, "colours", Store(tmp_path), precisions=["int8"])
     trained_on = sorted(single_run.split.train, key=lambda record: record.sha256)
     files = [single_data / record.file for record in trained_on][:most]
@@ -177,24 +177,24 @@ def test_the_ranges_of_int8_are_those_of_images_that_were_trained_on(
 
 @pytest.fixture
 def moved(single_data: Path, tmp_path: Path) -> Path:
-    """A copy of the single-label run's images elsewhere."""
+    """A copy of the single-label run's images in another folder."""
     return shutil.copytree(single_data, tmp_path / "moved")
 
 
 @pytest.mark.usefixtures("quick")
-def test_images_that_moved_are_named_with_data(
+def test_images_that_moved_are_found_with_data(
     single_run: Run, moved: Path, tmp_path: Path
 ) -> None:
     gone = single_run.outcome.model_copy(update={"root": str(tmp_path / "gone")})
     run = replace(single_run, outcome=gone)
     assert export(run, "colours", Store(tmp_path / "store"), str(moved)).is_dir()
-    with pytest.raises(DataError, match="gone/.* is missing or was changed since training"):
+    with pytest.raises(DataError, match="gone/.* is missing or has changed since training"):
         export(run, "colours", Store(tmp_path / "store"))
 
 
 @pytest.mark.parametrize("damage", ["changed", "missing"])
 @pytest.mark.usefixtures("quick")
-def test_held_out_images_must_be_those_of_the_training(
+def test_validation_images_must_be_those_of_the_training(
     single_run: Run, moved: Path, tmp_path: Path, damage: str
 ) -> None:
     file = moved / single_run.split.valid[0].file
@@ -204,20 +204,18 @@ def test_held_out_images_must_be_those_of_the_training(
         file.unlink()
     with pytest.raises(DataError) as caught:
         export(single_run, "colours", Store(tmp_path / "store"), str(moved))
-    assert f"{file}: is missing or was changed since training" in str(caught.value)
+    assert f"{file}: is missing or has changed since training" in str(caught.value)
     assert "--data" in str(caught.value)
     assert left_in(Store(tmp_path / "store")) == []
 
 
 @pytest.mark.usefixtures("quick")
-def test_training_images_are_not_needed_any_more(
-    single_run: Run, moved: Path, tmp_path: Path
-) -> None:
+def test_training_images_are_no_longer_needed(single_run: Run, moved: Path, tmp_path: Path) -> None:
     for record in single_run.split.train:
         (moved / record.file).unlink()
     assert export(single_run, "colours", Store(tmp_path / "store"), str(moved)).is_dir()
 
 
-def test_data_that_is_gone_says_so(single_run: Run, tmp_path: Path) -> None:
+def test_data_that_does_not_exist_is_named(single_run: Run, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="gone does not exist"):
         export(single_run, "colours", Store(tmp_path / "store"), str(tmp_path / "gone"))

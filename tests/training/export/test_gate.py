@@ -49,7 +49,7 @@ def refused(bundle: Bundle, run: Run) -> str:
 
 
 def tampered(bundle: Bundle, change: Callable[[onnx.ModelProto], None]) -> Bundle:
-    """The bundle with another graph, and a manifest that fits it."""
+    """The bundle with a changed graph, and a manifest that matches it."""
     graph = onnx.load_from_string(bundle.model)
     change(graph)
     files = {**bundle.files, "model.onnx": graph.SerializeToString()}
@@ -61,7 +61,7 @@ def changed(manifest: Manifest, **changes: Any) -> Manifest:
 
 
 def rewritten(bundle: Bundle, **changes: Callable[[Any], Any]) -> Bundle:
-    """The bundle with other constants in its graph, by the end of their names."""
+    """The bundle with changed constants in its graph, selected by the end of their names."""
 
     def change(graph: onnx.ModelProto) -> None:
         for ending, values in changes.items():
@@ -96,8 +96,8 @@ def test_the_reference_is_the_network_in_batches(run: Run) -> None:
     np.testing.assert_allclose(gate.reference_scores(network, images), expected, atol=1e-5)
 
 
-def test_a_graph_that_is_read_and_written_again_passes(bundle: Bundle, run: Run) -> None:
-    """What the tests below do is refused for its change, not for being touched."""
+def test_a_graph_that_is_only_read_and_written_passes(bundle: Bundle, run: Run) -> None:
+    """So the tests below are refused for their changes, not for rewriting the graph."""
     assert checked(rewritten(bundle, mean=lambda mean: mean), run).flips == 0
 
 
@@ -120,7 +120,7 @@ def test_another_network_in_the_graph_is_refused(
 
 
 def test_another_temperature_is_refused(bundle: Bundle, run: Run) -> None:
-    """The exported network is that of another temperature than the run's."""
+    """The exported network has another temperature than the run's."""
     outcome = run.outcome
     other = run.outcome.model_copy(update={"temperature": outcome.temperature * 1.05})
     assert "scores differ" in refused(bundle, replace(run, outcome=other))
@@ -134,7 +134,7 @@ def test_labels_in_another_order_are_refused(bundle: Bundle, run: Run) -> None:
     )
 
 
-def test_thresholds_that_decide_otherwise_are_refused(multi_bundle: Bundle, multi_run: Run) -> None:
+def test_thresholds_that_change_decisions_are_refused(multi_bundle: Bundle, multi_run: Run) -> None:
     scores = reference(multi_run).scores
     for thresholds in (np.median(scores, 0), np.full(3, 0.99)):
         manifest = changed(multi_bundle.manifest, thresholds=tuple(thresholds.tolist()))
@@ -164,12 +164,12 @@ def test_foreign_operators_are_refused(single_bundle: Bundle, single_run: Run) -
         graph.opset_import.append(onnx.helper.make_opsetid("org.example", 1))
 
     message = refused(tampered(single_bundle, foreign), single_run)
-    assert message == "the graph uses operators of org.example"
+    assert message == "the graph uses operators from org.example"
 
 
-def test_weights_outside_of_the_file_are_refused(single_bundle: Bundle, single_run: Run) -> None:
+def test_weights_outside_the_file_are_refused(single_bundle: Bundle, single_run: Run) -> None:
     def outside(graph: onnx.ModelProto) -> None:
         graph.graph.initializer[0].data_location = onnx.TensorProto.EXTERNAL
 
     message = refused(tampered(single_bundle, outside), single_run)
-    assert message == "the graph keeps weights outside of its file"
+    assert message == "the graph keeps weights outside its file"

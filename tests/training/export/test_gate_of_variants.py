@@ -1,4 +1,4 @@
-"""What a variant may cost, on a tiny network whose scores are easily bent."""
+"""What a variant may lose, on a tiny network whose scores are easy to change."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -23,35 +23,35 @@ from training.export import gate
 from training.export.gate import Reference, TooFewImagesError
 
 TASKS: tuple[Task, ...] = ("single", "multi")
-LEANING = np.array([[0, 0.2, 0], [0, 0.2, 0], [0, 0.2, 0]], np.float32)  # towards green
+LEANING = np.array([[0, 0.2, 0], [0, 0.2, 0], [0, 0.2, 0]], np.float32)  # biased towards green
 
 
 def images(colours: Sequence[Sequence[float]]) -> NDArray[np.uint8]:
-    """Pictures of one colour each; channels in [0, 1]."""
+    """Images of one colour each; channels in [0, 1]."""
     pixels = np.round(255 * np.array(colours)).astype(np.uint8)
     return np.broadcast_to(pixels[:, None, None], (len(pixels), 16, 16, 3)).copy()
 
 
 def clear(count: int) -> Reference:
-    """Red, green and blue pictures that the network is sure of, and right."""
+    """Red, green and blue images that the network predicts confidently and correctly."""
     return reference(images([np.eye(3)[n % 3] * 0.7 for n in range(count)]), "single")
 
 
 def close(count: int, task: Task = "single") -> Reference:
-    """Pictures that are a little more red than green; the truth is red."""
+    """Images that are a little more red than green; the true label is red."""
     random = np.random.default_rng(0)
     colours = [(0.5, 0.5 - 0.008 - 0.004 * random.random(), 0.1) for _ in range(count)]
     return reference(images(colours), task, [("red",)] * count)
 
 
 def reference(
-    pictures: NDArray[np.uint8], task: Task, truth: Sequence[Sequence[str]] | None = None
+    pixels: NDArray[np.uint8], task: Task, truth: Sequence[Sequence[str]] | None = None
 ) -> Reference:
-    scores = tiny_models.reference_scores(pictures, task)
+    scores = tiny_models.reference_scores(pixels, task)
     truth = truth or [(tiny_models.LABELS[label],) for label in scores.argmax(1)]
     records = [Record(f"{number}.jpg", tuple(labels)) for number, labels in enumerate(truth)]
     thresholds = (0.5, 0.5, 0.5) if task == "multi" else None
-    return Reference(pictures, records, scores, tiny_models.LABELS, thresholds)
+    return Reference(pixels, records, scores, tiny_models.LABELS, thresholds)
 
 
 def checked(
@@ -61,7 +61,7 @@ def checked(
     precision: Precision = "int8",
     task: Task = "single",
 ) -> Gate:
-    """What the gate measures on a variant with other weights than the network's."""
+    """What the gate measures on a variant whose weights differ from the network's by `change`."""
     whole = bundles.read(tiny_models.add(folder, "tiny", task))
     model = tiny_models.network(task, tiny_models.WEIGHTS + change)
     return gate.check(model, precision, whole.manifest, whole.files, answers)
@@ -81,16 +81,16 @@ def test_a_variant_that_decides_wrongly_within_its_tolerance_is_refused(tmp_path
         "int8: worse than the trained network: +100.00 points of error on 24 validation images,"
         " between +"
     )
-    assert str(caught.value).endswith("with 95 % confidence to each side (1 allowed)")
+    assert str(caught.value).endswith("with 95 % confidence on each side (1 allowed)")
 
 
-def test_tags_that_are_ranked_wrongly_within_the_tolerance_are_refused(tmp_path: Path) -> None:
-    """Every second picture is a little more red; to the variant, which sees red less, it is not."""
+def test_a_variant_that_ranks_tags_wrongly_within_its_tolerance_is_refused(tmp_path: Path) -> None:
+    """Every second image is a little more red, but not to the variant, which sees red less."""
     colours = np.array([[128, 90, 100], [141, 90, 125]] * 20) / 255
     answers = reference(images(colours.tolist()), "multi", [("green",), ("red",)] * 20)
-    blinded = np.array([[-0.5, 0, 0], [0, 0, 0], [0, 0, 0]], np.float32)
+    less_red = np.array([[-0.5, 0, 0], [0, 0, 0], [0, 0, 0]], np.float32)
     with pytest.raises(GateError, match=r"^int8: worse than .* \+\d\d\.\d\d points of 1 - mAP on"):
-        checked(tmp_path, answers, blinded, task="multi")
+        checked(tmp_path, answers, less_red, task="multi")
 
 
 def test_a_variant_on_few_images_passes_where_its_scores_hardly_change(tmp_path: Path) -> None:
@@ -112,33 +112,33 @@ def test_a_variant_on_few_images_passes_where_its_scores_hardly_change(tmp_path:
     assert separation.high < 0.01
 
 
-def test_a_variant_whose_scores_change_on_few_images_cannot_be_told(tmp_path: Path) -> None:
+def test_a_variant_whose_scores_change_has_too_few_images(tmp_path: Path) -> None:
     answers = clear(24)
     with pytest.raises(TooFewImagesError) as caught:
         checked(tmp_path, answers, np.float32(-0.4) * tiny_models.WEIGHTS)
     assert str(caught.value).startswith(
         "int8: too few images to tell whether it is worse than the trained network: +0.00 points of"
-        " error on 24 validation images, between -10.13 and +10.13 with 95 % confidence to each"
+        " error on 24 validation images, between -10.13 and +10.13 with 95 % confidence on each"
         " side (1 allowed); about "
     )
-    assert str(caught.value).endswith(" held out would do")
+    assert str(caught.value).endswith(" validation images would be enough")
 
 
-def test_many_images_show_by_their_decisions_alone_that_a_variant_is_as_good(
+def test_many_images_show_by_decisions_alone_that_a_variant_is_as_good(
     tmp_path: Path,
 ) -> None:
     found = checked(tmp_path, clear(300), np.float32(-0.4) * tiny_models.WEIGHTS)
     assert found.loss.high < 0.01 < found.separation_loss.high
 
 
-def test_fp32_is_exact_and_needs_no_number_of_images(tmp_path: Path) -> None:
+def test_fp32_needs_no_minimum_number_of_images(tmp_path: Path) -> None:
     found = checked(tmp_path, clear(1), np.zeros((3, 3), np.float32), "fp32")
     assert (found.images, found.loss.value) == (1, 0) and found.loss.high > 0.5
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_golden_images_prove_each_variant(tmp_path: Path, precision: Precision) -> None:
-    """Held-out images alone would let it pass: their scores are the network's."""
+    """Validation images alone would let it pass: their scores are the network's."""
     whole = bundles.read(tiny_models.add(tmp_path, "tiny", "single"))
     scores = whole.files["golden/scores.json"]
     doctored = scores.replace(b"0.9", b"0.1")
@@ -151,19 +151,19 @@ def test_golden_images_prove_each_variant(tmp_path: Path, precision: Precision) 
 
 
 def tiny(folder: Path, task: Task = "single", **changes: Any) -> Bundle:
-    """A tiny bundle with a change in its manifest."""
+    """A tiny bundle with changes to its manifest."""
     whole = bundles.read(tiny_models.add(folder, "tiny", task))
     return replace(whole, manifest=whole.manifest.model_copy(update=changes))
 
 
-def test_an_honest_network_passes_with_its_figures(tmp_path: Path) -> None:
+def test_an_honest_network_passes_with_its_metrics(tmp_path: Path) -> None:
     answers = close(24)
     found = passed(tiny(tmp_path), answers)
     assert (found.tolerance, found.images, found.metrics["error"]) == (1e-4, 24, 0)
     assert 0 < found.max_difference < 1e-5
 
 
-def test_labels_in_another_order_are_refused_with_both_figures(tmp_path: Path) -> None:
+def test_labels_in_another_order_are_refused_with_both_metrics(tmp_path: Path) -> None:
     message = (
         "^fp32: error on 24 validation images is 1.0000, the trained network's 0.0000: the labels"
         " or thresholds are not the network's$"
@@ -173,7 +173,7 @@ def test_labels_in_another_order_are_refused_with_both_figures(tmp_path: Path) -
 
 
 def test_a_few_decisions_that_differ_are_no_excuse_for_other_labels(tmp_path: Path) -> None:
-    """The grey golden image is a tie, which any change decides."""
+    """The grey golden image is a tie, which any change breaks."""
     model = tiny_models.network("single", tiny_models.WEIGHTS + np.float32(0.1) * LEANING)
     whole = bundles.read(tiny_models.add(tmp_path, "tiny", "single"))
     files, answers = whole.files, clear(24)
@@ -206,22 +206,22 @@ def refused_graph(folder: Path, model: bytes) -> str:
 def test_foreign_operators_are_refused_by_their_names(tmp_path: Path) -> None:
     foreign = [onnx.helper.make_opsetid(f"org.{name}", 1) for name in ("b", "a")]
     model = graph_with(lambda graph: graph.opset_import.extend(foreign))
-    assert refused_graph(tmp_path, model) == "the graph uses operators of org.a, org.b"
+    assert refused_graph(tmp_path, model) == "the graph uses operators from org.a, org.b"
     microsoft = [onnx.helper.make_opsetid("com.microsoft", 1)]
     model = graph_with(lambda graph: graph.opset_import.extend(microsoft))
     whole = bundles.read(tiny_models.add(tmp_path / "other", "tiny", "single", model))
     assert passed(whole, close(3)).images == 3
 
 
-def test_weights_outside_of_the_file_are_refused(tmp_path: Path) -> None:
+def test_weights_outside_the_file_are_refused(tmp_path: Path) -> None:
     def outside(graph: onnx.ModelProto) -> None:
         graph.graph.initializer[0].data_location = onnx.TensorProto.EXTERNAL
 
     message = refused_graph(tmp_path, graph_with(outside))
-    assert message == "the graph keeps weights outside of its file"
+    assert message == "the graph keeps weights outside its file"
 
 
-def test_a_point_may_be_lost_in_every_precision_and_scores_differ_more_in_the_smaller() -> None:
+def test_every_precision_may_lose_a_point_and_smaller_ones_may_change_scores_more() -> None:
     found = {name: (one.score, one.loss) for name, one in gate.TOLERANCES.items()}
     assert found == {"fp32": (1e-4, 0.01), "fp16": (0.01, 0.01), "int8": (0.25, 0.01)}
 
@@ -241,14 +241,14 @@ def test_the_reference_is_the_network_s_scores_in_batches() -> None:
 
 
 def judged(loss: tuple[float, float, float], separation: tuple[float, float, float]) -> str:
-    """What the check of int8 on 100 images says to value, low and high of each."""
+    """The verdict on int8 with 100 images, given value, low and high of each loss."""
     try:
         gate._check_loss(
             "int8",
             "single",
             100,
             *(
-                Difference(0.5 + value, 0.5, low, high, deviation=0.1, most=0.1)
+                Difference(0.5 + value, 0.5, low, high, std=0.1, most=0.1)
                 for value, low, high in (loss, separation)
             ),
         )
@@ -271,10 +271,10 @@ def judged(loss: tuple[float, float, float], separation: tuple[float, float, flo
         ((0.03, 0.011, 0.05), (0.002, -0.005, 0.009), "worse"),
     ],
 )
-def test_a_loss_is_allowed_that_is_shown_to_be_small(
+def test_a_loss_is_allowed_if_it_is_shown_to_be_small(
     loss: tuple[float, float, float], separation: tuple[float, float, float], verdict: str
 ) -> None:
-    """One point is: by decisions, or by separation where no more decisions are lost."""
+    """At most one point: by decisions, or by separation if decisions lose no more."""
     assert judged(loss, separation) == verdict
 
 
@@ -282,13 +282,17 @@ def test_a_loss_is_allowed_that_is_shown_to_be_small(
     ("loss", "separation", "needed"),
     [(0.0, 0.0, "155"), (0.0, 0.02, "619"), (0.02, 0.0, "619"), (0.005, 0.005, "619")],
 )
-def test_it_is_said_how_many_images_would_do(loss: float, separation: float, needed: str) -> None:
-    """As many as either of the two needs, but separation alone is no way out of a loss."""
-    with pytest.raises(TooFewImagesError, match=rf"; about {needed} held out would do$"):
+def test_the_error_says_how_many_images_would_be_enough(
+    loss: float, separation: float, needed: str
+) -> None:
+    """As many as the cheaper of the two needs, but separation does not excuse a loss."""
+    with pytest.raises(
+        TooFewImagesError, match=rf"; about {needed} validation images would be enough$"
+    ):
         gate._check_loss(
             "int8",
             "single",
             100,
-            Difference(0.5 + loss, 0.5, loss - 0.1, loss + 0.1, deviation=0.1, most=0.1),
-            Difference(0.5 + separation, 0.5, -0.1, 0.1, deviation=0.05, most=0.1),
+            Difference(0.5 + loss, 0.5, loss - 0.1, loss + 0.1, std=0.1, most=0.1),
+            Difference(0.5 + separation, 0.5, -0.1, 0.1, std=0.05, most=0.1),
         )

@@ -13,7 +13,7 @@ from training.network.resnet import Served
 from training.run_folder import Run
 
 
-def test_the_interface_is_the_promised_one(bundle: Bundle) -> None:
+def test_the_tensors_are_the_promised_ones(bundle: Bundle) -> None:
     session = onnxruntime.InferenceSession(bundle.model, providers=["CPUExecutionProvider"])
     described = [
         [(tensor.name, tensor.type, tensor.shape) for tensor in tensors]
@@ -31,7 +31,7 @@ def test_the_interface_is_the_promised_one(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_any_number_of_images_is_answered_as_torch_does(
+def test_scores_and_maps_match_torch_for_any_number_of_images(
     bundle: Bundle, run: Run, count: int
 ) -> None:
     images = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
@@ -44,8 +44,8 @@ def test_any_number_of_images_is_answered_as_torch_does(
         np.testing.assert_allclose(found, reference.numpy(), rtol=1e-4, atol=1e-4)
 
 
-def test_maps_grow_with_the_picture(single_run: Run, single_bundle: Bundle) -> None:
-    """The graph of another size, through the real exporter."""
+def test_maps_grow_with_the_image(single_run: Run, single_bundle: Bundle) -> None:
+    """The graph for another size, through the real exporter."""
     network = Served(single_run.network(), "single", 1.0).eval()
     session = onnxruntime.InferenceSession(onnx_bytes(network, 64))
     assert session.get_outputs()[1].shape == ["batch", 3, 2, 2]
@@ -67,7 +67,7 @@ def test_the_graph_is_one_valid_file_of_default_operators(bundle: Bundle, run: R
 
 
 def test_the_graph_names_no_path_of_this_machine(bundle: Bundle) -> None:
-    """In a name or a text: among the weights' bytes any three letters may be found."""
+    """In names and texts only: any three letters may occur among the weights' bytes."""
     graph = onnx.load_from_string(bundle.model)
     attributes = (one for node in graph.graph.node for one in node.attribute if one.HasField("t"))
     for tensor in (*graph.graph.initializer, *(one.t for one in attributes)):

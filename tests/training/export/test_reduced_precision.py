@@ -40,7 +40,7 @@ def images(count: int = 16) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]"
 
 
 def initializers(model: bytes) -> Counter[int]:
-    """How many numbers are kept in each type."""
+    """How many numbers are stored in each type."""
     found: Counter[int] = Counter()
     for tensor in onnx.load_from_string(model).graph.initializer:
         found[tensor.data_type] += int(np.prod(tensor.dims))
@@ -60,7 +60,7 @@ def test_each_precision_is_listed_with_what_its_gate_measured(both: Bundle) -> N
         assert variant.gate.metrics.keys() == both.manifest.variants[0].gate.metrics.keys()
 
 
-def test_the_weights_are_kept_in_the_precision(both: Bundle) -> None:
+def test_the_weights_are_stored_in_the_precision(both: Bundle) -> None:
     whole = initializers(both.files["model.onnx"])
     half = initializers(both.files["model.fp16.onnx"])
     bytes_ = initializers(both.files["model.int8.onnx"])
@@ -72,7 +72,7 @@ def test_the_weights_are_kept_in_the_precision(both: Bundle) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_the_interface_is_that_of_fp32(both: Bundle, precision: str) -> None:
+def test_the_tensors_are_those_of_fp32(both: Bundle, precision: str) -> None:
     described = []
     for file in ("model.onnx", f"model.{precision}.onnx"):
         session = onnxruntime.InferenceSession(both.files[file], providers=["CPUExecutionProvider"])
@@ -114,7 +114,7 @@ def test_the_ranges_come_from_the_images(both: Bundle) -> None:
     assert dark != bright
 
 
-def test_halving_leaves_the_network_itself_alone(run: Run) -> None:
+def test_halving_does_not_change_the_network_itself(run: Run) -> None:
     network = Served(run.network(), "single", 1.3).eval()
     half = reduced_precision.halved(network)
     assert network.network.resnet.conv1.weight.dtype == torch.float32
@@ -128,14 +128,14 @@ def test_halving_leaves_the_network_itself_alone(run: Run) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_a_variant_that_is_worse_does_not_exist(
+def test_a_variant_that_fails_its_gate_is_not_written(
     precision: Precision,
     both: Bundle,
     run: Run,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Of an honest variant nothing is refused until its tolerance is tighter than its rounding."""
+    """An honest variant passes until its tolerance is tighter than its rounding."""
     made = {v.precision: both.files[v.file] for v in both.manifest.variants}
     monkeypatch.setattr(
         export, "_networks", lambda *_: {"fp32": made["fp32"], precision: made[precision]}

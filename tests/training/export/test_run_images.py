@@ -32,7 +32,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return count
 
 
-def test_validation_images_come_in_the_order_of_their_hashes_in_each_form(run: Run) -> None:
+def test_validation_images_are_sorted_by_hash_in_each_preprocessing(run: Run) -> None:
     found = validation_images(run, None, [CLOSER])
     assert list(found.records) == sorted(run.split.valid, key=lambda record: record.sha256)
     files = [Path(run.outcome.root) / record.file for record in found.records]
@@ -42,9 +42,7 @@ def test_validation_images_come_in_the_order_of_their_hashes_in_each_form(run: R
     assert list(found.files) == [file.read_bytes() for file in files[:5]]
 
 
-def test_each_file_is_opened_once_whatever_it_is_needed_for(
-    single_run: Run, opened: Counter[str]
-) -> None:
+def test_each_file_is_opened_only_once(single_run: Run, opened: Counter[str]) -> None:
     found = validation_images(single_run, None, [CLOSER])
     root = Path(single_run.outcome.root)
     images = {file: count for file, count in opened.items() if file.startswith(str(root))}
@@ -59,8 +57,10 @@ def test_training_images_are_the_first_by_hash(single_run: Run) -> None:
     assert np.array_equal(training_images(single_run, None, most=99), expected)
 
 
-def test_all_images_that_are_not_what_they_were_are_counted(single_run: Run) -> None:
+def test_all_images_that_changed_are_counted(single_run: Run) -> None:
     changed = tuple(replace(record, sha256="0" * 64) for record in single_run.split.valid[:2])
     sides = replace(single_run.split, valid=changed + single_run.split.valid[2:])
-    with pytest.raises(DataError, match="^2 images cannot be used: .*; give the data with --data$"):
+    with pytest.raises(
+        DataError, match="^2 images cannot be used: .*; give its folder with --data$"
+    ):
         validation_images(replace(single_run, split=sides))

@@ -1,4 +1,4 @@
-"""Which images a step sees, and how: of the seed and the step's number alone."""
+"""The images and views of a step follow from the seed and the step's number alone."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from torch import Tensor
 
 from testkit import image_sets
 from testkit.image_sets import SIZE_PX
-from tests.training.fine_tuning.test_trainer import ALONE, CPU, STILL, pictures, training
+from tests.training.fine_tuning.test_trainer import ALONE, CPU, STILL, training, training_images
 from training.data.augment import augment, draw
 from training.distributed import Ranks
 from training.fine_tuning import batches
@@ -19,7 +19,7 @@ from training.fine_tuning.step_timer import Stages
 def test_every_image_is_seen_once_an_epoch_in_a_new_order(
     count: int, batch_size: int, sizes: list[int]
 ) -> None:
-    """Images that are their own number, seen through an augmentation that does nothing."""
+    """Images that encode their own number, with an augmentation of strength 0."""
     numbers = torch.arange(count, dtype=torch.uint8)
     pixels = numbers.view(-1, 1, 1, 1).expand(-1, SIZE_PX, SIZE_PX, 3)
     given = training(pixels, numbers)
@@ -38,9 +38,9 @@ def test_every_image_is_seen_once_an_epoch_in_a_new_order(
     assert not torch.equal(*orders)
 
 
-def test_an_image_is_seen_differently_in_each_epoch_and_alike_from_wherever_one_begins() -> None:
-    """Chance is of the step's number: a run that goes on sees what it would have seen."""
-    given, recipe = pictures(), image_sets.recipe(batch_size=8)
+def test_views_differ_in_each_epoch_and_do_not_depend_on_where_a_run_starts() -> None:
+    """Random numbers follow from the step's number: a resumed run sees what it would have seen."""
+    given, recipe = training_images(), image_sets.recipe(batch_size=8)
 
     def seen(first_step: int, skipped: int = 0) -> list[Tensor]:
         rows = batches.order(given, recipe, 0)[skipped:]
@@ -55,7 +55,7 @@ def test_an_image_is_seen_differently_in_each_epoch_and_alike_from_wherever_one_
 
 def test_two_processes_see_the_two_halves_of_what_one_would() -> None:
     """25 images in steps of 9, 8 and 8: the first process has the larger half."""
-    given, recipe = pictures(count=25), image_sets.recipe(batch_size=9)
+    given, recipe = training_images(count=25), image_sets.recipe(batch_size=9)
     rows = batches.order(given, recipe, 4)
     whole = list(batches.batches(given, rows, 12, recipe, ALONE, Stages(CPU)))
     halves = [
@@ -71,8 +71,8 @@ def test_two_processes_see_the_two_halves_of_what_one_would() -> None:
         assert sum(parts) / 2 == pytest.approx(float(alone[1].float().mean()))
 
 
-def test_a_view_is_what_the_step_s_own_chance_draws() -> None:
-    given, recipe = pictures(), image_sets.recipe(batch_size=12, seed=7)
+def test_a_view_is_drawn_by_the_step_s_own_generator() -> None:
+    given, recipe = training_images(), image_sets.recipe(batch_size=12, seed=7)
     rows = batches.order(given, recipe, 0)
     made = list(batches.batches(given, rows, 5, recipe, ALONE, Stages(CPU)))
     for step, ((images, targets, _), mine) in enumerate(zip(made, rows, strict=True), 5):
@@ -84,16 +84,16 @@ def test_a_view_is_what_the_step_s_own_chance_draws() -> None:
 
 
 def test_a_step_is_on_the_process_s_device() -> None:
-    """meta: a device that every machine has beside its CPU, without any values."""
-    given, recipe = pictures(), image_sets.recipe(batch_size=12)
+    """meta: a device without values that every machine has besides its CPU."""
+    given, recipe = training_images(), image_sets.recipe(batch_size=12)
     rows = batches.order(given, recipe, 0)
     elsewhere = Ranks(0, 1, torch.device("meta"))
     for images, targets, _ in batches.batches(given, rows, 0, recipe, elsewhere, Stages(CPU)):
         assert (images.device.type, targets.device.type) == ("meta", "meta")
 
 
-def test_the_order_is_of_the_seed_and_the_epoch() -> None:
-    given = pictures()
+def test_the_order_depends_on_the_seed_and_the_epoch() -> None:
+    given = training_images()
     orders = {
         tuple(torch.cat(batches.order(given, image_sets.recipe(seed=seed), epoch)).tolist())
         for seed in (1, 2)
@@ -106,30 +106,30 @@ def test_the_order_is_of_the_seed_and_the_epoch() -> None:
         assert torch.equal(rows, drawn)
 
 
-def test_chance_is_the_same_in_every_version() -> None:
-    """Else a run that was begun with another one would not go on as it began."""
+def test_random_numbers_are_the_same_in_every_version() -> None:
+    """Otherwise a run that was started with another version would not resume as it started."""
     seeds = [batches.generator(*of).initial_seed() for of in ((42, "order", 0), (7, "views", 31))]
     assert seeds == [823523545320494534, 177851214988589855]
     first, again = (torch.rand(4, generator=batches.generator(3, "order", 5)) for _ in range(2))
     assert torch.equal(first, again)
 
 
-class Told(Stages):
-    """Keeps what it is told."""
+class Recorded(Stages):
+    """Records its calls."""
 
     def __init__(self) -> None:
         super().__init__(CPU)
-        self.told: list[str] = []
+        self.calls: list[str] = []
 
     def begin(self) -> None:
-        self.told.append("begin")
+        self.calls.append("begin")
 
     def lap(self, stage: str) -> None:
-        self.told.append(stage)
+        self.calls.append(stage)
 
 
-def test_each_step_s_stages_are_told() -> None:
-    given, recipe, stages = pictures(), image_sets.recipe(batch_size=12), Told()
+def test_each_step_s_stages_are_timed() -> None:
+    given, recipe, stages = training_images(), image_sets.recipe(batch_size=12), Recorded()
     for _ in batches.batches(given, batches.order(given, recipe, 0), 0, recipe, ALONE, stages):
         stages.lap("the caller")
-    assert stages.told == ["begin", "the pictures", "augmentation", "the caller"] * 2
+    assert stages.calls == ["begin", "image loading", "augmentation", "the caller"] * 2

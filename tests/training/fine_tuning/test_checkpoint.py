@@ -16,7 +16,7 @@ from training.run_folder import Epoch
 
 
 def learner(seed: int = 0) -> tuple[Network, torch.optim.AdamW]:
-    """As training has it: channels last, with the optimizer of the whole network."""
+    """As in training: channels last, with the optimizer of the whole network."""
     torch.manual_seed(seed)
     network = Network("resnet18", 3).train().to(memory_format=torch.channels_last)
     return network, schedule.optimizer(network.blocks, [1e-3] * 6, 0.05)
@@ -24,7 +24,7 @@ def learner(seed: int = 0) -> tuple[Network, torch.optim.AdamW]:
 
 def step(network: Network, optimizer: torch.optim.AdamW, seed: int) -> None:
     images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(seed)) * 255
-    schedule.turn(optimizer, 0.3)
+    schedule.apply(optimizer, 0.3)
     loss = nn.functional.cross_entropy(network(images), torch.tensor([0, 1, 2, 0]))
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
@@ -32,7 +32,7 @@ def step(network: Network, optimizer: torch.optim.AdamW, seed: int) -> None:
 
 
 def head_only(run: Path, steps: int) -> Path:
-    """A checkpoint of a network with no moments; the file."""
+    """The file of a checkpoint without moments."""
     before = set(files(run))
     network = Network("resnet18", 3)
     nn.init.constant_(network.resnet.fc.bias, steps)
@@ -48,7 +48,7 @@ def files(run: Path) -> list[Path]:
 
 @contextmanager
 def files_of_at_most(size_bytes: int) -> Iterator[None]:
-    """The kernel refuses to let a file grow further, as it does on a full disk."""
+    """The kernel refuses to let a file grow beyond this, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
     try:
@@ -57,7 +57,7 @@ def files_of_at_most(size_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_what_is_read_back_goes_on_bit_for_bit(tmp_path: Path) -> None:
+def test_training_from_a_checkpoint_is_bit_identical(tmp_path: Path) -> None:
     network, optimizer = learner()
     step(network, optimizer, 1)
     epochs = [
@@ -99,7 +99,7 @@ def test_the_number_of_threads_is_that_of_the_process(tmp_path: Path) -> None:
         torch.set_num_threads(before)
 
 
-def test_moments_of_what_is_frozen_are_not_asked_for(tmp_path: Path) -> None:
+def test_moments_of_frozen_weights_are_not_needed(tmp_path: Path) -> None:
     """In the first phase only the head has any."""
     network, _ = learner()
     network.requires_grad_(False)
@@ -123,7 +123,7 @@ def test_the_two_newest_are_kept(tmp_path: Path) -> None:
     assert found.tensors["network.fc.bias"].tolist() == [100] * 3
 
 
-def tear(file: Path, how: str) -> None:
+def damage(file: Path, how: str) -> None:
     data = bytearray(file.read_bytes())
     if how == "truncated":
         del data[len(data) // 2 :]
@@ -137,37 +137,37 @@ def tear(file: Path, how: str) -> None:
 @pytest.mark.parametrize(
     "how", ["truncated", "emptied", "flipped in the header", "flipped in a weight"]
 )
-def test_a_torn_file_falls_back_to_the_one_before(
+def test_a_corrupt_file_falls_back_to_the_one_before(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str
 ) -> None:
     _, newest = head_only(tmp_path, 3), head_only(tmp_path, 6)
-    tear(newest, how)
+    damage(newest, how)
     found = checkpoint.read(tmp_path)
     assert found
     assert found.progress.step == 3
-    assert capsys.readouterr().out == f"{newest} is damaged: going back to the one before it\n"
+    assert capsys.readouterr().out == f"{newest} is corrupt: using the one before it\n"
 
 
-def test_when_all_are_torn_there_is_none(
+def test_if_all_are_corrupt_there_is_none(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for file in (head_only(tmp_path, 3), head_only(tmp_path, 6)):
-        tear(file, "truncated")
+        damage(file, "truncated")
     assert checkpoint.read(tmp_path) is None
-    assert capsys.readouterr().out.count(" is damaged: ") == 2
+    assert capsys.readouterr().out.count(" is corrupt: ") == 2
     checkpoint.remove(tmp_path)
     assert not (tmp_path / "checkpoints").exists()
     assert checkpoint.read(tmp_path) is None
 
 
-def test_a_damaged_later_one_does_not_push_out_a_whole_one(tmp_path: Path) -> None:
-    before, damaged = head_only(tmp_path, 3), head_only(tmp_path, 9)
-    tear(damaged, "truncated")
+def test_a_corrupt_later_one_does_not_displace_an_intact_one(tmp_path: Path) -> None:
+    before, corrupt = head_only(tmp_path, 3), head_only(tmp_path, 9)
+    damage(corrupt, "truncated")
     newest = head_only(tmp_path, 6)
     assert files(tmp_path) == [before, newest]
 
 
-def test_what_a_killed_process_left_half_written_is_cleared_away(tmp_path: Path) -> None:
+def test_what_a_killed_process_left_half_written_is_deleted(tmp_path: Path) -> None:
     first = head_only(tmp_path, 3)
     (tmp_path / "checkpoints" / ".unfinished-abc").write_bytes(b"half")
     found = checkpoint.read(tmp_path)
@@ -178,7 +178,7 @@ def test_what_a_killed_process_left_half_written_is_cleared_away(tmp_path: Path)
     assert files(tmp_path) == [first, newest]
 
 
-def test_a_full_disk_costs_the_newest_alone_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_full_disk_costs_only_the_newest_and_leaves_nothing_behind(tmp_path: Path) -> None:
     before = [head_only(tmp_path, 3), head_only(tmp_path, 6)]
     size = os.path.getsize(before[0])
     with (

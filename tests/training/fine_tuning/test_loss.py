@@ -30,7 +30,7 @@ def test_softmax_log_and_nll_loss_are_log_softmax_and_nll_loss_are_cross_entropy
 
 
 def test_the_softmax_of_a_pair_is_the_sigmoid_of_the_difference() -> None:
-    """So two labels lose the same as one that is there or not."""
+    """So two labels have the same loss as one that is present or not."""
     logits = torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
     targets = torch.tensor([0, 1, 1, 0, 1, 0])
     difference = logits[:, 1:] - logits[:, :1]
@@ -59,7 +59,7 @@ def test_binary_cross_entropy_is_sigmoid_where_log_mean() -> None:
     torch.testing.assert_close(loss_of(logits, targets.float(), "multi"), expected)
 
 
-def test_the_recipe_decides_what_the_network_computes_in() -> None:
+def test_the_recipe_decides_the_precision() -> None:
     choices: list[tuple[Dtype, torch.dtype]] = [
         ("bfloat16", torch.bfloat16),
         ("float32", torch.float32),

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from models.errors import RunError
 from testkit import image_sets
-from tests.training.fine_tuning.test_trainer import ALONE, network, pictures, weights_of
+from tests.training.fine_tuning.test_trainer import ALONE, network, training_images, weights_of
 from training.fine_tuning import lr_finder
 from training.fine_tuning.lr_finder import Curve, suggest, sweep
 from training.fine_tuning.trainer import FineTuning
@@ -22,24 +22,24 @@ ALL = 1e-7 * 1e8 ** (np.arange(100) / 99)
 # leaves out the first num_it // 10 steps and the last 5.
 
 
-def minimum(rates: Floats, losses: Floats) -> float:
-    """A tenth of the rate at the least loss."""
+def minimum(lrs: Floats, losses: Floats) -> float:
+    """A tenth of the learning rate at the lowest loss."""
     best = min(range(len(losses)), key=lambda i: losses[i])
-    return float(rates[best]) / 10
+    return float(lrs[best]) / 10
 
 
-def steep(rates: Floats, losses: Floats) -> float:
-    """Where a step in log(rate) lowers the loss most."""
+def steep(lrs: Floats, losses: Floats) -> float:
+    """Where a step in the logarithm of the learning rate lowers the loss most."""
     falls = [
-        (losses[i + 1] - losses[i]) / (math.log(rates[i + 1]) - math.log(rates[i]))
+        (losses[i + 1] - losses[i]) / (math.log(lrs[i + 1]) - math.log(lrs[i]))
         for i in range(len(losses) - 1)
     ]
-    return float(rates[falls.index(min(falls))])
+    return float(lrs[falls.index(min(falls))])
 
 
-def valley(rates: Floats, losses: Floats) -> float:
-    """In the longest falling subsequence, as long as it is back from its end: a third, and half
-    of a third, into that."""
+def valley(lrs: Floats, losses: Floats) -> float:
+    """A third and half a third into the longest falling subsequence, which is taken to begin its
+    length before its end."""
     best, length = 0, 0
     lengths: list[int] = []
     for i in range(len(losses)):
@@ -47,16 +47,16 @@ def valley(rates: Floats, losses: Floats) -> float:
         if lengths[i] > max(length, 1):
             best, length = i, lengths[i]
     sections = length / 3
-    return float(rates[(best - length) + int(sections) + int(sections / 2)])
+    return float(lrs[(best - length) + int(sections) + int(sections / 2)])
 
 
-def slide(rates: Floats, losses: Floats) -> float:
-    """Two places 15 apart move down from the end until the slopes at both are within 0.005; the
-    lower place before the last move."""
+def slide(lrs: Floats, losses: Floats) -> float:
+    """Two indices 15 apart move down from the end until their slopes differ by at most 0.005; the
+    lower index before the last move."""
     slopes, low = np.gradient(losses), -16
-    found = rates[low]
+    found = lrs[low]
     while low >= -len(losses) and abs(slopes[low + 15] - slopes[low]) > 0.005:
-        found = rates[low]
+        found = lrs[low]
         low -= 1
     return float(found)
 
@@ -70,14 +70,14 @@ REFERENCES: dict[str, Callable[[Floats, Floats], float]] = {
 
 
 def typical(seed: int, steps: int = 100, noise: float = 0.02) -> Curve:
-    """Flat, down, up, and with some noise; each seed another one."""
+    """Flat, falling, then rising, with some noise; different for each seed."""
     random = np.random.default_rng(seed)
-    rates = ALL[:steps]
-    at = np.log10(rates)
+    lrs = ALL[:steps]
+    at = np.log10(lrs)
     down, up = random.uniform(-5, -3), random.uniform(-1.5, 0)
     depth = random.uniform(0.5, 2)
     losses = 2.5 - depth / (1 + np.exp(-2 * (at - down))) + np.exp(2 * (at - up))
-    return Curve(rates, losses + random.normal(0, noise, steps))
+    return Curve(lrs, losses + random.normal(0, noise, steps))
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.02, 0.2])
@@ -85,29 +85,29 @@ def typical(seed: int, steps: int = 100, noise: float = 0.02) -> Curve:
 def test_suggestions_are_fastai_s(name: str, noise: float) -> None:
     for seed in range(10):
         curve = typical(seed, 100 - 5 * seed, noise)
-        expected = REFERENCES[name](curve.rates[10:-5], curve.losses[10:-5])
+        expected = REFERENCES[name](curve.lrs[10:-5], curve.losses[10:-5])
         assert suggest(curve)[name] == pytest.approx(expected, rel=1e-9), seed
 
 
 @pytest.mark.parametrize("losses", [np.linspace(3, 1, 100), np.linspace(1, 3, 100)])
-def test_a_curve_that_only_falls_or_rises_has_fastai_s_suggestions_too(losses: Floats) -> None:
+def test_suggestions_are_fastai_s_if_a_curve_only_falls_or_rises(losses: Floats) -> None:
     curve = Curve(ALL, losses)
     found = suggest(curve)
     for name in ("minimum/10", "slide") if losses[0] < losses[1] else REFERENCES:
-        if name != "steep":  # on a line each place is as steep, but for rounding
+        if name != "steep":  # a line is equally steep everywhere, but for rounding
             assert found[name] == pytest.approx(REFERENCES[name](ALL[10:-5], losses[10:-5])), name
 
 
-def test_steps_at_both_ends_say_nothing() -> None:
+def test_steps_at_both_ends_are_left_out() -> None:
     curve = typical(0, noise=0)
     wild = curve.losses.copy()
     wild[:10], wild[-5:] = -100, -200
-    assert suggest(Curve(curve.rates, wild)) == suggest(curve)
+    assert suggest(Curve(curve.lrs, wild)) == suggest(curve)
 
 
 @pytest.mark.parametrize("steps", [1, 15, 34])
-def test_a_curve_too_short_says_when_it_diverged(steps: int) -> None:
-    with pytest.raises(RunError, match=f"diverged after {steps} of 100 steps: no curve"):
+def test_the_error_for_a_short_curve_says_when_it_diverged(steps: int) -> None:
+    with pytest.raises(RunError, match=f"diverged after {steps} of 100 steps: too few for a curve"):
         suggest(typical(0, steps))
     assert len(suggest(typical(0, 35))) == 4
 
@@ -119,7 +119,7 @@ def swept(phase: str, **changes: Any) -> tuple[Curve, set[str]]:
     """The curve, and the names of the weights that changed."""
     own = network()
     before = weights_of(own)
-    tuning = FineTuning(own, pictures(), "single", image_sets.recipe(**changes), ALONE)
+    tuning = FineTuning(own, training_images(), "single", image_sets.recipe(**changes), ALONE)
     curve = sweep(tuning, phase)
     after = weights_of(own)
     return curve, {name for name in before if not torch.equal(before[name], after[name])}
@@ -127,8 +127,8 @@ def swept(phase: str, **changes: Any) -> tuple[Curve, set[str]]:
 
 def test_a_sweep_rises_from_1e_7_until_the_loss_is_four_times_its_best() -> None:
     curve, changed = swept("head", batch_size=8)
-    assert curve.rates == pytest.approx(ALL[: len(curve.rates)])
-    assert 35 <= len(curve.losses) == len(curve.rates) <= 100
+    assert curve.lrs == pytest.approx(ALL[: len(curve.lrs)])
+    assert 35 <= len(curve.losses) == len(curve.lrs) <= 100
     assert np.isfinite(curve.losses).all()
     assert curve.losses[0] == pytest.approx(curve.losses[1], rel=0.5)
     best = np.minimum.accumulate(curve.losses)
@@ -139,7 +139,7 @@ def test_a_sweep_rises_from_1e_7_until_the_loss_is_four_times_its_best() -> None
 
 
 def test_a_sweep_that_diverges_stops_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten times the rate each step."""
+    """The learning rate grows tenfold each step."""
     monkeypatch.setattr(lr_finder, "_LAST", 1e12)
     curve, changed = swept("head", batch_size=8)
     assert len(curve.losses) < 90
@@ -148,8 +148,8 @@ def test_a_sweep_that_diverges_stops_there(monkeypatch: pytest.MonkeyPatch) -> N
         assert len(swept("head", batch_size=8)[0].losses) > len(curve.losses)
 
 
-def test_losses_are_smoothed_with_the_bias_of_the_beginning_taken_out() -> None:
-    """Of a network that stays: the running mean lies within what it is the mean of."""
+def test_losses_are_smoothed_with_bias_correction() -> None:
+    """The network does not change: the running mean lies within the range of its losses."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lr_finder, "_LAST", 1e-6)
         curve, _ = swept("head", batch_size=24)
@@ -172,14 +172,14 @@ def test_the_same_seed_sweeps_the_same_curve(monkeypatch: pytest.MonkeyPatch) ->
     assert not np.array_equal(first.losses[:5], other.losses[:5])
 
 
-def test_a_rate_found_automatically_is_the_valley_of_the_head(
+def test_the_automatic_learning_rate_is_the_valley_of_the_head(
     capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     curve = typical(3)
     monkeypatch.setattr(
         lr_finder, "sweep", lambda tuning, phase: curve if phase == "head" else None
     )
-    trial = FineTuning(network(), pictures(), "single", image_sets.recipe(lr="auto"), ALONE)
-    rate = f"{valley(curve.rates[10:-5], curve.losses[10:-5]):.1e}"
-    assert lr_finder.with_found_rate(trial).lr == rate
-    assert capsys.readouterr().out == f"--lr auto: {rate}\n"
+    trial = FineTuning(network(), training_images(), "single", image_sets.recipe(lr="auto"), ALONE)
+    lr = f"{valley(curve.lrs[10:-5], curve.losses[10:-5]):.1e}"
+    assert lr_finder.with_found_lr(trial).lr == lr
+    assert capsys.readouterr().out == f"--lr auto: {lr}\n"

@@ -11,7 +11,7 @@ STEPS = 200
 
 
 def theirs(peak: float, steps: int = STEPS) -> list[tuple[float, float]]:
-    """Rate and momentum at the beginning of each step, and at the end of the last one."""
+    """Learning rate and momentum at the start of each step, and at the end of the last one."""
     optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(1))])
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, peak, steps + 1, pct_start=0.3, div_factor=5, final_div_factor=1e4
@@ -27,7 +27,7 @@ def theirs(peak: float, steps: int = STEPS) -> list[tuple[float, float]]:
 
 
 def test_the_cycle_is_torch_s_within_a_step() -> None:
-    """OneCycleLR looks at a step's beginning, and its top is .7 steps before 30 %."""
+    """OneCycleLR evaluates at a step's start, and its peak is 0.7 steps before 30 %."""
     reference = torch.tensor(theirs(1e-2))
     middles = (reference[1:] + reference[:-1]) / 2
     ours = torch.tensor([schedule.cycle((step + 0.5) / STEPS) for step in range(STEPS)])
@@ -44,7 +44,7 @@ def test_the_ends_and_the_top_are_exact() -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
-def test_a_phase_of_a_few_steps_learns_in_each(steps: int) -> None:
+def test_every_step_of_a_short_phase_has_a_learning_rate(steps: int) -> None:
     """OneCycleLR divides by zero in a phase of one step."""
     recipe = image_sets.recipe(epochs=steps, freeze_epochs=0)
     (phase,) = phases(recipe, 1, 6)
@@ -53,7 +53,7 @@ def test_a_phase_of_a_few_steps_learns_in_each(steps: int) -> None:
     assert min(shares) > 0.1
 
 
-def test_rates_are_a_geometric_progression() -> None:
+def test_learning_rates_are_a_geometric_progression() -> None:
     assert schedule.peaks(1e-6, 1e-1, 6) == pytest.approx([1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1])
     assert schedule.peaks(2e-3, 2e-3, 6) == pytest.approx([2e-3] * 6)
 
@@ -66,14 +66,14 @@ def test_phases_cover_every_step_once() -> None:
     assert [head.progress(step) for step in (0, 13)] == pytest.approx([0.5 / 14, 13.5 / 14])
 
 
-def test_the_curve_is_the_rate_of_the_head_and_the_loss_of_each_step_done() -> None:
+def test_the_curve_is_the_learning_rate_of_the_head_and_the_loss_of_each_finished_step() -> None:
     recipe, losses = image_sets.recipe(freeze_epochs=1, epochs=2), [0.5, 0.25, 4.0, 3.0, 2.0, 1.0]
     curve = schedule.curve(recipe, 2, 6, losses)
     assert [loss for _, loss in curve] == losses
     shares = [schedule.cycle(p)[0] for p in (1 / 4, 3 / 4, 1 / 8, 3 / 8, 5 / 8, 7 / 8)]
     peaks = [1e-2] * 2 + [5e-3] * 4
     expected = [peak * share for peak, share in zip(peaks, shares, strict=True)]
-    assert [rate for rate, _ in curve] == pytest.approx(expected)
+    assert [lr for lr, _ in curve] == pytest.approx(expected)
     for done in range(6):
         assert schedule.curve(recipe, 2, 6, losses[:done]) == curve[:done]
 
@@ -93,7 +93,7 @@ def test_each_block_s_weights_decay_and_its_norms_and_biases_do_not() -> None:
     assert found[id(network.resnet.fc.bias)] == (6.0, 0.0)
 
 
-def test_each_block_has_a_rate_and_all_are_updated_in_one_kernel() -> None:
+def test_each_block_has_a_learning_rate_and_all_are_updated_in_one_kernel() -> None:
     network = Network("resnet18", 3)
     assert schedule.optimizer(network.blocks, [1.0] * 6, 0.1).defaults["fused"] is True
     for count in (5, 7):
@@ -101,7 +101,7 @@ def test_each_block_has_a_rate_and_all_are_updated_in_one_kernel() -> None:
             schedule.optimizer(network.blocks, [1.0] * count, 0.1)
 
 
-def test_what_does_not_learn_has_no_group() -> None:
+def test_frozen_parameters_have_no_group() -> None:
     network = Network("resnet18", 3).requires_grad_(False)
     network.resnet.fc.requires_grad_(True)
     groups = schedule.optimizer(network.blocks, [0.0] * 5 + [1.0], 0.1).param_groups
@@ -110,12 +110,12 @@ def test_what_does_not_learn_has_no_group() -> None:
     assert [len(group["params"]) for group in groups] == [1, 1]
 
 
-def test_a_turn_sets_each_group_s_rate_and_the_first_beta() -> None:
+def test_applying_the_schedule_sets_each_group_s_learning_rate_and_first_beta() -> None:
     network = Network("resnet18", 3)
     optimizer = schedule.optimizer(network.blocks, schedule.peaks(1e-4, 1e-2, 6), 0.1)
     second = optimizer.param_groups[0]["betas"][1]
     for progress in (0.1, 0.3, 0.7):
-        schedule.turn(optimizer, progress)
+        schedule.apply(optimizer, progress)
         share, momentum = schedule.cycle(progress)
         for group in optimizer.param_groups:
             assert group["lr"] == group["peak"] * share

@@ -12,14 +12,14 @@ from training.data.image_source import Cached
 from training.distributed import Ranks
 from training.fine_tuning import batches
 from training.fine_tuning import step_timer as module
-from training.fine_tuning.batches import Training
+from training.fine_tuning.batches import TrainingSet
 from training.fine_tuning.step_timer import Stages
 
 CPU = torch.device("cpu")
 
 
 class Clock:
-    """Time passes where a test says so."""
+    """Time passes only when a test lets it pass."""
 
     now_s = 100.0
 
@@ -39,7 +39,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @dataclass
 class Slow:
-    """A source that takes its time over each step."""
+    """A source that takes some time for each step."""
 
     inner: Cached
     seconds: float
@@ -52,10 +52,10 @@ class Slow:
             yield squares
 
 
-def verdict(clock: Clock, pictures_s: float, network_s: float, steps: int = 4) -> str:
+def verdict(clock: Clock, loading_s: float, network_s: float, steps: int = 4) -> str:
     pixels = torch.zeros(steps * 2, 40, 40, 3, dtype=torch.uint8)
-    source = Slow(Cached(pixels, torch.ones(len(pixels), 2)), pictures_s, clock)
-    training = Training(source, ["x"] * len(pixels), torch.zeros(len(pixels), dtype=torch.long))
+    source = Slow(Cached(pixels, torch.ones(len(pixels), 2)), loading_s, clock)
+    training = TrainingSet(source, ["x"] * len(pixels), torch.zeros(len(pixels), dtype=torch.long))
     recipe, stages = image_sets.recipe(batch_size=2), Stages(CPU)
     rows = batches.order(training, recipe, 0)
     for _ in batches.batches(training, rows, 0, recipe, Ranks(0, 1, CPU), stages):
@@ -65,23 +65,25 @@ def verdict(clock: Clock, pictures_s: float, network_s: float, steps: int = 4) -
 
 
 @pytest.mark.parametrize(
-    ("pictures_s", "network_s", "expected"),
+    ("loading_s", "network_s", "expected"),
     [
-        (0.75, 0.25, "the pictures (the pictures 75%, the network 25%, augmentation 0%"),
-        (0.1, 0.9, "the network (the network 90%, the pictures 10%, augmentation 0%"),
+        (0.75, 0.25, "image loading (image loading 75%, the network 25%, augmentation 0%"),
+        (0.1, 0.9, "the network (the network 90%, image loading 10%, augmentation 0%"),
     ],
 )
 def test_the_verdict_names_the_slowest_stage(
-    clock: Clock, pictures_s: float, network_s: float, expected: str
+    clock: Clock, loading_s: float, network_s: float, expected: str
 ) -> None:
-    assert verdict(clock, pictures_s, network_s) == f"the speed is bound by {expected} of the time)"
+    assert (
+        verdict(clock, loading_s, network_s) == f"the speed is limited by {expected} of the time)"
+    )
 
 
 def test_a_stage_s_seconds_are_those_it_took(clock: Clock) -> None:
-    """But for the first step, in which caches warm up."""
+    """Except for the first step, in which caches warm up."""
     stages = Stages(CPU)
     for step in range(3):
-        clock.pass_(5)  # between steps: nobody's
+        clock.pass_(5)  # between steps: belongs to no stage
         stages.begin()
         clock.pass_(9 if step == 0 else 2)
         stages.lap("a")
@@ -90,8 +92,8 @@ def test_a_stage_s_seconds_are_those_it_took(clock: Clock) -> None:
     assert stages.seconds == {"a": 4, "b": 3}
 
 
-def test_one_step_tells_nothing() -> None:
+def test_one_step_is_too_few() -> None:
     stages = Stages(CPU)
     stages.begin()
-    stages.lap("the pictures")
-    assert stages.verdict() == "too few steps to tell what bounds the speed"
+    stages.lap("image loading")
+    assert stages.verdict() == "too few steps to tell what limits the speed"

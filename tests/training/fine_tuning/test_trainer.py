@@ -17,7 +17,7 @@ from training.data.image_source import Cached
 from training.distributed import Ranks
 from training.fine_tuning import batches, checkpoint
 from training.fine_tuning import trainer as module
-from training.fine_tuning.batches import Training
+from training.fine_tuning.batches import TrainingSet
 from training.fine_tuning.checkpoint import Progress
 from training.fine_tuning.loss import loss_of
 from training.fine_tuning.schedule import Phase
@@ -31,7 +31,7 @@ ALONE = Ranks(0, 1, CPU)
 STILL: dict[str, Any] = {"flip": 0, "rotation": 0, "scale": 1, "warp": 0, "light": 0}
 
 
-def pictures(task: Task = "single", count: int = 24) -> Training:
+def training_images(task: Task = "single", count: int = 24) -> TrainingSet:
     """Grey noise, brighter in the channel of each label."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 120, (count, SIZE_PX, SIZE_PX, 3), generator=generator)
@@ -43,13 +43,13 @@ def pictures(task: Task = "single", count: int = 24) -> Training:
     return training(pixels.to(torch.uint8), targets)
 
 
-def training(pixels: Tensor, targets: Tensor) -> Training:
+def training(pixels: Tensor, targets: Tensor) -> TrainingSet:
     names = [f"{number}.jpg" for number in range(len(pixels))]
-    return Training(Cached(pixels, torch.ones(len(pixels), 2)), names, targets)
+    return TrainingSet(Cached(pixels, torch.ones(len(pixels), 2)), names, targets)
 
 
-def images_of(given: Training) -> Tensor:
-    """As an augmentation that does nothing gives them."""
+def images_of(given: TrainingSet) -> Tensor:
+    """As an augmentation of strength 0 returns them."""
     ((pixels, _),) = given.source.batches([torch.arange(len(given.targets))])
     return pixels.permute(0, 3, 1, 2).float()
 
@@ -67,8 +67,10 @@ def trained(
     validation: Validation | None = None,
     **changes: Any,
 ) -> dict[str, Tensor]:
-    """Train in place; the weights afterwards. `epochs_done` grows."""
-    tuning = FineTuning(own, pictures(task, count), task, image_sets.recipe(**changes), ALONE)
+    """Train in place; returns the weights. Extends `epochs_done`."""
+    tuning = FineTuning(
+        own, training_images(task, count), task, image_sets.recipe(**changes), ALONE
+    )
     done = Progress(epochs=[] if epochs_done is None else epochs_done)
     tuning.run(done, validation=validation)
     return weights_of(own)
@@ -77,8 +79,8 @@ def trained(
 def validation_of(
     own: Network, path: Path, task: Task = "single", ranks: Ranks = ALONE, **changes: Any
 ) -> Validation:
-    """On the 24 pictures; an epoch has two steps."""
-    given = pictures(task)
+    """On the 24 images; an epoch has two steps."""
+    given = training_images(task)
     images = images_of(given).permute(0, 2, 3, 1).to(torch.uint8)
     learned = given.targets.numpy()
     targets = learned > 0 if task == "multi" else np.eye(3, dtype=np.bool_)[learned]
@@ -99,8 +101,8 @@ def the_same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 @pytest.mark.parametrize("task", ["single", "multi"])
 def test_a_few_epochs_lower_the_loss(task: Task) -> None:
-    """On the same pictures without augmentation, in evaluation mode."""
-    own, given = network(), pictures(task)
+    """On the same images without augmentation, in evaluation mode."""
+    own, given = network(), training_images(task)
 
     def loss() -> float:
         own.eval()
@@ -123,20 +125,20 @@ def test_epochs_are_told_in_order_with_their_phase() -> None:
 
 @pytest.mark.parametrize(("freeze_epochs", "epochs", "phase"), [(0, 1, "whole"), (1, 0, "head")])
 def test_a_phase_without_epochs_is_left_out(freeze_epochs: int, epochs: int, phase: str) -> None:
-    told: list[Epoch] = []
-    trained(network(), epochs_done=told, freeze_epochs=freeze_epochs, epochs=epochs)
-    assert [(e.phase, e.epoch) for e in told] == [(phase, 1)]
+    recorded: list[Epoch] = []
+    trained(network(), epochs_done=recorded, freeze_epochs=freeze_epochs, epochs=epochs)
+    assert [(e.phase, e.epoch) for e in recorded] == [(phase, 1)]
 
 
 def test_the_train_loss_is_the_mean_over_images_however_they_are_batched() -> None:
-    """At a rate of almost nothing the network stays, and so does its loss on every image."""
+    """At a learning rate of almost 0 neither the network nor the loss of an image changes."""
     losses = []
     for batch_size in (2, 7, 24):
         epochs: list[Epoch] = []
         options: dict[str, Any] = {"lr": "1e-12", "epochs": 0, "batch_size": batch_size}
         trained(network(), "single", epochs, 25, **STILL, **options)
         losses.append(epochs[0].train_loss)
-    own, given = network().eval(), pictures(count=25)
+    own, given = network().eval(), training_images(count=25)
     with torch.inference_mode():
         logits = own(images_of(given)).float()
     expected = loss_of(logits, given.targets, "single").item()
@@ -163,7 +165,7 @@ def test_the_frozen_phase_stays_frozen_whatever_comes_between(
 
 
 def test_the_whole_phase_changes_every_weight_and_statistic(tmp_path: Path) -> None:
-    """A validation between epochs is in evaluation mode."""
+    """Validation between epochs is in evaluation mode."""
     own = network()
     before = weights_of(own)
     between = validation_of(own, tmp_path)
@@ -173,7 +175,7 @@ def test_the_whole_phase_changes_every_weight_and_statistic(tmp_path: Path) -> N
     assert int(after["bn1.num_batches_tracked"]) == 4
 
 
-def test_the_same_seed_gives_the_same_weights_bit_for_bit() -> None:
+def test_the_same_seed_gives_bit_identical_weights() -> None:
     first, again, other = (trained(network(), epochs=1, seed=seed) for seed in (1, 1, 2))
     assert the_same(first, again)
     assert not the_same(first, other)
@@ -187,8 +189,8 @@ def test_training_does_not_draw_from_the_global_generator() -> None:
     assert the_same(first, trained(again, epochs=0))
 
 
-def test_a_rate_that_diverges_stops_with_the_step_the_flag_and_the_images() -> None:
-    own, given = network(), pictures()
+def test_a_diverging_learning_rate_stops_with_the_step_the_option_and_the_images() -> None:
+    own, given = network(), training_images()
     recipe = image_sets.recipe(lr="1e10", epochs=6)
     done = Progress()
     tuning = FineTuning(own, given, "single", recipe, ALONE)
@@ -203,20 +205,20 @@ def test_a_rate_that_diverges_stops_with_the_step_the_flag_and_the_images() -> N
     assert caught.value.files == [f"{row}.jpg" for row in rows.tolist()]
 
 
-def test_pictures_that_are_no_numbers_stop_in_the_first_step() -> None:
+def test_images_that_are_nan_stop_training_in_the_first_step() -> None:
     own = network()
     nn.init.constant_(own.resnet.fc.weight, math.nan)
     with pytest.raises(RunError, match="the loss of step 1 is nan"):
         trained(own)
 
 
-def test_the_loop_takes_as_many_steps_as_the_batch_size_asks_for() -> None:
+def test_the_number_of_steps_follows_from_the_batch_size() -> None:
     own = network()
     after = trained(own, count=25, freeze_epochs=0, epochs=2, batch_size=8)
     assert int(after["bn1.num_batches_tracked"]) == 2 * 4
 
 
-def test_fixed_norms_keep_their_statistics_while_their_weights_learn() -> None:
+def test_fixed_norms_keep_their_statistics_while_their_weights_are_trained() -> None:
     own = network()
     before = weights_of(own)
     after = trained(own, norms="fixed", freeze_epochs=0, epochs=1)
@@ -225,22 +227,22 @@ def test_fixed_norms_keep_their_statistics_while_their_weights_learn() -> None:
 
 
 @pytest.mark.parametrize(("every_s", "saved"), [(0, [1, 2, 3, 4, 6, 8]), (999, [4, 8])])
-def test_progress_is_saved_after_each_epoch_and_as_often_as_is_asked_for(
+def test_progress_is_saved_after_each_epoch_and_as_often_as_the_recipe_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every_s: float, saved: list[int]
 ) -> None:
-    """An epoch has four steps; the loss is looked at after each, then after every second."""
-    monkeypatch.setattr(module, "_LOOK", 1)
+    """An epoch has four steps; the loss is read after each, then after every second."""
+    monkeypatch.setattr(module, "_LOSS_STEPS", 1)
     steps: list[int] = []
     write = checkpoint.write
 
     def watched(path: Path, progress: Progress, *others: Any) -> None:
         steps.append(progress.step)
-        monkeypatch.setattr(module, "_LOOK", 2 if progress.step >= 4 else 1)
+        monkeypatch.setattr(module, "_LOSS_STEPS", 2 if progress.step >= 4 else 1)
         write(path, progress, *others)
 
     monkeypatch.setattr(checkpoint, "write", watched)
     recipe = image_sets.recipe(batch_size=6, checkpoint_s=every_s, freeze_epochs=2, epochs=0)
-    tuning = FineTuning(network(), pictures(), "single", recipe, ALONE)
+    tuning = FineTuning(network(), training_images(), "single", recipe, ALONE)
     tuning.run(Progress(), path=tmp_path)
     assert steps == saved
 
@@ -248,7 +250,7 @@ def test_progress_is_saved_after_each_epoch_and_as_often_as_is_asked_for(
 def test_what_is_saved_is_the_progress_with_network_and_optimizer(tmp_path: Path) -> None:
     own, done = network(), Progress()
     recipe = image_sets.recipe(freeze_epochs=0, epochs=1)
-    FineTuning(own, pictures(), "single", recipe, ALONE).run(done, path=tmp_path)
+    FineTuning(own, training_images(), "single", recipe, ALONE).run(done, path=tmp_path)
     found = checkpoint.read(tmp_path)
     assert found and found.progress == done and len(done.losses) == 2 and len(done.epochs) == 1
     assert {f"exp_avg.{n}" for n, _ in own.resnet.named_parameters()} <= set(found.tensors)
@@ -261,7 +263,7 @@ def test_only_the_first_process_saves(tmp_path: Path) -> None:
     optimizer = torch.optim.AdamW(own.resnet.parameters())
     for rank in (1, 0):
         ranks = Ranks(rank, 2, CPU)
-        tuning = FineTuning(own, pictures(), "single", image_sets.recipe(), ranks)
+        tuning = FineTuning(own, training_images(), "single", image_sets.recipe(), ranks)
         tuning._save(tmp_path, Progress(), optimizer)
         assert (checkpoint.read(tmp_path) is not None) == (rank == 0)
 
@@ -269,7 +271,7 @@ def test_only_the_first_process_saves(tmp_path: Path) -> None:
 def test_an_epoch_s_speed_and_time_are_those_of_its_steps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """24 pictures in two steps of 1.17 s; 10 s went by before the training began."""
+    """24 images in two steps of 1.17 s; 10 s passed before training began."""
     now_s = 100.0
 
     def lasting(*_: Any) -> Tensor:
@@ -280,28 +282,28 @@ def test_an_epoch_s_speed_and_time_are_those_of_its_steps(
     monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now_s))
     monkeypatch.setattr(FineTuning, "step", lasting)
     recipe, done = image_sets.recipe(freeze_epochs=1, epochs=1), Progress()
-    FineTuning(network(), pictures(), "single", recipe, ALONE, _began=90.0).run(done)
+    FineTuning(network(), training_images(), "single", recipe, ALONE, _began=90.0).run(done)
     assert done.epochs == [
         Epoch(phase="head", epoch=1, train_loss=0.12346, images_per_s=10.3, seconds=12.3),
         Epoch(phase="whole", epoch=2, train_loss=0.12346, images_per_s=10.3, seconds=14.7),
     ]
 
 
-def test_what_bounds_the_speed_is_told_once_a_phase(
+def test_what_limits_the_speed_is_printed_once_per_phase(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = network()
     between = validation_of(own, tmp_path)
     trained(own, validation=between, freeze_epochs=2, epochs=2, batch_size=8)
-    told = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert told == ["the", "phase", "phase", "the", "phase", "phase"]
+    printed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert printed == ["the", "phase", "phase", "the", "phase", "phase"]
 
 
 @pytest.mark.parametrize(
     ("enough", "phases"),
     [(0, []), (1, ["head"]), (2, ["head"] * 2), (3, ["head"] * 2 + ["whole"])],
 )
-def test_a_validation_that_has_enough_ends_the_training(
+def test_early_stopping_ends_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enough: int, phases: list[str]
 ) -> None:
     """Within a phase and before one, which is not even prepared."""
@@ -313,15 +315,17 @@ def test_a_validation_that_has_enough_ends_the_training(
         return prepare(self, phase)
 
     monkeypatch.setattr(FineTuning, "prepare", watched)
-    monkeypatch.setattr(Validation, "enough", lambda _, made: len(made.epochs) == enough)
+    monkeypatch.setattr(Validation, "should_stop", lambda _, made: len(made.epochs) == enough)
     between = validation_of(own, tmp_path)
     trained(own, "single", done, validation=between, freeze_epochs=2, epochs=2)
     assert [epoch.phase for epoch in done] == phases
     assert prepared == sorted(set(phases))
 
 
-def test_every_step_of_every_epoch_has_chance_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One picture, again and again: what differs is how it is seen. Two phases of two epochs."""
+def test_every_step_of_every_epoch_has_its_own_random_numbers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same image each time: only its views differ. Two phases of two epochs."""
     seen: list[Tensor] = []
     step = FineTuning.step
 
@@ -330,15 +334,15 @@ def test_every_step_of_every_epoch_has_chance_of_its_own(monkeypatch: pytest.Mon
         return step(self, learner, optimizer, batch)
 
     monkeypatch.setattr(FineTuning, "step", watched)
-    ((pixels, _),) = pictures().source.batches([torch.tensor([0])])
-    picture = pixels.expand(16, -1, -1, -1)
-    given = training(picture, torch.arange(16) % 3)
+    ((pixels, _),) = training_images().source.batches([torch.tensor([0])])
+    image = pixels.expand(16, -1, -1, -1)
+    given = training(image, torch.arange(16) % 3)
     recipe = image_sets.recipe(batch_size=8, freeze_epochs=2, epochs=2)
     FineTuning(network(), given, "single", recipe, ALONE).run(Progress())
     assert len(seen) == 8
     for number, images in enumerate(seen):
-        chance = batches.generator(recipe.seed, "views", number)
-        views = augment(picture[:8], torch.ones(8, 2), draw(8, chance), recipe)
+        generator = batches.generator(recipe.seed, "views", number)
+        views = augment(image[:8], torch.ones(8, 2), draw(8, generator), recipe)
         torch.testing.assert_close(images, views)
         assert not any(torch.equal(images, other) for other in seen[:number])
 
@@ -347,7 +351,7 @@ def test_every_step_of_every_epoch_has_chance_of_its_own(monkeypatch: pytest.Mon
 
 
 class Recorded(torch.optim.AdamW):
-    """Keeps the options of every step, (rate, decay) by the id of the weight, and does not step."""
+    """Records (learning rate, decay) of every step by the id of the weight, and does not step."""
 
     made: "list[Recorded]" = []
 
@@ -378,7 +382,7 @@ def peaks(optimizer: Recorded) -> dict[int, float]:
     return {weight: max(step[weight][0] for step in optimizer.steps) for weight in weights}
 
 
-def test_rates_fall_geometrically_from_head_to_stem(recorded: list[Recorded]) -> None:
+def test_learning_rates_fall_geometrically_from_head_to_stem(recorded: list[Recorded]) -> None:
     own = network()
     trained(own, count=12, lr="1e-6:1e-1", freeze_epochs=3, epochs=3, batch_size=2)
     frozen, whole = recorded
@@ -386,24 +390,24 @@ def test_rates_fall_geometrically_from_head_to_stem(recorded: list[Recorded]) ->
     assert frozen.steps[0].keys() == head
     assert whole.steps[0].keys() == {id(weight) for weight in own.parameters()}
     expected = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-    rates = peaks(whole)
-    for block, rate in zip(own.blocks, expected, strict=True):
-        found = [rates[id(weight)] for weight in block.parameters()]
-        assert found == pytest.approx([rate] * len(found), rel=0.05)
+    lrs = peaks(whole)
+    for block, lr in zip(own.blocks, expected, strict=True):
+        found = [lrs[id(weight)] for weight in block.parameters()]
+        assert found == pytest.approx([lr] * len(found), rel=0.05)
     assert list(peaks(frozen).values()) == pytest.approx([1e-1, 1e-1], rel=0.05)
 
 
-def test_the_rate_rises_and_then_falls_to_almost_nothing(recorded: list[Recorded]) -> None:
+def test_the_learning_rate_rises_and_then_falls_to_almost_0(recorded: list[Recorded]) -> None:
     own = network()
     trained(own, count=12, lr="1e-4:1e-2", freeze_epochs=0, epochs=3, batch_size=2)
     (whole,) = recorded
-    rates = [step[id(own.resnet.fc.bias)][0] for step in whole.steps]
-    peak = rates.index(max(rates))
-    assert 0.2 < peak / len(rates) < 0.4
-    assert rates[:peak] == sorted(rates[:peak])
-    assert rates[peak:] == sorted(rates[peak:], reverse=True)
-    assert rates[0] < 0.3 * max(rates)
-    assert rates[-1] < 5e-3 * max(rates)  # in the middle of the last of 18 steps
+    lrs = [step[id(own.resnet.fc.bias)][0] for step in whole.steps]
+    peak = lrs.index(max(lrs))
+    assert 0.2 < peak / len(lrs) < 0.4
+    assert lrs[:peak] == sorted(lrs[:peak])
+    assert lrs[peak:] == sorted(lrs[peak:], reverse=True)
+    assert lrs[0] < 0.3 * max(lrs)
+    assert lrs[-1] < 5e-3 * max(lrs)  # in the middle of the last of 18 steps
 
 
 def test_norms_and_biases_do_not_decay(recorded: list[Recorded]) -> None:
@@ -437,7 +441,7 @@ def test_the_gradient_is_clipped() -> None:
 
 
 def test_each_step_has_the_gradient_of_its_own_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same batch at almost no rate: the gradient neither grows nor changes."""
+    """The same batch at a learning rate of almost 0: the gradient neither grows nor changes."""
     own = network()
     gradients: list[Tensor] = []
 
@@ -454,7 +458,7 @@ def test_each_step_has_the_gradient_of_its_own_batch(monkeypatch: pytest.MonkeyP
 
 
 def test_augmentation_s_strengths_reach_the_images() -> None:
-    """Options that change what is trained on change the weights."""
+    """Options that change the training views change the weights."""
     still = trained(network(), epochs=0, **STILL)
     strengths = {"flip": 1, "rotation": 30, "scale": 0.5, "warp": 0.3, "light": 0.3}
     for name, strength in strengths.items():

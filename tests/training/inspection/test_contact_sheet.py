@@ -25,7 +25,7 @@ def records(labels: str) -> list[Record]:
         ("", ""),
     ],
 )
-def test_as_many_labels_as_there_are_are_shown(labels: str, chosen: str) -> None:
+def test_as_many_labels_as_possible_are_shown(labels: str, chosen: str) -> None:
     found = contact_sheet.choose(records(labels))
     assert sorted(record.labels[0] for record in found) == list(chosen)
     assert len({record.file for record in found}) == len(found)
@@ -42,7 +42,7 @@ def test_images_without_a_label_and_with_several_are_shown_too() -> None:
 
 def sheet(folder: Path, **changes: float) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
     recipe = image_sets.recipe(folder, image_size=64, **changes)
-    found = [Record("0.png", ("a label far too long for its picture",)), Record("1.png", ())]
+    found = [Record("0.png", ("a label far too long for its image",)), Record("1.png", ())]
     return np.asarray(contact_sheet.draw_sheet(folder, found, recipe))
 
 
@@ -63,7 +63,7 @@ def test_the_first_row_is_what_is_served_and_the_others_are_different_views(
     assert (pixels[:20, 68:72] == 255).all()  # no caption runs into the next
 
 
-def test_the_options_of_augmentation_show(tmp_path: Path) -> None:
+def test_the_augmentation_options_are_visible(tmp_path: Path) -> None:
     for number in range(2):
         image_sets.photo(number).save(tmp_path / f"{number}.png")
     still = {"flip": 0, "rotation": 0, "scale": 1, "warp": 0, "light": 0}

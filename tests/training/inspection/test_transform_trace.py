@@ -11,7 +11,7 @@ from training.inspection import transform_trace
 
 
 @pytest.mark.parametrize("task", ["single", "multi"])
-def test_each_step_has_its_real_shape_and_kind(tmp_path: Path, task: Task) -> None:
+def test_each_step_has_its_real_shape_and_dtype(tmp_path: Path, task: Task) -> None:
     image_sets.photo(0, (200, 100)).save(tmp_path / "a.jpg", quality=90)
     steps = transform_trace.steps(tmp_path / "a.jpg", image_sets.recipe(image_size=64), task, 5)
     expected = [
@@ -29,7 +29,7 @@ def test_each_step_has_its_real_shape_and_kind(tmp_path: Path, task: Task) -> No
     assert [name for name, _ in steps] == [name for name, _ in expected]
     for (_, outcome), (_, start) in zip(steps, expected, strict=True):
         assert outcome.startswith(start)
-    assert "true shape 2.00 : 1.00" in steps[2][1]
+    assert "original shape 2.00 : 1.00" in steps[2][1]
 
 
 def test_the_ranges_are_those_of_the_image(tmp_path: Path) -> None:
@@ -43,13 +43,13 @@ def test_the_ranges_are_those_of_the_image(tmp_path: Path) -> None:
     assert steps[7][1].endswith(f", {normalised.min():.4g} to {normalised.max():.4g}")
 
 
-def test_a_jpeg_that_is_decoded_reduced_shows(tmp_path: Path) -> None:
+def test_a_jpeg_that_is_decoded_at_a_reduced_size_is_visible(tmp_path: Path) -> None:
     image_sets.photo(0, (640, 320)).save(tmp_path / "a.jpg")
     steps = transform_trace.steps(tmp_path / "a.jpg", image_sets.recipe(image_size=64), "single", 3)
     assert steps[1][1].startswith("uint8 RGB 160 x 80, ")
 
 
-def test_chance_elsewhere_is_left_alone(tmp_path: Path) -> None:
+def test_the_global_generator_is_left_alone(tmp_path: Path) -> None:
     image_sets.photo(0).save(tmp_path / "a.png")
     torch.manual_seed(5)
     before = torch.random.get_rng_state()

@@ -9,7 +9,7 @@ CPU = torch.device("cpu")
 
 
 def test_logits_of_many_images_are_those_of_each_in_order() -> None:
-    """67: more than a batch, and no whole number of them."""
+    """67: more than a batch, and not a multiple of it."""
     own, images = network(), pixels(67, 32)
     found = inference.logits_of(own, images, CPU)
     with torch.inference_mode():
@@ -18,8 +18,8 @@ def test_logits_of_many_images_are_those_of_each_in_order() -> None:
     np.testing.assert_allclose(found, one_by_one.numpy(), rtol=1e-4, atol=1e-4)
 
 
-def test_a_network_that_trains_is_asked_in_evaluation_mode() -> None:
-    """Its norms neither use the batch nor learn from it."""
+def test_a_network_in_training_mode_is_put_into_evaluation_mode() -> None:
+    """Its norms neither use the batch nor are updated by it."""
     own, images = network(), pixels(8, 32)
     expected = inference.logits_of(own, images, CPU)
     state = {name: value.clone() for name, value in own.resnet.state_dict().items()}
@@ -28,7 +28,7 @@ def test_a_network_that_trains_is_asked_in_evaluation_mode() -> None:
     assert all(torch.equal(state[n], value) for n, value in own.resnet.state_dict().items())
 
 
-def test_at_most_64_images_are_on_the_device_at_once_and_answers_are_float32() -> None:
+def test_at_most_64_images_are_on_the_device_at_once_and_outputs_are_float32() -> None:
     sizes: list[int] = []
 
     def means(batch: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ HEAD = ("fc.weight", "fc.bias")
 
 
 def imagenet_like(seed: int = 1) -> dict[str, Tensor]:
-    """A state dict with the thousand outputs of the weights people have."""
+    """A state dict with a thousand outputs, as ImageNet weights have."""
     state = dict(network(1000, seed).resnet.state_dict())
     generator = torch.Generator().manual_seed(seed)
     for name, value in state.items():
@@ -42,7 +42,7 @@ def refused(weights: Path | str, labels: int = 3) -> str:
     return message
 
 
-def test_none_leaves_the_network_as_it_was_drawn() -> None:
+def test_none_leaves_the_network_as_initialised() -> None:
     own = network()
     assert pretrain(own, "resnet18", "none") == ("none", None, "none")
     drawn = network().resnet.state_dict()
@@ -50,7 +50,7 @@ def test_none_leaves_the_network_as_it_was_drawn() -> None:
 
 
 def check_loaded(own: Network, state: dict[str, Tensor]) -> None:
-    """All of the body, statistics included, is the state's; the head is as it was drawn."""
+    """The body, statistics included, is the state's; the head is as initialised."""
     drawn = network().resnet.state_dict()
     for name, value in own.resnet.state_dict().items():
         if "num_batches_tracked" not in name:
@@ -82,27 +82,32 @@ def test_old_files_without_batch_counters_are_loaded(tmp_path: Path) -> None:
 def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "deep.pth"
     torch.save(torchvision.models.resnet34().state_dict(), file)
-    assert refused(file) == f"--weights {file} is no resnet18: layer1.2.bn1.bias and 79 others"
+    assert (
+        refused(file)
+        == f"--weights {file} does not fit resnet18: layer1.2.bn1.bias and 79 others differ"
+    )
 
 
 def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
     state = imagenet_like()
     state["conv1.weight"] = torch.zeros(64, 1, 7, 7)
     torch.save(state, tmp_path / "grey.pth")
-    assert "is no resnet18: conv1.weight and 0 others" in refused(tmp_path / "grey.pth")
+    assert "does not fit resnet18: conv1.weight and 0 others differ" in refused(
+        tmp_path / "grey.pth"
+    )
 
 
 def test_weights_that_lack_a_key_are_refused(tmp_path: Path) -> None:
     state = imagenet_like()
     del state["layer3.0.conv1.weight"]
     torch.save(state, tmp_path / "torn.pth")
-    assert "is no resnet18: layer3.0.conv1.weight" in refused(tmp_path / "torn.pth")
+    assert "does not fit resnet18: layer3.0.conv1.weight" in refused(tmp_path / "torn.pth")
 
 
 @pytest.mark.parametrize("content", [[torch.zeros(2)], torch.zeros(2), {"model": {}, "epoch": 3}])
-def test_a_file_that_holds_no_state_dict_is_refused(tmp_path: Path, content: Any) -> None:
+def test_a_file_without_a_state_dict_is_refused(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "other.pth")
-    assert "is no state dict" in refused(tmp_path / "other.pth")
+    assert "is not a state dict" in refused(tmp_path / "other.pth")
 
 
 def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
@@ -134,7 +139,7 @@ def test_a_file_that_would_run_code_is_refused(
     assert not Path("harm").exists()
 
 
-def test_imagenet_without_network_names_the_flag(
+def test_a_failed_download_of_imagenet_weights_names_the_option(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unreachable(*_: object, **__: object) -> None:
@@ -170,15 +175,15 @@ def test_imagenet_weights_that_were_downloaded_before_are_loaded(
     check_loaded(own, state)
 
 
-def test_a_download_that_was_damaged_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_corrupt_download_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     cached(tmp_path, b"a login page")
     assert "use --weights none" in refused("imagenet")
 
 
-def test_a_run_begins_with_a_head_of_the_seed_s_own_on_the_recipe_s_weights(tmp_path: Path) -> None:
+def test_a_run_starts_from_the_recipe_s_weights_with_a_head_drawn_from_the_seed(
+    tmp_path: Path,
+) -> None:
     state, file = imagenet_like(), tmp_path / "weights.pth"
     torch.save(state, file)
     made = []

@@ -83,6 +83,6 @@ def test_the_mean_of_a_map_is_the_image_s_logit(
     assert maps.shape == (3, 3, 3, 3)
     assert maps.std((2, 3)).min() > 1e-3
     means, logits = maps.mean((2, 3)), to_logits(scores)
-    if task == "single":  # a softmax tells logits up to a constant an image
+    if task == "single":  # softmax determines logits up to one constant per image
         means, logits = (x - x.mean(1, keepdim=True) for x in (means, logits))
     torch.testing.assert_close(means, logits, rtol=1e-4, atol=1e-4)

@@ -37,7 +37,7 @@ CPU = torch.device("cpu")
 
 
 def difference(value: float, low: float, high: float) -> comparison.Difference:
-    return comparison.Difference(0.2 + value, 0.2, low, high, deviation=0.3)
+    return comparison.Difference(0.2 + value, 0.2, low, high, std=0.3)
 
 
 def compared(**changes: Any) -> Comparison:
@@ -47,13 +47,13 @@ def compared(**changes: Any) -> Comparison:
 
 @pytest.fixture
 def own_store(store: Store, tmp_path: Path) -> Store:
-    """A copy of the store, to be changed."""
+    """A copy of the store that a test may change."""
     return Store(Path(shutil.copytree(store.root, tmp_path / "store")))
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """The exporter takes seconds: hand out what it made of the same network before."""
+    """The exporter takes seconds: reuse its export of the same network."""
     if not {"run", "single_run", "multi_run", "store"} & set(request.fixturenames):
         return
     store: Store = request.getfixturevalue("store")
@@ -70,7 +70,7 @@ def quick(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> No
 
 
 def compare(run: Run, old: Scorer) -> Comparison:
-    """On the run's validation images, as each of the two is served them."""
+    """On the run's validation images, each model with its own preprocessing."""
     return against(run, old, CPU, validation_images(run, None, [old.preprocess]))
 
 
@@ -78,7 +78,7 @@ NAMES = {"single": "colours", "multi": "stripes"}
 
 
 def spoilt(good: Run, folder: Path) -> Run:
-    """The run with a network that knows nothing: its head's weights shuffled."""
+    """The run with a network that predicts wrongly: its head's weights are negated."""
     shutil.copytree(good.path, folder)
     copy = run_folder.read(folder)
     network = copy.network()
@@ -89,7 +89,7 @@ def spoilt(good: Run, folder: Path) -> Run:
     return run_folder.read(folder)
 
 
-def test_a_candidate_within_the_margin_is_let_through() -> None:
+def test_a_candidate_within_the_margin_passes() -> None:
     assert judge(compared(), 0.01, ()) == []
     assert judge(compared(difference=difference(0.004, 0.001, 0.009)), 0.01, ()) == []
 
@@ -102,19 +102,21 @@ def test_a_worse_candidate_is_refused_as_worse() -> None:
     )
 
 
-def test_too_few_images_is_the_reason_where_it_is() -> None:
+def test_too_few_images_are_named_as_the_reason() -> None:
     (reason,) = judge(compared(difference=difference(0.0, -0.03, 0.03)), 0.01, ())
     assert reason.startswith("too few images to tell: +0.00 points of error on 500 images, up to")
-    assert reason.endswith("(margin 1.00); about 5,565 held out would do")
+    assert reason.endswith("(margin 1.00); about 5,565 validation images would be enough")
     (doubtful,) = judge(compared(difference=difference(0.03, -0.01, 0.07)), 0.01, ())
-    assert doubtful.startswith("the candidate may be worse, with too few images to be sure: +3.00")
+    assert doubtful.startswith(
+        "the candidate may be worse, but there are too few images to be sure: +3.00"
+    )
 
 
 @pytest.mark.parametrize(
     ("high", "margin"),
     [(0.019, 0.02), (0.0201, 0.025), (0.005, 0.005), (0.31, 0.31), (0.499, None)],
 )
-def test_the_margin_that_the_images_can_support_is_told(high: float, margin: float | None) -> None:
+def test_the_margin_that_the_images_support_is_given(high: float, margin: float | None) -> None:
     found = compared(difference=difference(0.0, -0.03, high))
     assert supported_margin(found, ()) == margin
     if margin is not None:
@@ -122,7 +124,7 @@ def test_the_margin_that_the_images_can_support_is_told(high: float, margin: flo
         assert margin - high < 0.005
 
 
-def test_no_margin_helps_a_candidate_that_is_worse_or_refused_for_something_else() -> None:
+def test_no_margin_helps_a_candidate_that_is_worse_or_refused_for_another_reason() -> None:
     few = compared(difference=difference(0.0, -0.03, 0.03))
     assert supported_margin(replace(few, difference=difference(0.02, 0.001, 0.03)), ()) is None
     assert supported_margin(replace(few, difference=None), ()) is None
@@ -141,8 +143,8 @@ def test_no_image_to_compare_on_is_a_reason() -> None:
 def test_a_label_that_got_worse_is_a_reason_unless_allowed() -> None:
     found = compared(regressions=[comparison.Regression("dog", 12, 1, 0.01)], gone=["cat"])
     assert judge(found, 0.01, ()) == [
-        "worse by more than chance at dog (see --allow-label)",
-        "it does not know cat any more (see --allow-label)",
+        "worse on dog by more than chance (see --allow-label)",
+        "it no longer has the label cat (see --allow-label)",
     ]
     assert judge(found, 0.01, ("dog", "cat")) == []
 
@@ -160,7 +162,7 @@ def decided(found: Comparison, allowed: Sequence[str] = (), forced: bool = False
     )
 
 
-def test_the_verdict_is_told_with_its_figures_bounds_and_labels() -> None:
+def test_the_verdict_has_its_metrics_bounds_and_labels() -> None:
     lost = [comparison.Regression("dog", 12, 1, 0.0012), comparison.Regression("eel", 9, 2, 0.03)]
     found = compared(left_out=7, regressions=lost)
     candidate = Run(Path("runs/new"), cast(Any, None), Split((), ()))
@@ -176,8 +178,7 @@ def test_the_verdict_is_told_with_its_figures_bounds_and_labels() -> None:
         "| difference, 95 % bounds | +0.0000 [-0.0050, +0.0050] |",
         "| largest upper bound allowed (margin) | +0.0200 |",
         "",
-        "7 held-out images were left out: pets:3 was trained on them, or does not have their"
-        " label.",
+        "7 validation images were left out: pets:3 was trained on them or lacks their label.",
         "dog: 12 images lost, 1 won (McNemar with Holm's correction, p = 0.0012)",
         "eel: 9 images lost, 2 won (McNemar with Holm's correction, p = 0.03, allowed)",
     ]
@@ -189,7 +190,7 @@ def test_the_verdict_is_told_with_its_figures_bounds_and_labels() -> None:
     ]
 
 
-def test_what_was_decided_is_kept_with_its_grounds() -> None:
+def test_the_decision_is_kept_with_its_reasons() -> None:
     lost = [comparison.Regression("dog", 12, 1, 0.0012)]
     found = compared(difference=difference(0.004, -0.001, 0.009), regressions=lost, gone=["cat"])
     kept = _decision(found, 3, 0.01, ("dog", "cat"), [])
@@ -213,9 +214,7 @@ def test_what_was_decided_is_kept_with_its_grounds() -> None:
     assert (nothing.difference, nothing.images) == (None, 0)
 
 
-def test_the_first_release_has_nothing_to_be_compared_with(
-    run: Run, task: str, tmp_path: Path
-) -> None:
+def test_the_first_release_has_nothing_to_compare_with(run: Run, task: str, tmp_path: Path) -> None:
     store = Store(tmp_path)
     path = release(run, "new", store, CPU)
     assert store.released("new") == 1
@@ -229,9 +228,11 @@ def test_the_same_model_again_is_refused_for_too_few_images(
     name = NAMES[task]
     with pytest.raises(ReleaseError, match=rf"^refused: too few .*; {name}:1 stays rel") as caught:
         release(run, name, own_store, CPU)
-    told = re.search(r"\(--margin (0\.\d+) would accept it, --force releases", str(caught.value))
+    suggested = re.search(
+        r"\(--margin (0\.\d+) would accept it, --force releases", str(caught.value)
+    )
     found = compare(run, load(f"{name}:1", CPU, own_store))
-    assert told and judge(found, float(told[1]), ()) == []
+    assert suggested and judge(found, float(suggested[1]), ()) == []
     assert own_store.versions(name) == [1]
     printed = capsys.readouterr().out
     assert printed.startswith(
@@ -240,7 +241,7 @@ def test_the_same_model_again_is_refused_for_too_few_images(
     assert "images that neither was trained on" in printed and "| +0.0000 [-0." in printed
 
 
-def test_a_wide_margin_lets_the_same_model_through_and_moves_released(
+def test_with_a_wide_margin_the_same_model_passes_and_is_released(
     run: Run, task: str, own_store: Store
 ) -> None:
     name = NAMES[task]
@@ -262,7 +263,7 @@ def test_a_spoilt_model_is_refused_as_worse_and_released_by_force(
     with pytest.raises(ReleaseError, match=r"the candidate is worse: \+\d\d\.\d\d points of"):
         release(bad, name, own_store, CPU, margin=0.05)
     assert own_store.released(name) == 1
-    monkeypatch.undo()  # this network is another one: export it
+    monkeypatch.undo()  # this is another network: really export it
     path = release(bad, name, own_store, CPU, margin=0.05, force=True)
     assert own_store.released(name) == 2
     decision = bundle.read(path).manifest.release
@@ -270,10 +271,10 @@ def test_a_spoilt_model_is_refused_as_worse_and_released_by_force(
     assert decision.verdict.startswith("refused: the candidate is worse")
 
 
-def test_a_label_alone_that_got_worse_is_enough_to_be_refused(
+def test_one_label_that_got_worse_is_enough_to_be_refused(
     multi_run: Run, own_store: Store, tmp_path: Path
 ) -> None:
-    """Blue is told from its absence the wrong way round: not half a point of 1 - mAP, of three."""
+    """Only blue, one of three labels, is inverted: 1 - mAP stays within half of the range."""
     shutil.copytree(multi_run.path, tmp_path / "bad")
     network = multi_run.network()
     with torch.no_grad():
@@ -282,8 +283,8 @@ def test_a_label_alone_that_got_worse_is_enough_to_be_refused(
     run_folder.write_weights(tmp_path / "bad", network.weights())
     bad = run_folder.read(tmp_path / "bad")
     refusal = (
-        r"^refused: worse by more than chance at blue \(see --allow-label\); stripes:1 stays"
-        r" released \(--force releases nevertheless\)$"
+        r"^refused: worse on blue by more than chance \(see --allow-label\); stripes:1 stays"
+        r" released \(--force releases it anyway\)$"
     )
     with pytest.raises(ReleaseError, match=refusal):
         release(bad, "stripes", own_store, CPU, margin=0.49)
@@ -315,8 +316,8 @@ def test_images_that_the_released_model_was_trained_on_are_left_out(
     assert compare(single_run, replace(old, trained_on=everything)).difference is None
 
 
-def test_each_model_sees_the_images_as_it_is_served(single_run: Run, store: Store) -> None:
-    """A released model with another crop answers as its own evaluation says."""
+def test_each_model_gets_the_images_in_its_own_preprocessing(single_run: Run, store: Store) -> None:
+    """A released model with another crop gets its images with that crop."""
     old = load("colours:1", CPU, store)
     seen = []
 
@@ -330,11 +331,11 @@ def test_each_model_sees_the_images_as_it_is_served(single_run: Run, store: Stor
     assert seen[0].shape == seen[1].shape and not np.array_equal(seen[0], seen[1])
 
 
-def test_an_image_s_own_truth_does_not_decide_how_it_is_tagged(
+def test_an_image_s_own_label_does_not_influence_its_tags(
     multi_run: Run, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The candidate's thresholds for an image are fitted on others: were they fitted on those that
-    judge, they would flatter it."""
+    """The candidate's thresholds for an image are fitted on other images: fitted on the same ones,
+    they would bias the comparison towards it."""
     old, compared = load("stripes:1", CPU, store), comparison.regressions
     seen: list[Any] = []
 
@@ -351,13 +352,11 @@ def test_an_image_s_own_truth_does_not_decide_how_it_is_tagged(
         turned = replace(record, labels=tuple(sorted(set(labels) - set(record.labels))))
         records = [turned if other is record else other for other in images.records]
         against(multi_run, old, CPU, replace(images, records=records))
-        # each of its labels is now wrong where it was right: the same tags as before
+        # each of its labels is now wrong where it was right, so its tags are the same as before
         assert np.array_equal(seen.pop()[row], ~before[row]), record.file
 
 
-def test_labels_are_compared_by_name_whatever_their_order(
-    run: Run, task: str, store: Store
-) -> None:
+def test_labels_are_compared_by_name_and_not_by_order(run: Run, task: str, store: Store) -> None:
     old = load(f"{NAMES[task]}:1", CPU, store)
     turned = replace(
         old,
@@ -368,7 +367,7 @@ def test_labels_are_compared_by_name_whatever_their_order(
     assert compare(run, turned) == compare(run, old)
 
 
-def test_labels_that_only_one_model_has_are_left_out_and_gone_ones_named(
+def test_labels_that_only_one_model_has_are_left_out_and_missing_ones_named(
     single_run: Run, multi_run: Run, store: Store
 ) -> None:
     old = load("colours:1", CPU, store)
@@ -383,20 +382,18 @@ def test_labels_that_only_one_model_has_are_left_out_and_gone_ones_named(
 
 
 def test_the_other_task_is_refused(single_run: Run, own_store: Store) -> None:
-    with pytest.raises(ReleaseError, match="stripes:1 is multi-label, .* single-label"):
+    with pytest.raises(ReleaseError, match="stripes:1 is multi-label and .* is single-label"):
         release(single_run, "stripes", own_store, CPU)
 
 
 @pytest.mark.parametrize("margin", [0, -0.01, 1, float("nan")])
-def test_a_margin_that_is_no_share_is_refused(
-    margin: float, single_run: Run, own_store: Store
-) -> None:
+def test_an_invalid_margin_is_refused(margin: float, single_run: Run, own_store: Store) -> None:
     with pytest.raises(ReleaseError, match="use a share above 0 and below 0.5"):
         release(single_run, "colours", own_store, CPU, margin=margin)
 
 
 def test_an_unknown_allowed_label_is_refused(single_run: Run, own_store: Store) -> None:
-    with pytest.raises(ReleaseError, match="--allow-label pink: no label of the run or of colo"):
+    with pytest.raises(ReleaseError, match="--allow-label pink: neither the run nor colours:1 has"):
         release(single_run, "colours", own_store, CPU, allowed=["pink"])
 
 
@@ -410,7 +407,7 @@ def test_a_gate_that_fails_releases_nothing_even_by_force(
     assert (own_store.versions("colours"), own_store.released("colours")) == ([1], 1)
 
 
-def test_a_release_meanwhile_is_not_overwritten(
+def test_a_concurrent_release_is_not_overwritten(
     single_run: Run, own_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original = vars(export)["onnx_bytes"]  # the quick one
@@ -425,7 +422,9 @@ def test_a_release_meanwhile_is_not_overwritten(
         return slowly(network, size_px)
 
     monkeypatch.setattr(export, "onnx_bytes", once)
-    with pytest.raises(ReleaseError, match="colours:2 was released meanwhile: release again"):
+    with pytest.raises(
+        ReleaseError, match="colours:2 was released in the meantime: run release again"
+    ):
         release(single_run, "colours", own_store, CPU, margin=0.3)
     assert own_store.released("colours") == 2
 
@@ -438,26 +437,26 @@ def test_rollback_goes_to_the_version_that_was_replaced(single_run: Run, own_sto
     assert go_back("colours", own_store, 2) == (1, 2)
 
 
-def test_rollback_refuses_what_is_not_there_or_damaged(own_store: Store, single_run: Run) -> None:
+def test_rollback_refuses_a_missing_or_corrupt_version(own_store: Store, single_run: Run) -> None:
     with pytest.raises(BundleError, match="colours:1 replaced no version: .* there are 1"):
         go_back("colours", own_store)
     with pytest.raises(BundleError, match="colours has no version 7; it has 1"):
         go_back("colours", own_store, 7)
     release(single_run, "colours", own_store, CPU, margin=0.3)
     (own_store.path("colours:1") / "model.onnx").write_bytes(b"")
-    with pytest.raises(BundleError, match="model.onnx was changed"):
+    with pytest.raises(BundleError, match="model.onnx is corrupt"):
         go_back("colours", own_store)
     assert own_store.released("colours") == 2
 
 
-def test_the_candidate_may_be_of_another_training(
+def test_the_candidate_may_come_from_another_split(
     single_data: Path, own_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another seed splits differently: what the released one was trained on does not count."""
+    """Another seed splits differently: the released model's training images are left out."""
     monkeypatch.undo()
     recipe = image_sets.recipe(single_data, valid=0.5, seed=7, epochs=1)
     other = run_folder.read(train(recipe, tmp_path / "other"))
     path = release(other, "colours", own_store, CPU, force=True)
     decision = bundle.read(path).manifest.release
-    held_out = len(other.split.valid)
-    assert decision is not None and 0 < decision.images < held_out
+    validation = len(other.split.valid)
+    assert decision is not None and 0 < decision.images < validation

@@ -7,13 +7,13 @@ from training.reports import activation_maps
 MAPS = np.random.default_rng(0).normal(0, 1, (3, 4, 4)).astype(np.float32)
 
 
-def test_evidence_of_a_confusion_is_the_difference_of_two_labels_at_each_place() -> None:
+def test_evidence_for_a_confusion_is_the_difference_between_two_labels_at_each_position() -> None:
     found = activation_maps.evidence(MAPS, Mistake(0, 1.0, predicted=2, true=0))
     expected = MAPS[2] - MAPS[0]
     np.testing.assert_allclose(found, expected - expected.mean(), atol=1e-6)
 
 
-def test_evidence_for_a_wrong_tag_is_its_own_and_against_a_missing_one_turned() -> None:
+def test_evidence_for_a_wrong_tag_is_its_logit_and_for_a_missing_one_the_negated_logit() -> None:
     own = MAPS[1] - MAPS[1].mean()
     wrong = activation_maps.evidence(MAPS, Mistake(0, 1.0, predicted=1, true=None))
     missing = activation_maps.evidence(MAPS, Mistake(0, 1.0, predicted=None, true=1))
@@ -31,14 +31,14 @@ def test_the_overlay_is_red_for_and_blue_against_where_the_evidence_is() -> None
     assert np.ptp(middle) < 20
 
 
-def test_no_evidence_at_all_leaves_the_picture_grey() -> None:
-    picture = np.full((8, 8, 3), (10, 200, 30), np.uint8)
-    found = activation_maps.overlay(picture, np.zeros((2, 2), np.float32))
+def test_without_evidence_the_image_stays_grey() -> None:
+    image = np.full((8, 8, 3), (10, 200, 30), np.uint8)
+    found = activation_maps.overlay(image, np.zeros((2, 2), np.float32))
     assert np.ptp(found, axis=2).max() == 0
 
 
 @pytest.mark.parametrize("side_px", [32, 40])
-def test_the_overlay_has_the_picture_s_size(side_px: int) -> None:
-    picture = np.zeros((side_px, side_px, 3), np.uint8)
-    assert activation_maps.overlay(picture, MAPS[0]).shape == picture.shape
-    assert activation_maps.jpeg(picture).startswith(b"\xff\xd8")
+def test_the_overlay_has_the_size_of_the_image(side_px: int) -> None:
+    image = np.zeros((side_px, side_px, 3), np.uint8)
+    assert activation_maps.overlay(image, MAPS[0]).shape == image.shape
+    assert activation_maps.jpeg(image).startswith(b"\xff\xd8")

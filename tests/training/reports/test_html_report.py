@@ -22,11 +22,11 @@ CPU = torch.device("cpu")
 
 
 class Page(HTMLParser):
-    """What a page shows: its text, its pictures, and what it would fetch."""
+    """What a page shows: its text, its images, and what it would fetch."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.pictures: list[Image.Image] = []
+        self.images: list[Image.Image] = []
         self.fetched: list[str] = []
         self.words: list[str] = []
         self.open: list[str] = []
@@ -41,7 +41,7 @@ class Page(HTMLParser):
             if value.startswith("data:image/"):
                 if tag == "img":
                     content = base64.b64decode(value.partition("base64,")[2])
-                    self.pictures.append(Image.open(io.BytesIO(content)))
+                    self.images.append(Image.open(io.BytesIO(content)))
             else:
                 self.fetched.append(value)
 
@@ -67,7 +67,7 @@ def written(subject: scorer.Scorer, folder: Path, seed: int = 5) -> Page:
     return page_of(path)
 
 
-def test_a_run_s_report_stands_alone_and_leads_with_the_verdict(run: Run, task: Task) -> None:
+def test_a_run_s_report_is_self_contained_and_begins_with_the_verdict(run: Run, task: Task) -> None:
     page = page_of(run.path / "report.html")
     assert page.fetched == []
     metric = run.outcome.metrics[evaluate.HEADLINE[task]]
@@ -76,54 +76,56 @@ def test_a_run_s_report_stands_alone_and_leads_with_the_verdict(run: Run, task: 
         headline = f"Wrong on {metric.value:.1%} of {images} images"
     else:
         headline = f"Mean average precision {metric.value:.3f} on {images} images"
-    assert page.text.index(headline) < page.text.index("Figures")
-    for name in (*run.outcome.labels, "How it learned", "Calibration", "Where it comes from"):
+    assert page.text.index(headline) < page.text.index("Metrics")
+    for name in (*run.outcome.labels, "Training curves", "Calibration", "Provenance"):
         assert name in page.text
     assert "every epoch" in page.text.lower() and "weights=none" in page.text
     assert run.outcome.provenance.processor in page.text
 
 
-def test_every_figure_is_there_with_its_interval(run: Run) -> None:
+def test_every_metric_is_shown_with_its_interval(run: Run) -> None:
     page = page_of(run.path / "report.html")
     for metric in run.outcome.metrics.values():
         assert f"{metric.value:.4f} {metric.low:.4f} – {metric.high:.4f}" in page.text
 
 
-def test_mistakes_are_shown_as_served_beside_where_the_network_looked(
+def test_mistakes_are_shown_as_served_next_to_where_the_network_looked(
     run: Run, task: Task, tmp_path: Path
 ) -> None:
     subject = scorer.load(str(run.path), CPU)
     turned = replace(subject, run=lambda images: subject.run(images)[:, ::-1])
     page = written(turned, tmp_path / "new")
-    assert len(page.pictures) >= 8 and len(page.pictures) % 2 == 0
-    assert {picture.size for picture in page.pictures} == {(image_sets.SIZE_PX, image_sets.SIZE_PX)}
-    picture, looked = (np.asarray(p.convert("RGB")).astype(int) for p in page.pictures[:2])
-    assert np.abs(picture - looked).max() > 60
+    assert len(page.images) >= 8 and len(page.images) % 2 == 0
+    assert {image.size for image in page.images} == {(image_sets.SIZE_PX, image_sets.SIZE_PX)}
+    image, looked = (np.asarray(p.convert("RGB")).astype(int) for p in page.images[:2])
+    assert np.abs(image - looked).max() > 60
     words = (
-        r"called \w+ 0\.\d{3} is \w+ 0" if task == "single" else r"(wrongly|not) tagged \w+ [01]"
+        r"predicted \w+ 0\.\d{3} true \w+ 0"
+        if task == "single"
+        else r"(wrong|missing) tag \w+ [01]"
     )
     assert re.search(words, page.text)
 
 
-def test_a_model_without_mistakes_says_so(single_run: Run, tmp_path: Path) -> None:
+def test_a_report_without_mistakes_says_so(single_run: Run, tmp_path: Path) -> None:
     subject = scorer.load(str(single_run.path), CPU)
     channel = {"blue": 2, "green": 1, "red": 0}
     order = [channel[label] for label in subject.labels]
 
-    def knowing(
+    def perfect(
         images: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]",
     ) -> "np.ndarray[tuple[int, int], np.dtype[np.float32]]":
         means = images.mean((1, 2))[:, order]
         return np.asarray(means / means.sum(1, keepdims=True), np.float32)
 
-    page = written(replace(subject, run=knowing), tmp_path / "new")
-    assert "None: every image was decided rightly." in page.text
-    assert page.pictures == [] and "Wrong on 0.0% of 24 images" in page.text
+    page = written(replace(subject, run=perfect), tmp_path / "new")
+    assert "None: every image was predicted correctly." in page.text
+    assert page.images == [] and "Wrong on 0.0% of 24 images" in page.text
 
 
 def test_a_bundle_s_report_has_no_curves(bundle: Bundle, tmp_path: Path) -> None:
     page = written(scorer.load(str(bundle.path), CPU), tmp_path / "new")
-    assert "How it learned" not in page.text
+    assert "Training curves" not in page.text
     assert f"{bundle.manifest.name}:1" in page.text
 
 
@@ -131,9 +133,9 @@ def test_a_network_without_maps_shows_its_mistakes_alone(
     single_bundle: Bundle, tmp_path: Path
 ) -> None:
     subject = scorer.load(str(single_bundle.path), CPU)
-    blind = replace(subject, maps=None, run=lambda images: subject.run(images)[:, ::-1])
-    page = written(blind, tmp_path / "new")
-    assert page.pictures and "where the network looked" not in page.text
+    without_maps = replace(subject, maps=None, run=lambda images: subject.run(images)[:, ::-1])
+    page = written(without_maps, tmp_path / "new")
+    assert page.images and "where the network looked" not in page.text
 
 
 def test_labels_and_files_are_text_not_markup(single_run: Run, tmp_path: Path) -> None:

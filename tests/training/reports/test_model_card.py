@@ -27,7 +27,7 @@ def parts(run: Run, bundle: Bundle, release: Release | None = None) -> tuple[dic
     return yaml.safe_load(header), body
 
 
-def test_the_metadata_are_what_the_hub_reads(run: Run, bundle: Bundle) -> None:
+def test_the_metadata_has_what_the_hub_reads(run: Run, bundle: Bundle) -> None:
     header, _ = parts(run, bundle)
     assert header["library_name"] == "onnx"
     assert header["pipeline_tag"] == "image-classification"
@@ -40,7 +40,7 @@ def test_the_metadata_are_what_the_hub_reads(run: Run, bundle: Bundle) -> None:
         assert set(metric) == {"type", "name", "value"} and 0 <= metric["value"] <= 1
 
 
-def test_the_figures_are_the_manifest_s(run: Run, bundle: Bundle) -> None:
+def test_the_metrics_are_those_of_the_manifest(run: Run, bundle: Bundle) -> None:
     header, body = parts(run, bundle)
     name = HEADLINE[bundle.manifest.task]
     value = bundle.manifest.metrics[name].value
@@ -56,7 +56,7 @@ def test_a_bundle_holds_the_card_of_its_run(run: Run, bundle: Bundle) -> None:
     _, kept_header, kept_body = bundle.files[CARD_FILE].decode().split("---\n", 2)
     assert (yaml.safe_load(kept_header), kept_body) == (
         header,
-        body.replace("On 24 held-out", f"On {len(run.split.valid)} held-out").replace(
+        body.replace("On 24 validation", f"On {len(run.split.valid)} validation").replace(
             "on 24 images of", f"on {len(run.split.train)} images of"
         ),
     )
@@ -73,7 +73,7 @@ def test_the_text_says_how_to_use_it_and_where_it_comes_from(run: Run, bundle: B
     assert "Release:" not in body
 
 
-def test_a_forced_release_is_told(run: Run, bundle: Bundle) -> None:
+def test_a_forced_release_is_mentioned(run: Run, bundle: Bundle) -> None:
     decision = Release(
         verdict="refused: it is worse",
         replaced=1,
@@ -85,4 +85,4 @@ def test_a_forced_release_is_told(run: Run, bundle: Bundle) -> None:
         forced=True,
     )
     _, body = parts(run, bundle, decision)
-    assert "Release: refused: it is worse Released nevertheless (`--force`)." in body
+    assert "Release: refused: it is worse Released anyway (`--force`)." in body

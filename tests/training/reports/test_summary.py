@@ -44,48 +44,48 @@ def epochs(*losses: float) -> list[Epoch]:
     ]
 
 
-def test_the_headline_is_the_error_with_its_interval_and_the_laziest_answer() -> None:
+def test_the_headline_is_the_error_with_its_interval_and_the_majority_baseline() -> None:
     found = of("single")
     assert found.headline == "Wrong on 25.0% of 40 images"
     metric = evaluation("single").measure()["error"]
     assert found.certainty == (
-        f"Between {metric.low:.1%} and {metric.high:.1%} with 95 % confidence. Always saying “cat”"
-        " would be wrong on 7.5%."
+        f"Between {metric.low:.1%} and {metric.high:.1%} with 95 % confidence. Always predicting"
+        " “cat” would be wrong on 7.5%."
     )
 
 
-def test_the_headline_of_tags_is_average_precision_beside_chance_and_saying_nothing() -> None:
+def test_the_headline_of_tags_is_average_precision_beside_chance_and_no_tags() -> None:
     found = of("multi")
     value = evaluation("multi").measure()["map"].value
     assert found.headline == f"Mean average precision {value:.3f} on 40 images"
-    assert "tags drawn by lot would have about 0.500" in found.certainty
-    assert "75.0% of image-label pairs are right, where saying nothing would have 50.0%" in (
+    assert "random tags would reach about 0.500" in found.certainty
+    assert "75.0% of image-label pairs are right; predicting no tags would reach 50.0%" in (
         found.certainty
     )
 
 
-def test_calibration_few_images_and_confusion_are_told() -> None:
+def test_notes_mention_calibration_few_images_and_confusion() -> None:
     calibration, few, confused = of("single").notes
     assert calibration.startswith("Its probabilities are off by ")
     assert few.startswith("1 of 2 labels have fewer than 10 images here, among them dog:")
-    assert confused == "Most often, cat is called dog: 9 times."
+    assert confused == "Most often, cat is predicted as dog: 9 times."
 
 
-def test_a_rising_held_out_loss_is_overfitting() -> None:
+def test_a_rising_validation_loss_is_overfitting() -> None:
     assert any("It overfits: " in note for note in of("single", epochs(0.5, 0.4, 0.6)).notes)
     assert any("after epoch 2 of 3" in note for note in of("single", epochs(0.5, 0.4, 0.6)).notes)
 
 
-def test_a_loss_that_still_falls_asks_for_more_epochs() -> None:
+def test_a_loss_that_still_falls_suggests_more_epochs() -> None:
     assert any("more epochs may help" in note for note in of("single", epochs(0.6, 0.4)).notes)
 
 
-def test_a_loss_that_has_settled_says_nothing() -> None:
+def test_a_loss_that_has_settled_adds_no_note() -> None:
     before = len(of("single").notes)
     assert len(of("single", epochs(0.5, 0.4, 0.395)).notes) == before
     assert len(of("single", epochs(0.5)).notes) == before
 
 
-def test_the_headline_figure_is_one_of_those_measured() -> None:
+def test_the_headline_metric_is_one_of_those_measured() -> None:
     for task in ("single", "multi"):
         assert evaluate.HEADLINE[evaluation(task).task] in evaluation(task).measure()
