@@ -137,7 +137,7 @@ def test_training_images_alone_are_refused(tmp_path: Path) -> None:
 def test_a_label_the_model_does_not_have_is_refused_with_those_it_has(tmp_path: Path) -> None:
     folder = image_sets.class_folders(tmp_path / "new", 2, seed=9)
     two = colour_model(labels=("green", "red"))
-    with pytest.raises(DataError, match="no label 'blue'; it has green, red"):
+    with pytest.raises(DataError, match="no label 'blue'; valid: green, red"):
         measured(two, datasets.read(str(folder)), tmp_path)
 
 

@@ -47,7 +47,7 @@ def test_a_folder_that_is_neither_run_nor_bundle_is_refused(tmp_path: Path) -> N
     with pytest.raises(BundleError, match="is not a bundle"):
         scorer.load(str(tmp_path), CPU)
     (tmp_path / "run.json").write_text("{}")
-    with pytest.raises(RunError, match="run.json is damaged"):
+    with pytest.raises(RunError, match="run.json is corrupt"):
         scorer.load(str(tmp_path), CPU)
 
 

@@ -438,7 +438,7 @@ def test_rollback_goes_to_the_version_that_was_replaced(single_run: Run, own_sto
 
 
 def test_rollback_refuses_a_missing_or_corrupt_version(own_store: Store, single_run: Run) -> None:
-    with pytest.raises(BundleError, match="colours:1 replaced no version: .* there are 1"):
+    with pytest.raises(BundleError, match="colours:1 replaced no version: .* valid: 1"):
         go_back("colours", own_store)
     with pytest.raises(BundleError, match="colours has no version 7; it has 1"):
         go_back("colours", own_store, 7)
