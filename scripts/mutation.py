@@ -48,6 +48,7 @@ TESTS = {  # if not just tests/<package>/test_<module>.py
         "tests/training/export/test_gate.py",
         "tests/training/export/test_gate_of_variants.py",
     ],
+    "serving/registry.py": ["tests/serving/test_registry.py", "tests/serving/test_following.py"],
     "serving/session.py": [
         "tests/serving/test_session.py",
         "tests/serving/test_session_on_cuda.py",

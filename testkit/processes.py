@@ -8,7 +8,8 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from testkit import narrow_resnet
 from training.__main__ import main
 from training.commands import train  # noqa: F401  main imports it only when needed
 from training.fine_tuning.trainer import FineTuning
+from training.recipe import Recipe
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["pytest", "testkit.processes"])
@@ -100,3 +102,20 @@ def kill_when_written(pattern: str, count: int) -> None:
         whole(source, target)
 
     os.replace = counted  # type: ignore[assignment]
+
+
+def train_arguments(recipe: Recipe, out: Path) -> list[str]:
+    options = recipe.model_dump(exclude={"data"}, exclude_none=True)
+    flags = (word for key, v in options.items() for word in (f"--{key.replace('_', '-')}", str(v)))
+    return ["train", recipe.data, *flags, "--out", str(out)]
+
+
+@contextmanager
+def files_of_at_most(size_bytes: int) -> Iterator[None]:
+    """The kernel refuses to let a file grow beyond this, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

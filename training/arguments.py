@@ -18,6 +18,7 @@ from training import run_folder
 from training.data import datasets
 from training.recipe import GROUPS, Recipe, resolve
 from training.release import MARGIN, check_margin
+from training.run_folder import Run
 
 INSPECTED = (  # the recipe options that inspect uses
     *("pattern", "images", "relabel", "quarantine", "task", "valid", "seed"),
@@ -79,23 +80,27 @@ def _train(options: argparse.Namespace) -> Call:
 def _lr_find(options: argparse.Namespace) -> Call:
     if options.from_run:
         _refuse_others(options, "--from", set())
-        run_folder.read(options.from_run)
-    source = options.from_run or _recipe(options, Recipe.model_fields)
+        source: Run | Recipe = run_folder.read(options.from_run)
+    else:
+        source = _recipe(options, Recipe.model_fields)
     run_folder.check_free(options.out)
     return Call("lr_find", "lr_find", {"source": source, "out": options.out})
 
 
 def _evaluate(options: argparse.Namespace) -> Call:
-    path = Path(options.model)
-    if (path / run_folder.RUN_FILE).exists():
-        run_folder.read(path)
-    elif not path.is_dir():
-        Store(default_root()).path(options.model)
     given = {name: getattr(options, name) for name in _DATA_OPTIONS}
     _check_data(options.data, given)
     run_folder.check_free(options.out)
-    arguments = {"model": options.model, "data": options.data, "data_options": given}
+    arguments = {"model": _model(options.model), "data": options.data, "data_options": given}
     return Call("evaluate", "evaluate", {**arguments, **_select(options, "device", "out")})
+
+
+def _model(text: str) -> Run | Path:
+    """The run in a folder, or the folder of a bundle, which may be given by its name."""
+    path = Path(text)
+    if (path / run_folder.RUN_FILE).exists():
+        return run_folder.read(path)
+    return path if path.is_dir() else Store(default_root()).path(text)
 
 
 def _export(options: argparse.Namespace) -> Call:

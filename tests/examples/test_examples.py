@@ -172,7 +172,7 @@ def test_a_service_of_ones_own_has_labrador_beside_it(tmp_path: Path) -> None:
             Path(folder), service="examples.own_service:Captions", model_store=tmp_path
         ) as captions,
     ):
-        until(lambda: "colours:1 works" in captions.log())
+        until(lambda: "colours:1 runs" in captions.log())
         answer = httpx.post(
             f"{captions.url}/caption", files=[("image", tiny_models.picture((200, 30, 30)))]
         )

@@ -22,7 +22,7 @@ def outer(store: Path) -> Iterator[Server]:
             Path(folder), service="testkit.dependent_service:Outer", model_store=store
         ) as running,
     ):
-        loaded = "works in fp32 on CPUExecutionProvider"
+        loaded = "runs in fp32 on CPUExecutionProvider"
         until(lambda: running.log().count(loaded) == 2)
         yield running
 

@@ -13,9 +13,8 @@ from safetensors.torch import load_file
 
 from models.errors import RecipeError
 from testkit import image_sets
-from testkit.processes import Command, signal_in_step
+from testkit.processes import Command, signal_in_step, train_arguments
 from testkit.servers import free_port
-from tests.training.test_resume import words_of
 from training import run_folder
 from training.distributed import Ranks, joined
 from training.fine_tuning.trainer import check_processes
@@ -55,8 +54,8 @@ def curve(path: Path) -> list[tuple[float, float]]:
 def pair(multi_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     """The run of one process, that of two, and the log of the two."""
     folder = tmp_path_factory.mktemp("pair")
-    alone = Command(words_of(recipe_of(multi_data), folder / "alone"), folder / "log")
-    both = together(words_of(recipe_of(multi_data), folder / "both"), folder)
+    alone = Command(train_arguments(recipe_of(multi_data), folder / "alone"), folder / "log")
+    both = together(train_arguments(recipe_of(multi_data), folder / "both"), folder)
     assert [command.code() for command in (alone, *both)] == [0, 0, 0], [
         command.err.read_text() for command in (alone, *both)
     ]
@@ -108,7 +107,7 @@ def test_two_killed_processes_resume_as_if_they_had_not_been_killed(
 ) -> None:
     path = tmp_path / "run"
     moment = partial(signal_in_step, signal.SIGKILL, 4)  # the second of the second epoch
-    begun = together(words_of(recipe_of(multi_data), path), tmp_path, moment)
+    begun = together(train_arguments(recipe_of(multi_data), path), tmp_path, moment)
     assert [command.code() for command in begun] == [-signal.SIGKILL] * 2
     assert not (path / "run.json").exists()
     resumed = together(["train", "--resume", str(path)], tmp_path)

@@ -240,6 +240,27 @@ def test_evaluation_from_the_command_line(
     assert "is not empty" in one_line(capsys)
 
 
+def test_a_model_is_evaluated_by_its_name_in_the_store_that_the_environment_names(
+    store: Store,
+    multi_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Output,
+) -> None:
+    monkeypatch.setenv("LABRADOR_MODEL_STORE", str(store.root))
+    arguments = ["--data", str(multi_data), "--device", "cpu"]
+    assert main(["evaluate", "stripes:1", *arguments, "--out", str(tmp_path / "metrics")]) == 0
+    assert capsys.readouterr().out.startswith("25 images, without 25 that it was trained on;")
+    assert main(["evaluate", "shapes", *arguments]) == 1
+    assert f"no model shapes in {store.root}" in one_line(capsys)
+
+
+def test_a_corrupt_run_is_not_evaluated(multi_data: Path, tmp_path: Path, capsys: Output) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    assert main(["evaluate", str(tmp_path), "--data", str(multi_data)]) == 1
+    assert "run.json is corrupt" in one_line(capsys)
+
+
 def test_evaluation_can_rename_labels_and_leave_images_out(
     multi_run: Run, multi_data: Path, tmp_path: Path, capsys: Output
 ) -> None:

@@ -126,7 +126,7 @@ def test_an_evaluation_opens_every_image_once(
 ) -> None:
     """Training images too, to leave them out by their hash; the report opens none again."""
     with heard() as evaluating:
-        evaluate(str(walk.run.path), str(walk.data), {}, "cpu", tmp_path / "out")
+        evaluate(walk.run, str(walk.data), {}, "cpu", tmp_path / "out")
     for side in (walk.run.split.train, walk.run.split.valid):
         assert set(walk.opens(evaluating, side)) == {1}
     assert not any(forms(evaluating, record) for record in walk.run.split.train)

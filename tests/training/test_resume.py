@@ -17,8 +17,13 @@ from safetensors.torch import load_file
 from models.bundle import sha256
 from models.errors import RunError
 from testkit import image_sets
-from testkit.processes import Command, kill_when_written, signal_in_step
-from tests.training.fine_tuning.test_checkpoint import files_of_at_most
+from testkit.processes import (
+    Command,
+    files_of_at_most,
+    kill_when_written,
+    signal_in_step,
+    train_arguments,
+)
 from training import run_folder
 from training.__main__ import main
 from training.commands.train import resume, train
@@ -42,12 +47,6 @@ def recipe_of(source: Path, **changes: Any) -> Recipe:
     """Twelve training images, and checkpoints as often as possible."""
     options = {"valid": 0.75, "batch_size": 4, "freeze_epochs": 1, "epochs": 2, "checkpoint_s": 0}
     return image_sets.recipe(source, **(options | changes))
-
-
-def words_of(recipe: Recipe, out: Path) -> list[str]:
-    options = recipe.model_dump(exclude={"data"}, exclude_none=True)
-    flags = (word for key, v in options.items() for word in (f"--{key.replace('_', '-')}", str(v)))
-    return ["train", recipe.data, *flags, "--out", str(out)]
 
 
 def outcome(path: Path) -> dict[str, Any]:
@@ -180,7 +179,9 @@ def test_a_killed_run_resumes_as_the_undisturbed_one(
 ) -> None:
     """SIGKILL: nothing is cleaned up. `benchmarks/kill.py` does it at random moments."""
     path = tmp_path / "run"
-    command = Command(words_of(recipe_of(single_data), path), tmp_path / "log", prepare=moment)
+    command = Command(
+        train_arguments(recipe_of(single_data), path), tmp_path / "log", prepare=moment
+    )
     assert command.code() == -signal.SIGKILL, command.err.read_text()
     assert not (path / "run.json").exists()
     assert main(["train", "--resume", str(path)]) == 0
@@ -193,7 +194,9 @@ def test_ctrl_c_prints_how_to_resume_and_that_works(
 ) -> None:
     path = tmp_path / "run"
     moment = partial(signal_in_step, signal.SIGINT, 4)
-    command = Command(words_of(recipe_of(single_data), path), tmp_path / "log", prepare=moment)
+    command = Command(
+        train_arguments(recipe_of(single_data), path), tmp_path / "log", prepare=moment
+    )
     assert command.code() == 130
     expected = f"stopped; resume with: python -m training train --resume {path}\ninterrupted\n"
     assert command.err.read_text() == expected
@@ -206,7 +209,7 @@ def test_a_full_disk_ends_with_one_line_and_the_run_can_be_resumed(
     undisturbed: Path, single_data: Path, tmp_path: Path, capsys: Output
 ) -> None:
     """Checkpoints of the head phase are as large as the network, later ones three times."""
-    path, words = tmp_path / "run", words_of(recipe_of(single_data), tmp_path / "run")
+    path, words = tmp_path / "run", train_arguments(recipe_of(single_data), tmp_path / "run")
     with files_of_at_most(1_500_000):
         assert main(words) == 1
     text = capsys.readouterr().err
@@ -229,7 +232,7 @@ def test_two_processes_cannot_train_into_one_folder(
     with run_folder.locked(own, first=True), run_folder.locked(new, first=True):  # by this process
         commands = [
             Command(["train", "--resume", str(own)], tmp_path / "1"),
-            Command(words_of(recipe_of(single_data), new), tmp_path / "2"),
+            Command(train_arguments(recipe_of(single_data), new), tmp_path / "2"),
         ]
         assert [command.code() for command in commands] == [1, 1]
     for command, path in zip(commands, (own, new), strict=True):
@@ -367,7 +370,7 @@ def test_a_loss_that_is_not_finite_names_the_images_of_its_step(
     single_data: Path, tmp_path: Path, capsys: Output
 ) -> None:
     recipe = recipe_of(single_data, lr="1e10")
-    text = refused(words_of(recipe, tmp_path), capsys)
+    text = refused(train_arguments(recipe, tmp_path), capsys)
     step = int(text.partition("the loss of step ")[2].split()[0]) - 1
     files = [record.file for record in run_folder.read_start(tmp_path)[1].train]
     targets = torch.zeros(len(files))

@@ -9,14 +9,19 @@ from training.evaluation import scorer
 from training.hardware import pick_device
 from training.recipe import Device
 from training.reports import html_report
+from training.run_folder import Run
 
 
 def evaluate(
-    model: str, data: str, data_options: dict[str, str | None], device: Device, out: Path | None
+    model: Run | Path,
+    data: str,
+    data_options: dict[str, str | None],
+    device: Device,
+    out: Path | None,
 ) -> None:
     """Write metrics.json, predictions.csv and report.html to `out`, and print the metrics.
 
-    model: a run's or a bundle's folder, or NAME[:VERSION]. data_options: the recipe's, for DATA.
+    model: a run, or a bundle's folder. data_options: the recipe's, for DATA.
     """
     subject = scorer.load(model, pick_device(device))
     dataset = datasets.read(data, **data_options, task=subject.task)  # type: ignore[arg-type]

@@ -15,18 +15,18 @@ from training.fine_tuning.trainer import FineTuning
 from training.hardware import pick_device
 from training.network.pretrained import start
 from training.recipe import Recipe
+from training.run_folder import Run
 
 
-def lr_find(source: Recipe | Path, out: Path | None) -> None:
+def lr_find(source: Recipe | Run, out: Path | None) -> None:
     """Sweep the learning rate of a new head by a recipe, or of the whole network of a run.
 
     Writes the curve and its plot to `out`, and prints the suggestions.
     """
-    if isinstance(source, Path):
-        finished = run_folder.read(source)
-        phase, recipe, network = "whole", finished.recipe, finished.network()
-        dataset = datasets.read_as(run_folder.own_quarantine(source, recipe))
-        images = Prepared(dataset, finished.split, Contents(room_bytes=0))
+    if isinstance(source, Run):
+        phase, recipe, network = "whole", source.recipe, source.network()
+        dataset = datasets.read_as(run_folder.own_quarantine(source.path, recipe))
+        images = Prepared(dataset, source.split, Contents(room_bytes=0))
     else:
         images = prepare(source)
         phase, recipe = "head", source

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from models import bundle
 from models.golden import Runner
 from models.manifest import Preprocess, Provenance, Task
-from models.store import Store
-from training import run_folder
 from training.evaluation import calibration, onnx_session
 from training.network.inference import in_batches, logits_of
 from training.network.resnet import Network, Served
@@ -39,15 +37,12 @@ class Scorer:
     maps: Maps | None
 
 
-def load(model: str, device: torch.device, store: Store | None = None) -> Scorer:
-    """The model in the folder `model` (a run or a bundle), or of that name in the store.
+def load(model: Run | Path, device: torch.device) -> Scorer:
+    """The model of a run, or of the bundle in a folder.
 
     A run's network runs on `device`, a bundle on the CPU. Raises RunError, BundleError.
     """
-    path = Path(model)
-    if (path / run_folder.RUN_FILE).exists():
-        return of_run(run_folder.read(path), device)
-    return _of_bundle(path if path.is_dir() else (store or Store()).path(model))
+    return of_run(model, device) if isinstance(model, Run) else _of_bundle(model)
 
 
 def of_run(finished: Run, device: torch.device) -> Scorer:

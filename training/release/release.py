@@ -76,7 +76,7 @@ def release(
             forced=False,
         )
     else:
-        old = scorer.load(f"{name}:{released}", device, store)
+        old = scorer.load(store.path(f"{name}:{released}"), device)
         if run.outcome.task != old.task:
             raise ReleaseError(
                 f"{old.name} is {old.task}-label and {run.path} is {run.outcome.task}-label: use"

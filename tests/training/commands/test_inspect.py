@@ -256,8 +256,8 @@ def test_an_output_that_cannot_be_written_is_refused_before_any_image_is_read(
 
 
 def test_each_option_has_its_effect(planted: Path, tmp_path: Path) -> None:
-    few = look(planted, tmp_path / "few", valid=0.1)["held_out"]
-    many = look(planted, tmp_path / "many", valid=0.5, image_size=64)["held_out"]
+    few = look(planted, tmp_path / "few", valid=0.1)["validation_images"]
+    many = look(planted, tmp_path / "many", valid=0.5, image_size=64)["validation_images"]
     assert few < many
     with (
         Image.open(tmp_path / "few" / "contact_sheet.jpg") as small,

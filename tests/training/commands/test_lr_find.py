@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from testkit import image_sets
-from tests.training.fine_tuning.test_trainer import the_same, weights_of
+from testkit.noise_images import the_same, weights_of
 from training import run_folder
 from training.__main__ import main
 from training.commands.train import train

@@ -166,9 +166,9 @@ def test_a_run_and_its_bundle_give_the_same_metrics(
     run: Run = request.getfixturevalue(f"{task}_run")
     bundle: Bundle = request.getfixturevalue(f"{task}_bundle")
     dataset = datasets.read(run.outcome.provenance.recipe["data"], task=task)
-    for name, path in (("run", run.path), ("bundle", bundle.path)):
+    for name, model in (("run", run), ("bundle", bundle.path)):
         (tmp_path / name).mkdir()
-        measured(scorer.load(str(path), CPU), dataset, tmp_path / name)
+        measured(scorer.load(model, CPU), dataset, tmp_path / name)
     ours, theirs = metrics_of(tmp_path / "run"), metrics_of(tmp_path / "bundle")
     validation = [record.file for record in run.split.valid]
     assert ours["images"] == theirs["images"] == len(validation)

@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from models.bundle import Bundle
-from models.errors import BundleError, RunError
-from models.store import Store
+from models.errors import BundleError
 from training.evaluation import scorer
 from training.run_folder import Run
 
@@ -17,7 +16,7 @@ def test_what_is_loaded_is_what_was_trained(
     single_run: Run, multi_run: Run, multi_bundle: Bundle
 ) -> None:
     for run in (single_run, multi_run):
-        found = scorer.load(str(run.path), CPU)
+        found = scorer.load(run, CPU)
         outcome = run.outcome
         assert (found.task, found.labels, found.thresholds, found.preprocess) == (
             outcome.task,
@@ -27,38 +26,20 @@ def test_what_is_loaded_is_what_was_trained(
         )
         assert found.trained_on == {record.sha256 for record in run.split.train}
         assert (found.temperature, found.provenance) == (outcome.temperature, outcome.provenance)
-    found = scorer.load(str(multi_bundle.path), CPU)
+    found = scorer.load(multi_bundle.path, CPU)
     assert (found.labels, found.thresholds) == (run.outcome.labels, run.outcome.thresholds)
     assert found.trained_on == {record.sha256 for record in multi_run.split.train}
 
 
-def test_a_model_can_be_given_by_its_name_in_the_store(
-    store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(scorer, "Store", lambda: store)
-    monkeypatch.chdir(tmp_path)
-    assert scorer.load("colours", CPU).task == "single"
-    assert scorer.load("stripes:1", CPU).task == "multi"
-    with pytest.raises(BundleError, match="no model shapes"):
-        scorer.load("shapes", CPU)
-
-
-def test_a_folder_that_is_neither_run_nor_bundle_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_bundle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="is not a bundle"):
-        scorer.load(str(tmp_path), CPU)
-    (tmp_path / "run.json").write_text("{}")
-    with pytest.raises(RunError, match="run.json is corrupt"):
-        scorer.load(str(tmp_path), CPU)
+        scorer.load(tmp_path, CPU)
 
 
 def test_a_run_and_its_bundle_look_at_the_same_places(run: Run, bundle: Bundle) -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
-    ours, theirs = scorer.load(str(run.path), CPU), scorer.load(str(bundle.path), CPU)
+    ours, theirs = scorer.load(run, CPU), scorer.load(bundle.path, CPU)
     assert ours.maps is not None and theirs.maps is not None
     maps = ours.maps(images)
     assert maps.shape == (3, 3, 1, 1) and np.ptp(maps) > 0
     np.testing.assert_allclose(maps, theirs.maps(images), rtol=1e-3, atol=1e-3)
-
-
-def test_a_bundle_of_the_given_store_is_found_there(store: Store) -> None:
-    assert scorer.load("stripes:1", CPU, store).name == "stripes:1"

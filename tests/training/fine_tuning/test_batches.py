@@ -6,7 +6,7 @@ from torch import Tensor
 
 from testkit import image_sets
 from testkit.image_sets import SIZE_PX
-from tests.training.fine_tuning.test_trainer import ALONE, CPU, STILL, training, training_images
+from testkit.noise_images import ALONE, CPU, STILL, training, training_images
 from training.data.augment import augment, draw
 from training.distributed import Ranks
 from training.fine_tuning import batches

@@ -1,7 +1,4 @@
 import os
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -9,6 +6,7 @@ import torch
 from torch import nn
 
 from models.errors import RunError
+from testkit.processes import files_of_at_most
 from training.fine_tuning import checkpoint, schedule
 from training.fine_tuning.checkpoint import Progress
 from training.network.resnet import Network
@@ -44,17 +42,6 @@ def head_only(run: Path, steps: int) -> Path:
 def files(run: Path) -> list[Path]:
     """Everything in the folder, whatever it is called."""
     return sorted((run / "checkpoints").iterdir()) if (run / "checkpoints").exists() else []
-
-
-@contextmanager
-def files_of_at_most(size_bytes: int) -> Iterator[None]:
-    """The kernel refuses to let a file grow beyond this, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_training_from_a_checkpoint_is_bit_identical(tmp_path: Path) -> None:

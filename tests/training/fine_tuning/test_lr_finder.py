@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from models.errors import RunError
 from testkit import image_sets
-from tests.training.fine_tuning.test_trainer import ALONE, network, training_images, weights_of
+from testkit.noise_images import ALONE, network, training_images, weights_of
 from training.fine_tuning import lr_finder
 from training.fine_tuning.lr_finder import Curve, suggest, sweep
 from training.fine_tuning.trainer import FineTuning

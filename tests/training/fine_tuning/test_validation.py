@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from sklearn.metrics import average_precision_score
 
 from models.manifest import Task
-from tests.training.fine_tuning.test_trainer import ALONE, network, validation_of
+from testkit.noise_images import ALONE, network, validation_of
 from training.distributed import Ranks
 from training.fine_tuning.checkpoint import FOLDER, Progress
 from training.fine_tuning.validation import Validation, best

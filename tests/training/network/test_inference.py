@@ -2,7 +2,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tests.training.network.test_resnet import network, pixels
+from testkit.noise_images import network, pixels
 from training.network import inference
 
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ from torch import Tensor
 from models.bundle import sha256
 from models.errors import RecipeError
 from testkit import image_sets
-from tests.training.network.test_resnet import network
+from testkit.noise_images import network
 from training.network.pretrained import pretrain, start
 from training.network.resnet import Network
 

@@ -6,19 +6,10 @@ import torchvision
 from torch import Tensor
 
 from models.manifest import Task
-from training.network.resnet import Network, Served
+from testkit.noise_images import network, pixels
+from training.network.resnet import Served
 
 pytestmark = pytest.mark.usefixtures("real_networks")
-
-
-def network(labels: int = 3, seed: int = 0) -> Network:
-    torch.manual_seed(seed)
-    return Network("resnet18", labels).eval()
-
-
-def pixels(count: int, side: int = 64) -> Tensor:
-    generator = torch.Generator().manual_seed(count)
-    return torch.randint(0, 256, (count, side, side, 3), dtype=torch.uint8, generator=generator)
 
 
 def test_features_and_logits_have_the_promised_shapes() -> None:
@@ -79,7 +70,7 @@ def test_the_mean_of_a_map_is_the_image_s_logit(
 ) -> None:
     own = network()
     torch.nn.init.uniform_(own.resnet.fc.bias, -1, 1)
-    scores, maps = Served(own, task, 0.25)(pixels(3, side=96))
+    scores, maps = Served(own, task, 0.25)(pixels(3, side_px=96))
     assert maps.shape == (3, 3, 3, 3)
     assert maps.std((2, 3)).min() > 1e-3
     means, logits = maps.mean((2, 3)), to_logits(scores)

@@ -231,7 +231,7 @@ def test_the_same_model_again_is_refused_for_too_few_images(
     suggested = re.search(
         r"\(--margin (0\.\d+) would accept it, --force releases", str(caught.value)
     )
-    found = compare(run, load(f"{name}:1", CPU, own_store))
+    found = compare(run, load(own_store.path(f"{name}:1"), CPU))
     assert suggested and judge(found, float(suggested[1]), ()) == []
     assert own_store.versions(name) == [1]
     printed = capsys.readouterr().out
@@ -288,7 +288,7 @@ def test_one_label_that_got_worse_is_enough_to_be_refused(
     )
     with pytest.raises(ReleaseError, match=refusal):
         release(bad, "stripes", own_store, CPU, margin=0.49)
-    found = compare(bad, load("stripes:1", CPU, own_store))
+    found = compare(bad, load(own_store.path("stripes:1"), CPU))
     assert judge(found, 0.49, ("blue",)) == []
 
 
@@ -307,7 +307,7 @@ def test_a_better_model_is_released_as_better(
 def test_images_that_the_released_model_was_trained_on_are_left_out(
     single_run: Run, store: Store
 ) -> None:
-    old = load("colours:1", CPU, store)
+    old = load(store.path("colours:1"), CPU)
     seen = single_run.split.valid[0].sha256
     found = compare(single_run, replace(old, trained_on=old.trained_on | {seen}))
     whole = compare(single_run, old)
@@ -318,7 +318,7 @@ def test_images_that_the_released_model_was_trained_on_are_left_out(
 
 def test_each_model_gets_the_images_in_its_own_preprocessing(single_run: Run, store: Store) -> None:
     """A released model with another crop gets its images with that crop."""
-    old = load("colours:1", CPU, store)
+    old = load(store.path("colours:1"), CPU)
     seen = []
 
     def spying(images: Any) -> Any:
@@ -336,7 +336,7 @@ def test_an_image_s_own_label_does_not_influence_its_tags(
 ) -> None:
     """The candidate's thresholds for an image are fitted on other images: fitted on the same ones,
     they would bias the comparison towards it."""
-    old, compared = load("stripes:1", CPU, store), comparison.regressions
+    old, compared = load(store.path("stripes:1"), CPU), comparison.regressions
     seen: list[Any] = []
 
     def watched(new_wrong: Any, *others: Any) -> Any:
@@ -357,7 +357,7 @@ def test_an_image_s_own_label_does_not_influence_its_tags(
 
 
 def test_labels_are_compared_by_name_and_not_by_order(run: Run, task: str, store: Store) -> None:
-    old = load(f"{NAMES[task]}:1", CPU, store)
+    old = load(store.path(f"{NAMES[task]}:1"), CPU)
     turned = replace(
         old,
         labels=old.labels[::-1],
@@ -370,13 +370,13 @@ def test_labels_are_compared_by_name_and_not_by_order(run: Run, task: str, store
 def test_labels_that_only_one_model_has_are_left_out_and_missing_ones_named(
     single_run: Run, multi_run: Run, store: Store
 ) -> None:
-    old = load("colours:1", CPU, store)
+    old = load(store.path("colours:1"), CPU)
     renamed = replace(old, labels=("blue", "green", "crimson"))
     found = compare(single_run, renamed)
     assert found.gone == ["crimson"]
     red = sum(record.labels == ("red",) for record in single_run.split.valid)
     assert found.left_out == red > 0
-    tags = load("stripes:1", CPU, store)
+    tags = load(store.path("stripes:1"), CPU)
     found = compare(multi_run, replace(tags, labels=("blue", "green", "crimson")))
     assert (found.gone, found.left_out) == (["crimson"], 0)
 

@@ -92,7 +92,7 @@ def test_every_metric_is_shown_with_its_interval(run: Run) -> None:
 def test_mistakes_are_shown_as_served_next_to_where_the_network_looked(
     run: Run, task: Task, tmp_path: Path
 ) -> None:
-    subject = scorer.load(str(run.path), CPU)
+    subject = scorer.load(run, CPU)
     turned = replace(subject, run=lambda images: subject.run(images)[:, ::-1])
     page = written(turned, tmp_path / "new")
     assert len(page.images) >= 8 and len(page.images) % 2 == 0
@@ -108,7 +108,7 @@ def test_mistakes_are_shown_as_served_next_to_where_the_network_looked(
 
 
 def test_a_report_without_mistakes_says_so(single_run: Run, tmp_path: Path) -> None:
-    subject = scorer.load(str(single_run.path), CPU)
+    subject = scorer.load(single_run, CPU)
     channel = {"blue": 2, "green": 1, "red": 0}
     order = [channel[label] for label in subject.labels]
 
@@ -124,7 +124,7 @@ def test_a_report_without_mistakes_says_so(single_run: Run, tmp_path: Path) -> N
 
 
 def test_a_bundle_s_report_has_no_curves(bundle: Bundle, tmp_path: Path) -> None:
-    page = written(scorer.load(str(bundle.path), CPU), tmp_path / "new")
+    page = written(scorer.load(bundle.path, CPU), tmp_path / "new")
     assert "Training curves" not in page.text
     assert f"{bundle.manifest.name}:1" in page.text
 
@@ -132,14 +132,14 @@ def test_a_bundle_s_report_has_no_curves(bundle: Bundle, tmp_path: Path) -> None
 def test_a_network_without_maps_shows_its_mistakes_alone(
     single_bundle: Bundle, tmp_path: Path
 ) -> None:
-    subject = scorer.load(str(single_bundle.path), CPU)
+    subject = scorer.load(single_bundle.path, CPU)
     without_maps = replace(subject, maps=None, run=lambda images: subject.run(images)[:, ::-1])
     page = written(without_maps, tmp_path / "new")
     assert page.images and "where the network looked" not in page.text
 
 
 def test_labels_and_files_are_text_not_markup(single_run: Run, tmp_path: Path) -> None:
-    subject = scorer.load(str(single_run.path), CPU)
+    subject = scorer.load(single_run, CPU)
     evil = replace(subject, labels=("<script>", "green", "red"))
     table = image_sets.write_csv(
         image_sets.put(tmp_path, "a.jpg", "b.jpg") / "l.csv",
@@ -155,7 +155,7 @@ def test_labels_and_files_are_text_not_markup(single_run: Run, tmp_path: Path) -
 def test_the_same_evaluation_gives_the_same_bytes(
     task: Task, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    subject = scorer.load(str(request.getfixturevalue(f"{task}_run").path), CPU)
+    subject = scorer.load(request.getfixturevalue(f"{task}_run"), CPU)
     written(subject, tmp_path / "a")
     written(subject, tmp_path / "b")
     assert (tmp_path / "a/report.html").read_bytes() == (tmp_path / "b/report.html").read_bytes()
