@@ -144,7 +144,9 @@ def _type(annotation: Any) -> str:
         return "comma-separated list"
     if types := [part for part in get_args(annotation) if part is not NoneType]:
         return _type(types[0])
-    return {bool: "true or false", int: "integer", float: "number", str: "text", Path: "path"}[annotation]
+    return {bool: "true or false", int: "integer", float: "number", str: "text", Path: "path"}[
+        annotation
+    ]
 
 
 def _default(field: FieldInfo) -> str:

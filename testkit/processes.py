@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 
 from testkit import narrow_resnet
 from training.__main__ import main
@@ -88,6 +89,19 @@ def signal_in_step(number: signal.Signals, step: int) -> None:
         return whole(*arguments)
 
     FineTuning.step = counted  # type: ignore[method-assign, assignment]
+
+
+def interrupt_in_step_and_after(step: int) -> None:
+    """Ctrl-C in a step, and again whenever the run's lock is released."""
+    release = FileLock.release
+
+    def interrupted(self: FileLock, force: bool = False) -> None:
+        signal.raise_signal(signal.SIGINT)
+        release(self, force)
+        signal.raise_signal(signal.SIGINT)
+
+    FileLock.release = interrupted  # type: ignore[method-assign, assignment]
+    signal_in_step(signal.SIGINT, step)
 
 
 def kill_when_written(pattern: str, count: int) -> None:

@@ -6,14 +6,19 @@ Exit codes: 0 done; 1 refused or failed, with one line that says why; 2 wrong us
 import importlib
 import io
 import os
+import signal
 import sys
 from contextlib import nullcontext, redirect_stdout
+from typing import Any
 
 from models.errors import LabradorError, RecipeError
 from training.arguments import parse, parser
 
 
 def main(arguments: list[str] | None = None, prog: str = "python -m training") -> int:
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt_once)
     try:
         call = parse(arguments, prog)
         with open(os.devnull, "w") as nowhere:
@@ -27,10 +32,19 @@ def main(arguments: list[str] | None = None, prog: str = "python -m training") -
     except (LabradorError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(interrupt if interrupt.args else "interrupted", file=sys.stderr)
         return 130
+    finally:
+        if signal.getsignal(signal.SIGINT) is _interrupt_once:
+            signal.signal(signal.SIGINT, handler)
     return 0
+
+
+def _interrupt_once(*_: Any) -> None:
+    """Ctrl-C stops the command; pressed again, it does not break into the clean-up."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -177,6 +177,15 @@ def data_arguments(recipe: Recipe) -> str:
     return shlex.join(arguments)
 
 
+def train_arguments(recipe: Recipe) -> str:
+    """The recipe as arguments of `train`, without the options that have their default."""
+    arguments = [recipe.data]
+    for name, field in Recipe.model_fields.items():
+        if name != "data" and (value := getattr(recipe, name)) != field.default:
+            arguments += [f"--{name.replace('_', '-')}", str(value)]
+    return shlex.join(arguments)
+
+
 def resolve(options: dict[str, Any], file: Path | None = None) -> Recipe:
     """The recipe of a TOML file, overridden by `options`; RecipeError names what is wrong."""
     from_file: dict[str, Any] = {}

@@ -35,6 +35,8 @@ def evaluate(
         f"{len(found.records)} images, without {left_out} that it was trained on;"
         f" value and 95 % interval:\n{evaluation.table(measured)}"
     )
+    if line := evaluation.against_validation(subject, measured):
+        print(line)
     evaluation.write(path, found, measured)
     html_report.write(path / run_folder.REPORT_FILE, subject, found, measured)
     files = (evaluation.METRICS_FILE, evaluation.PREDICTIONS_FILE, run_folder.REPORT_FILE)

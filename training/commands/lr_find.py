@@ -10,12 +10,17 @@ from training.data.contents import Contents
 from training.data.prepare import Prepared, prepare
 from training.distributed import Ranks
 from training.fine_tuning.batches import training_set
-from training.fine_tuning.lr_finder import suggest, sweep, write
+from training.fine_tuning.lr_finder import PICKED, suggest, sweep, write
 from training.fine_tuning.trainer import FineTuning
 from training.hardware import pick_device
 from training.network.pretrained import start
-from training.recipe import Recipe
+from training.recipe import Recipe, train_arguments
 from training.run_folder import Run
+
+_SWEPT = {
+    "head": "the new head alone, which trains first and peaks at this value",
+    "whole": "the whole network, whose head peaks at half of this value",
+}
 
 
 def lr_find(source: Recipe | Run, out: Path | None) -> None:
@@ -39,7 +44,9 @@ def lr_find(source: Recipe | Run, out: Path | None) -> None:
     curve = sweep(FineTuning(network, training, task, recipe, Ranks(0, 1, device)), phase)
     suggestions = suggest(curve)
     plot = write(path, curve, suggestions)
-    print(f"suggestions for --lr, from the {phase} phase:")
-    for name, lr in suggestions.items():
-        print(f"  {name:12}{lr:.1e}")
+    best = f"{suggestions.pop(PICKED):.1e}"
+    others = ", ".join(f"{name} {lr:.1e}" for name, lr in suggestions.items())
+    print(f"--lr {best}: the {PICKED} of the curve of {_SWEPT[phase]} (others: {others})")
     print(f"wrote {plot}")
+    chosen = recipe.model_copy(update={"lr": best})
+    print(f"next: python -m training train {train_arguments(chosen)}")

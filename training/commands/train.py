@@ -1,7 +1,6 @@
 """`train`: from DATA to a complete run, in data-flow order."""
 
 import copy
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -85,11 +84,23 @@ def resume(path: Path) -> Path:
         if start is None:
             raise RunError(f"{path} has no intact checkpoint: start a new run")
         torch.set_num_threads(start.progress.threads)
-        print(f"resuming {path} after step {start.progress.step}")
+        print(
+            f"resuming {path} after step {start.progress.step}, its last checkpoint{_lost(start)}"
+        )
         network = Network(recipe.arch, len(dataset.labels))
         images = Prepared(dataset, sides, contents)
         tuning = _tuning(network, images, recipe, ranks)
         return _fit(path, images, tuning, start, run_folder.read_provenance(path))
+
+
+def _lost(start: Checkpoint) -> str:
+    """Why a run begins anew, if it does."""
+    if start.progress.step:
+        return ""
+    return (
+        ": it was stopped before it wrote another (--checkpoint-s seconds apart, and after each"
+        " epoch), so it trains from the start"
+    )
 
 
 def _tuning(network: Network, images: Prepared, recipe: Recipe, ranks: Ranks) -> FineTuning:
@@ -127,9 +138,10 @@ def _fit(
         text = "".join(f"{file}\n" for file in error.files)
         (path / run_folder.DIVERGED_FILE).write_text(text, encoding="utf-8")
         raise
-    except KeyboardInterrupt:
-        print(f"stopped; resume with: python -m training train --resume {path}", file=sys.stderr)
-        raise
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(
+            f"stopped; resume with: python -m training train --resume {path}"
+        ) from interrupt
     if recipe.early_stop:
         ranks.broadcast("")  # the first process may still be writing it
         checkpoint.restore_best(path, network)

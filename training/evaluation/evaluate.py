@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -122,6 +122,24 @@ def write(folder: Path, evaluation: Evaluation, measured: dict[str, Metric]) -> 
     for record, row in zip(records, evaluation.scores, strict=True):
         writer.writerow([record.file, " ".join(record.labels), *row.tolist()])
     write_atomically(folder / PREDICTIONS_FILE, lines.getvalue().encode())
+
+
+def against_validation(model: Scorer, measured: Mapping[str, Metric]) -> str | None:
+    """How the headline metric differs from the model's own on its validation images, in words.
+
+    None where they are equal, as on those very images.
+    """
+    name = HEADLINE[model.task]
+    here, there = measured[name], model.metrics[name]
+    change = metrics.difference(here, there)
+    if change.value == 0:
+        return None
+    by_chance = change.low <= 0 <= change.high
+    verdict = "chance alone can explain it" if by_chance else "more than chance explains"
+    return (
+        f"{name} was {there.value:.4f} on the model's own validation images: a difference of"
+        f" {change.value:+.4f} [{change.low:+.4f}, {change.high:+.4f}], {verdict}"
+    )
 
 
 def table(measured: dict[str, Metric]) -> str:

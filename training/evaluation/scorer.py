@@ -1,6 +1,6 @@
 """A run or a bundle, loaded for evaluation."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from models import bundle
 from models.golden import Runner
-from models.manifest import Preprocess, Provenance, Task
+from models.manifest import Metric, Preprocess, Provenance, Task
 from training.evaluation import calibration, onnx_session
 from training.network.inference import in_batches, logits_of
 from training.network.resnet import Network, Served
@@ -23,7 +23,7 @@ Maps = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 @dataclass(frozen=True)
 class Scorer:
     """The model of a run or a bundle. `run` and `maps` take images preprocessed by `preprocess`;
-    `maps` is None if the network has none."""
+    `maps` is None if the network has none; `metrics` are those of its validation images."""
 
     name: str
     task: Task
@@ -31,6 +31,7 @@ class Scorer:
     thresholds: tuple[float, ...] | None
     temperature: float
     preprocess: Preprocess
+    metrics: Mapping[str, Metric]
     trained_on: frozenset[str]
     provenance: Provenance
     run: Runner
@@ -71,6 +72,7 @@ def of_network(
         outcome.thresholds,
         outcome.temperature,
         outcome.preprocess,
+        outcome.metrics,
         frozenset(trained_on),
         outcome.provenance,
         scores_of,
@@ -89,6 +91,7 @@ def _of_bundle(path: Path) -> Scorer:
         manifest.thresholds,
         manifest.temperature,
         manifest.preprocess,
+        manifest.metrics,
         frozenset(found.files[manifest.training_images].decode().split()),
         manifest.provenance,
         scores_of,

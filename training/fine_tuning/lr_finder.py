@@ -24,6 +24,7 @@ from training.fine_tuning.trainer import FineTuning
 from training.recipe import Recipe
 
 STEPS = 100
+PICKED = "valley"  # of the suggestions; fastai's default too
 _FIRST, _LAST = 1e-7, 10.0
 _SMOOTHING = 0.98  # weight of the earlier losses in the running mean
 _DIVERGED = 4  # times the best loss ends the sweep
@@ -42,10 +43,10 @@ class Curve:
 
 
 def with_found_lr(trial: FineTuning) -> Recipe:
-    """The recipe of `trial` with the learning rate at the valley of its head. Trains `trial`."""
-    valley = suggest(sweep(trial, "head"))["valley"]
-    print(f"--lr auto: {valley:.1e}")
-    return trial.recipe.model_copy(update={"lr": f"{valley:.1e}"})
+    """The recipe of `trial` with the learning rate that its head suggests. Trains `trial`."""
+    found = suggest(sweep(trial, "head"))[PICKED]
+    print(f"--lr auto: {found:.1e}")
+    return trial.recipe.model_copy(update={"lr": f"{found:.1e}"})
 
 
 def sweep(tuning: FineTuning, phase_name: str) -> Curve:

@@ -10,7 +10,7 @@ import torch
 
 from models.bundle import Bundle, sha256
 from models.errors import DataError
-from models.manifest import Preprocess, Task
+from models.manifest import Metric, Preprocess, Task
 from models.preprocess import decode
 from testkit import image_sets, tiny_models
 from training.data import datasets
@@ -70,6 +70,7 @@ def colour_model(
         thresholds,
         1.0,
         preprocess,
+        {"error": Metric(value=0.5, low=0.2, high=0.8)},
         trained_on,
         tiny_models.PROVENANCE,
         run,
@@ -86,6 +87,23 @@ def test_every_image_of_new_data_is_measured(tmp_path: Path) -> None:
     assert written["error"] == {"value": 0.0, "low": 0.0, "high": 0.0}
     text = evaluate.table(found.measure())
     assert f"{written['nll']['value']:.4f}   [{written['nll']['low']:.4f}" in text
+
+
+def test_a_difference_to_the_validation_images_comes_with_its_interval() -> None:
+    """By hand: 0.04 √2 = 0.0566 below it, 0.03 √2 = 0.0424 above."""
+    model = replace(colour_model(), metrics={"error": Metric(value=0.11, low=0.08, high=0.15)})
+
+    def line(value: float, low: float, high: float) -> str | None:
+        return evaluate.against_validation(
+            model, {"error": Metric(value=value, low=low, high=high)}
+        )
+
+    assert line(0.52, 0.48, 0.55) == (
+        "error was 0.1100 on the model's own validation images: a difference of +0.4100"
+        " [+0.3534, +0.4524], more than chance explains"
+    )
+    assert "-0.0100 [-0.0666, +0.0324], chance alone" in str(line(0.10, 0.06, 0.13))
+    assert line(0.11, 0.0, 0.3) is None
 
 
 def test_predictions_have_a_line_per_image_with_every_score_exactly(tmp_path: Path) -> None:
