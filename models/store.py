@@ -5,6 +5,7 @@
 
 import os
 import re
+import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,9 @@ from models import bundle
 from models.errors import BundleError
 from models.manifest import MANIFEST_FILE, Manifest
 
-DEFAULT_ROOT = Path(__file__).parent / "bundles"
+_PACKAGE = Path(__file__).parent
+_INSTALLED = _PACKAGE.parent == Path(sysconfig.get_path("purelib"))  # from a wheel, not a checkout
+DEFAULT_ROOT = Path("models/bundles") if _INSTALLED else _PACKAGE / "bundles"
 ROOT_VARIABLE = "LABRADOR_MODEL_STORE"  # environment variable, for training and serving
 RELEASED_FILE = "RELEASED"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")

@@ -194,8 +194,8 @@ Model = TypeVar("Model", bound=_HasManifest)
 def pick(models: Mapping[str, Model], task: Task, name: str | None) -> Model:
     """The model to use, of `models` by name: `name`, or the only one of the task.
 
-    Raises ModelUnknown if there is none, BadParameter if there are several or `name` is a model of
-    the other task.
+    name: NAME, or NAME:VERSION to be answered by that version only. Raises ModelUnknown if there is
+    none, BadParameter if there are several or `name` is a model of the other task.
     """
     names = [n for n, model in models.items() if model.manifest.task == task]
     if name is None:
@@ -204,11 +204,18 @@ def pick(models: Mapping[str, Model], task: Task, name: str | None) -> Model:
         if names:
             raise BadParameter(f"several models are served; choose model={' or '.join(names)}")
         raise ModelUnknown(f"no {task}-label model is served; GET /models lists the served models")
+    name, _, version = name.partition(":")
     if name not in models:
         raise ModelUnknown(f"unknown model {name!r:.80}; valid: {', '.join(names) or 'none'}")
     if name not in names:
         other = models[name].manifest.task
         raise BadParameter(f"{name} is a {other}-label model: use {ENDPOINTS[other]}")
+    served = str(models[name].manifest.version)
+    if version not in ("", served):
+        raise ModelUnknown(
+            f"{name} is served in version {served}, not {version!r:.20}: use model={name}, or"
+            f" model={name}:{served}"
+        )
     return models[name]
 
 

@@ -75,7 +75,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_wheel_trains_exports_and_serves_from_any_folder(installed: Path, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment |= {"LABRADOR_MODEL_STORE": str(tmp_path / "store"), "LABRADOR_DRAIN_S": "0"}
+    environment["LABRADOR_DRAIN_S"] = "0"
     images = image_sets.class_folders(tmp_path / "images", 8)
 
     def run(*words: object) -> str:
@@ -94,6 +94,7 @@ def test_a_wheel_trains_exports_and_serves_from_any_folder(installed: Path, tmp_
     small = ("--weights", "none", "--image-size", 32, "--epochs", 1, "--arch", "resnet18")
     run("train", images, *small, "--out", "run")
     run("export", "run", "--name", "tints")
+    assert (tmp_path / "models" / "bundles" / "tints" / "1" / "manifest.json").exists()
     port = free_port()
     serve = [str(installed), "serve", "--port", str(port)]
     with subprocess.Popen(serve, cwd=tmp_path, env=environment) as server:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -42,6 +43,34 @@ def test_the_commands_of_the_readme_train_export_and_answer(clone: Path) -> None
     assert answer["model"] == {"name": "shapes", "version": "1"}
     assert len(answer["predictions"]) == 2
     assert list(clone.glob("bentoml/bentos/labrador/*/bento.yaml"))
+
+
+@pytest.mark.data
+def test_the_commands_for_your_own_photos_train_and_answer(
+    clone: Path, real_images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On photographs of four breeds; with weights from a file, small and short."""
+    monkeypatch.setenv("LABRADOR_MODEL_STORE", str(clone / "bundles"))
+    port = free_port()
+    for number, breed in enumerate(("Birman", "pug", "beagle", "Abyssinian")):
+        folder = clone / "photos" / ("cat" if number == 0 else breed)
+        folder.mkdir(parents=True)
+        for row, image in enumerate(
+            sorted((real_images / "pets" / "images").glob(f"{breed}_*.jpg")), 1
+        ):
+            shutil.copy(image, folder / f"IMG_{row}.jpg")
+    script = commands("Your own photos in five minutes").replace("3000", str(port))
+    weights = real_images / "weights" / "resnet18-distilled.pth"
+    small = f"--weights {weights} --image-size 64 --epochs 1"
+    script = script.replace("labrador train photos", f"labrador train photos {small}")
+    script = script.replace("labrador serve", f"labrador serve --port {port}")
+    done = run(f"trap 'kill $(jobs -p)' EXIT\n{script}", clone)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "40 images, 4 labels, single-label" in done.stdout
+    assert "curl: " not in done.stderr
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert answer["model"] == {"name": "mine", "version": "1"}
+    assert len(answer["predictions"]) == 4
 
 
 @pytest.mark.parametrize(

@@ -171,6 +171,7 @@ def test_a_draining_worker_is_not_ready_but_keeps_serving(store: Path, metrics: 
 def test_the_only_model_of_a_task_needs_no_name(store: Path, metrics: Metrics) -> None:
     def test(registry: Registry) -> None:
         assert registry.choose("single", None) is registry.served["colours"]
+        assert registry.choose("single", "colours:1") is registry.served["colours"]
         assert registry.choose("multi", "tags") is registry.served["tags"]
 
     _loaded(Settings(model_store=store), metrics, test)
@@ -186,6 +187,12 @@ def test_the_only_model_of_a_task_needs_no_name(store: Path, metrics: Metrics) -
             "several models are served; choose model=colours or paints",
         ),
         ("single", "pets", ModelUnknown, "unknown model 'pets'; valid: colours, paints"),
+        (
+            "single",
+            "colours:2",
+            ModelUnknown,
+            "colours is served in version 1, not '2': use model=colours, or model=colours:1",
+        ),
         ("multi", "pets", ModelUnknown, "unknown model 'pets'; valid: none"),
         (
             "multi",
