@@ -1,6 +1,6 @@
-"""The CPU of this process: its model, its instruction set extensions and the usable cores.
+"""The CPU and the memory of this process: what it has, and how much of it may be used.
 
-Python, torch and ONNX Runtime count the host's cores; a container's quota is in its cgroup.
+Python, torch and ONNX Runtime count the host's; a container's limits are in its cgroup.
 """
 
 import math
@@ -10,6 +10,7 @@ from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
 CGROUP = Path("/sys/fs/cgroup")
+MEMINFO = Path("/proc/meminfo")
 _EXTENSIONS = {  # x86 extension -> kernel flags, any of which implies it
     "AVX2": {"avx2"},
     "AVX-512": {"avx512f"},
@@ -59,3 +60,23 @@ def _quota(cgroup: Path) -> float:
         except OSError:
             return math.inf
     return math.inf if quota in ("max", "-1") else int(quota) / int(period)
+
+
+def free_memory(cgroup: Path = CGROUP, meminfo: Path = MEMINFO) -> float:
+    """Bytes that can still be allocated in the machine or the container, whichever is less.
+
+    Infinity where the system does not say, as on macOS.
+    """
+    free = math.inf
+    try:
+        lines = meminfo.read_text().splitlines()
+        free = next(
+            int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")
+        )
+    except (OSError, ValueError, StopIteration):
+        pass
+    try:
+        limit, used = (int((cgroup / f"memory.{name}").read_text()) for name in ("max", "current"))
+    except (OSError, ValueError):  # no cgroup v2, or no limit: "max"
+        return free
+    return min(free, limit - used)

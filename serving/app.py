@@ -23,10 +23,12 @@ from models.hardware import cpu_cores
 from serving import bentoml_internals
 from serving.auth import Keys
 from serving.endpoints import Endpoints
+from serving.follower import Follower
 from serving.metrics import Metrics, Observation
 from serving.prediction import Predictor
 from serving.problems import as_problem, respond
 from serving.registry import Registry
+from serving.session import Place
 from serving.settings import Settings, read_api_keys
 
 CLIENT_LEFT = 499  # never sent, only in the metrics; nginx's code for a disconnected client
@@ -50,7 +52,8 @@ class Application:
         cores = max(1, cpu_cores() // workers)
         self._settings = settings
         self._metrics = Metrics(metrics_folder)
-        self._registry = Registry(settings, self._metrics, cores, worker)
+        self._registry = Registry(settings, self._metrics)
+        self._follower = Follower(settings, self._registry, self._metrics, Place(cores, worker))
         self._predictor = Predictor(settings, self._registry, self._metrics, cores)
         keys = Keys(read_api_keys(settings.api_keys_file))
         endpoints = Endpoints(
@@ -99,7 +102,7 @@ class Application:
 
     @asynccontextmanager
     async def _lifespan(self, _: Any) -> AsyncIterator[None]:
-        following = asyncio.create_task(self._registry.follow())
+        following = asyncio.create_task(self._follower.follow())
         self._drain_on_sigterm()
         yield
         following.cancel()

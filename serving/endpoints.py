@@ -72,7 +72,10 @@ class Endpoints:
             {**naming(s.manifest), "provider": s.provider, "precision": s.variant.precision}
             for s in served
         ]
-        return JSONResponse({"status": "ready", "models": models})
+        answer: dict[str, Any] = {"status": "ready", "models": models}
+        if self._registry.not_served:
+            answer["not_served"] = self._registry.not_served
+        return JSONResponse(answer)
 
     async def metrics(self, request: Request) -> Response:
         served = [(s.manifest, s.variant, s.provider) for s in self._registry.served.values()]

@@ -105,6 +105,14 @@ class Metrics:
             "Versions swapped in while serving, and those that failed",
             ["model", "result"],
         )
+        self.store_seen = gauge(
+            "labrador_store_seen_timestamp_seconds",
+            "When the store was last read, by the worker whose last time is longest ago",
+            multiprocess_mode="livemin",
+        )
+        self.store_failures = counter(
+            "labrador_store_failures_total", "Looks at the store that failed or took too long"
+        )
         gauge("labrador_workers", "Workers that are alive", multiprocess_mode="livesum").set(1)
 
     def expect(self, manifest: Manifest) -> None:

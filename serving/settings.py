@@ -55,6 +55,14 @@ class Settings(BaseSettings):
         description="start, though not ready, while a model is missing from the store, as an"
         " orchestrator wants; otherwise the server says what is missing and exits",
     )
+    require_all_models: bool = Field(
+        default=False,
+        description="not ready unless every model is served; otherwise one that cannot be served"
+        " leaves the others ready, and /readyz names it",
+    )
+    store_timeout_s: float = Field(
+        default=10, gt=0, description="for one look at the store; what hangs is tried again"
+    )
     max_body_mb: float = Field(default=10, gt=0, le=1024, description="largest request body")
     max_megapixels: float = Field(
         default=25, gt=0, le=MEGAPIXELS_MAX, description="largest image, according to its header"

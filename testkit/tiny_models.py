@@ -20,6 +20,7 @@ from models.manifest import (
     Metric,
     Preprocess,
     Provenance,
+    Release,
     Task,
     Tensors,
     Variant,
@@ -105,10 +106,12 @@ def content(
     *,
     int8: bytes | None = None,
     weights: NDArray[np.float32] = WEIGHTS,
+    replaced: int | None = None,
 ) -> tuple[Manifest, dict[str, bytes]]:
     """The manifest and the files of a tiny bundle.
 
-    `model` replaces its network, `weights` the network's weights; `int8` is a variant.
+    `model` replaces its network, `weights` the network's weights; `int8` is a variant; `replaced`
+    is the version that its release replaced.
     """
     preprocess = Preprocess(image_size_px=SIZE_PX, crop_fraction=0.9)
     files = golden.forms([picture((200, 30, 30)), picture((20, 180, 60)), picture((30, 60, 220))])
@@ -137,6 +140,7 @@ def content(
         ),
         training_images=TRAINING_IMAGES_FILE,
         provenance=PROVENANCE,
+        release=None if replaced is None else _release(replaced),
         files=hashes(files),
     )
     return manifest, files
@@ -150,10 +154,27 @@ def add(
     *,
     int8: bytes | None = None,
     weights: NDArray[np.float32] = WEIGHTS,
+    replaced: int | None = None,
 ) -> Path:
     """Write the next version of a tiny bundle into the store and return its folder."""
     return Store(store).add(
-        name, lambda version: content(name, version, task, model, int8=int8, weights=weights)
+        name,
+        lambda version: content(
+            name, version, task, model, int8=int8, weights=weights, replaced=replaced
+        ),
+    )
+
+
+def _release(replaced: int) -> Release:
+    return Release(
+        verdict="released",
+        replaced=replaced,
+        images=100,
+        margin=0.01,
+        difference=None,
+        worse_labels=(),
+        allowed_labels=(),
+        forced=False,
     )
 
 

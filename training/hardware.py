@@ -1,10 +1,9 @@
 """Device, dtype and free memory: the recipe's `auto`, resolved for this machine."""
 
-from pathlib import Path
-
 import psutil
 import torch
 
+from models import hardware
 from models.errors import RecipeError
 from training.recipe import Device, Dtype
 
@@ -30,13 +29,4 @@ def pick_dtype(dtype: Dtype, device: torch.device) -> Dtype:
 
 def free_memory() -> int:
     """Free bytes of the machine or of the container, whichever is less."""
-    free = int(psutil.virtual_memory().available)
-    limit, used = (_number(Path("/sys/fs/cgroup") / f"memory.{n}") for n in ("max", "current"))
-    return free if limit is None or used is None else min(free, limit - used)
-
-
-def _number(file: Path) -> int | None:
-    try:
-        return int(file.read_text())
-    except (OSError, ValueError):  # no cgroup v2, or no limit: "max"
-        return None
+    return int(min(psutil.virtual_memory().available, hardware.free_memory()))

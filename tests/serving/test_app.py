@@ -318,7 +318,7 @@ def test_a_corrupt_bundle_is_named_and_the_server_stays_up(
     server = inside(ready=False, model_store=tmp_path)
     assert "corrupt/1/model.onnx is corrupt" in _reason(server)
     assert 'labrador_model_ready{model="corrupt"} 0.0' in get(f"{server.url}/metrics").text
-    assert "not ready: " in caplog.text
+    assert "corrupt/1 cannot be served: BundleError: " in caplog.text
 
 
 @pytest.mark.skipif(gpus() > 0, reason="there is a GPU")

@@ -8,20 +8,23 @@ import pytest
 
 from models.errors import BadParameter, LabradorError, ModelUnknown, NotReady, Overloaded
 from models.manifest import MODEL_FILE, Task
+from models.store import Store
+from serving.follower import Follower
 from serving.hardware import gpus
 from serving.metrics import Metrics
 from serving.registry import Registry
-from serving.session import CPU
+from serving.session import CPU, Place
 from serving.settings import Settings
 from testkit import tiny_models
 
 
 def _loaded(settings: Settings, metrics: Metrics, test: Callable[[Registry], None]) -> None:
     async def scenario() -> None:
-        registry = Registry(settings, metrics, threads=1, worker=0)
+        registry = Registry(settings, metrics)
+        follower = Follower(settings, registry, metrics, Place(threads=1, worker=0))
         with pytest.raises(NotReady, match="^loading$"):
             registry.check_loaded()
-        await registry.load()
+        await follower.look()
         try:
             test(registry)
         finally:
@@ -77,7 +80,7 @@ def test_an_empty_store_is_not_ready(tmp_path: Path, metrics: Metrics) -> None:
 
 
 def test_a_model_that_is_not_in_the_store_is_named(store: Path, metrics: Metrics) -> None:
-    settings = Settings(model_store=store, models=("colours", "pets"))
+    settings = Settings(model_store=store, models=("colours", "pets"), require_all_models=True)
     reason = _reason(settings, metrics)
     assert "no model pets" in reason
     assert "colours, tags" in reason
@@ -90,16 +93,28 @@ def test_cuda_without_a_gpu_is_not_ready_and_never_falls_back(
     assert "no GPU" in _reason(Settings(model_store=store, device="cuda"), metrics)
 
 
-def test_an_unexpected_error_is_a_reason_too(
-    tmp_path: Path, metrics: Metrics, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_release_that_cannot_be_read_is_a_reason_too(tmp_path: Path, metrics: Metrics) -> None:
     tiny_models.add(tmp_path, "odd", "single")
     (tmp_path / "odd" / "RELEASED").unlink()
     (tmp_path / "odd" / "RELEASED").mkdir()
     reason = _reason(Settings(model_store=tmp_path), metrics)
-    assert reason == "loading failed with IsADirectoryError; see the log"
+    assert reason.startswith("odd: [Errno 21] Is a directory")
+
+
+def test_an_unexpected_error_is_a_reason_too(
+    tmp_path: Path,
+    metrics: Metrics,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(_: Store) -> list[str]:
+        raise RuntimeError("what nobody thought of")
+
+    monkeypatch.setattr(Store, "names", broken)
+    reason = _reason(Settings(model_store=tmp_path), metrics)
+    assert reason == "loading failed with RuntimeError; see the log"
     failed, unready = caplog.records
-    assert (failed.name, failed.getMessage()) == ("serving.registry", "loading failed")
+    assert (failed.name, failed.getMessage()) == ("serving.follower", "loading failed")
     assert failed.exc_info is not None
     assert unready.getMessage() == f"not ready: {reason}"
 
@@ -110,10 +125,28 @@ def test_the_metrics_show_which_models_are_ready(tmp_path: Path, metrics: Metric
     tiny_models.add(tmp_path, "cut-off", "single")
     for name in ("broken", "cut-off"):
         metrics.model_ready.labels(name).set(7)
-    _reason(Settings(model_store=tmp_path, models=("at-work:1", "broken", "cut-off:1")), metrics)
-    ready = {n: metrics.model_ready.labels(n)._value.get() for n in ("at-work", "broken")}
-    assert ready == {"at-work": 1, "broken": 0}
-    assert metrics.model_ready.labels("cut-off")._value.get() == 0
+    (tmp_path / "cut-off" / "1" / "manifest.json").unlink()
+    chosen = ("at-work:1", "broken", "cut-off:1")
+    settings = Settings(model_store=tmp_path, models=chosen, require_all_models=True)
+    reason = _reason(settings, metrics)
+    assert "broken: " in reason and "cut-off: no model cut-off" in reason
+    ready = {n.partition(":")[0]: 0.0 for n in chosen} | {"at-work": 1}
+    assert {name: metrics.model_ready.labels(name)._value.get() for name in ready} == ready
+
+
+def test_a_model_that_cannot_be_served_leaves_the_others_ready(
+    tmp_path: Path, metrics: Metrics
+) -> None:
+    tiny_models.add(tmp_path, "sound", "single")
+    (tiny_models.add(tmp_path, "corrupt", "single") / MODEL_FILE).write_bytes(b"no network")
+
+    def test(registry: Registry) -> None:
+        registry.check_ready()
+        assert registry.choose("single", None) is registry.served["sound"]
+        with pytest.raises(NotReady, match="corrupt is not served: .*model.onnx is corrupt"):
+            registry.choose("single", "corrupt")
+
+    _loaded(Settings(model_store=tmp_path), metrics, test)
 
 
 def test_a_served_model_knows_its_path_variant_and_provider(

@@ -17,6 +17,7 @@ from models.errors import GateError
 from models.golden import TOLERANCE_CPU, TOLERANCE_CUDA
 from models.manifest import GOLDEN_SCORES_FILE
 from serving import session as session_module
+from serving.follower import Follower
 from serving.hardware import gpus
 from serving.metrics import Metrics
 from serving.registry import Registry
@@ -84,8 +85,9 @@ def test_a_worker_s_index_selects_its_gpu(
     store: Path, on_cuda: type[OnCuda], metrics: Metrics
 ) -> None:
     async def load() -> None:
-        registry = Registry(Settings(model_store=store, models=("tags",)), metrics, 1, worker=3)
-        await registry.load()
+        settings = Settings(model_store=store, models=("tags",))
+        registry = Registry(settings, metrics)
+        await Follower(settings, registry, metrics, Place(threads=1, worker=3)).look()
         registry.check_ready()
         await registry.close()
 

@@ -1,6 +1,10 @@
 """A registry that follows the store: releases are swapped in, failures change nothing."""
 
 import asyncio
+import errno
+import math
+import os
+import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -11,8 +15,12 @@ import pytest
 from models.errors import NotReady
 from models.manifest import MODEL_FILE
 from models.store import Store
+from serving import follower
+from serving.aside import MOST, Aside
+from serving.follower import Follower
 from serving.metrics import Metrics
 from serving.registry import Registry
+from serving.session import Place
 from serving.settings import Settings
 from testkit import tiny_models
 
@@ -27,13 +35,16 @@ def _followed(
     metrics: Metrics,
     scenario: Callable[[Registry], Coroutine[Any, Any, None]],
     models: tuple[str, ...] = (),
+    **changes: Any,
 ) -> None:
     """Run the scenario with a registry that follows the store."""
 
     async def beside() -> None:
-        settings = Settings(model_store=store, reload_s=RELOAD_S, device="cpu", models=models)
-        registry = Registry(settings, metrics, threads=1, worker=0)
-        following = asyncio.create_task(registry.follow())
+        given: dict[str, Any] = {"reload_s": RELOAD_S, "device": "cpu", "models": models, **changes}
+        settings = Settings(model_store=store, **given)
+        registry = Registry(settings, metrics)
+        own = Follower(settings, registry, metrics, Place(threads=1, worker=0))
+        following = asyncio.create_task(own.follow())
         try:
             await asyncio.wait_for(scenario(registry), WITHIN_S)
         finally:
@@ -153,7 +164,9 @@ def test_a_version_that_failed_is_tried_again_after_another_was_served(
     tiny_models.add(tmp_path, "again", "single")
     _followed(tmp_path, metrics, scenario)
     (message,) = (record.getMessage() for record in caplog.records)
-    assert message.startswith(f"{path} is not served: BundleError: {path / MODEL_FILE} is corrupt")
+    assert message.startswith(
+        f"{path} cannot be served: BundleError: {path / MODEL_FILE} is corrupt"
+    )
 
 
 def test_a_store_that_cannot_be_read_for_a_while_changes_nothing(
@@ -177,7 +190,7 @@ def test_a_store_that_cannot_be_read_for_a_while_changes_nothing(
         released.unlink()
         released.mkdir()
         await _until(
-            lambda: any(m.startswith("steady: [Errno 21] Is a dir") for m in caplog.messages)
+            lambda: any("steady cannot be served: IsADirectoryError" in m for m in caplog.messages)
         )
         registry.check_ready()
         assert registry.served["steady"].manifest.version == 1
@@ -199,10 +212,12 @@ def test_verified_models_stay_while_a_broken_one_is_repaired(
     async def scenario(registry: Registry) -> None:
         await _until(lambda: "sound" in registry.served)
         sound = registry.served["sound"]
-        await asyncio.sleep(3 * RELOAD_S)
-        assert not _ready(registry)
+        await _until(lambda: "unsound" in registry.not_served)
+        registry.check_ready()
+        assert f"{path} is corrupt" in registry.not_served["unsound"]
         path.write_bytes(whole)
-        await _until(lambda: _ready(registry))
+        await _until(lambda: "unsound" in registry.served)
+        assert registry.not_served == {}
         assert registry.served["sound"] is sound
 
     _followed(tmp_path, metrics, scenario)
@@ -274,11 +289,154 @@ def test_without_reload_nothing_is_swapped(tmp_path: Path, metrics: Metrics) -> 
     tiny_models.add(tmp_path, "stays", "single", weights=BRIGHTER)
 
     async def scenario() -> None:
-        registry = Registry(Settings(model_store=tmp_path), metrics, threads=1, worker=0)
-        await registry.follow()  # returns: there is nothing to follow
+        settings = Settings(model_store=tmp_path)
+        registry = Registry(settings, metrics)
+        own = Follower(settings, registry, metrics, Place(threads=1, worker=0))
+        await own.follow()  # returns: there is nothing to follow
         Store(tmp_path).release("stays", 2)
         await asyncio.sleep(0.1)
         assert registry.served["stays"].manifest.version == 1
         await registry.close()
 
     asyncio.run(scenario())
+
+
+# A store that is slow, wrong or gone.
+
+
+def test_a_store_that_hangs_keeps_nobody_waiting_and_is_followed_again_afterwards(
+    tmp_path: Path, metrics: Metrics
+) -> None:
+    """A FIFO in the place of RELEASED: to open it waits for a writer that never comes."""
+    tiny_models.add(tmp_path, "hung", "single")
+    tiny_models.add(tmp_path, "hung", "single", weights=BRIGHTER)
+    released = tmp_path / "hung" / "RELEASED"
+
+    async def scenario(registry: Registry) -> None:
+        await _until(lambda: _ready(registry))
+        before = metrics.store_failures._value.get()
+        released.unlink()
+        os.mkfifo(released)
+        await _until(lambda: metrics.store_failures._value.get() >= before + 2)
+        registry.check_ready()
+        loop = asyncio.get_running_loop()
+        scores = await registry.served["hung"].batcher.scores(IMAGE, loop.time() + 5)
+        expected = tiny_models.reference_scores(IMAGE[None], "single")[0]
+        np.testing.assert_allclose(scores, expected, atol=1e-5)
+        released.unlink()
+        Store(tmp_path).release("hung", 2)
+        await _until(lambda: registry.served["hung"].manifest.version == 2)
+
+    _followed(tmp_path, metrics, scenario, store_timeout_s=0.05)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES, errno.ENOTCONN])
+def test_a_version_that_cannot_be_read_once_is_tried_again(
+    number: int, tmp_path: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"flaky-{number}"
+    tiny_models.add(tmp_path, name, "single")
+    path = tiny_models.add(tmp_path, name, "single", weights=BRIGHTER)
+    read, left = Path.read_bytes, 2
+
+    def fails_twice(file: Path) -> bytes:
+        nonlocal left
+        if file == path / MODEL_FILE and left:
+            left -= 1
+            raise OSError(number, os.strerror(number), str(file))
+        return read(file)
+
+    monkeypatch.setattr(Path, "read_bytes", fails_twice)
+
+    async def scenario(registry: Registry) -> None:
+        await _until(lambda: _ready(registry))
+        Store(tmp_path).release(name, 2)
+        await _until(lambda: registry.served[name].manifest.version == 2)
+        assert left == 0
+        assert _count(metrics, name, "failed") == 0
+
+    _followed(tmp_path, metrics, scenario)
+
+
+def test_the_version_before_is_served_where_the_released_one_is_corrupt(
+    tmp_path: Path, metrics: Metrics
+) -> None:
+    tiny_models.add(tmp_path, "bad-night", "single")
+    path = tiny_models.add(tmp_path, "bad-night", "single", weights=BRIGHTER, replaced=1)
+    (path / MODEL_FILE).write_bytes(b"no network")
+    Store(tmp_path).release("bad-night", 2)
+
+    async def scenario(registry: Registry) -> None:
+        await _until(lambda: _ready(registry))
+        assert registry.served["bad-night"].manifest.version == 1
+        await asyncio.sleep(5 * RELOAD_S)
+        assert _count(metrics, "bad-night", "failed") == 1  # tried once
+        tiny_models.add(tmp_path, "bad-night", "single", weights=BRIGHTER)
+        Store(tmp_path).release("bad-night", 3)
+        await _until(lambda: registry.served["bad-night"].manifest.version == 3)
+
+    _followed(tmp_path, metrics, scenario)
+
+
+def test_a_version_that_does_not_fit_into_memory_beside_the_served_one_waits(
+    tmp_path: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_models.add(tmp_path, "large", "single")
+    tiny_models.add(tmp_path, "large", "single", weights=BRIGHTER)
+    free = 1000.0
+    monkeypatch.setattr(follower, "free_memory", lambda: free)
+
+    async def scenario(registry: Registry) -> None:
+        nonlocal free
+        await _until(lambda: _ready(registry))  # the first one is loaded in any case
+        before = metrics.store_failures._value.get()
+        Store(tmp_path).release("large", 2)
+        await _until(lambda: metrics.store_failures._value.get() > before)
+        assert registry.served["large"].manifest.version == 1
+        free = math.inf
+        await _until(lambda: registry.served["large"].manifest.version == 2)
+
+    _followed(tmp_path, metrics, scenario)
+
+
+def test_without_reload_a_missing_model_is_waited_for(tmp_path: Path, metrics: Metrics) -> None:
+    async def scenario(registry: Registry) -> None:
+        await _until(lambda: "no model" in str(registry.problem))
+        tiny_models.add(tmp_path, "late", "single")
+        await _until(lambda: _ready(registry))
+
+    _followed(tmp_path, metrics, scenario, reload_s=0)
+
+
+def test_looks_at_a_failing_store_become_rarer_and_never_coincide(
+    tmp_path: Path, metrics: Metrics
+) -> None:
+    settings = Settings(model_store=tmp_path, reload_s=5)
+    made = Follower(settings, Registry(settings, metrics), metrics, Place(threads=1, worker=0))
+    pauses = [made._pause_s() for _ in range(100)]
+    assert 4 <= min(pauses) < max(pauses) <= 6
+    assert len(set(pauses)) == 100
+    for _ in range(8):
+        asyncio.run(made.look())
+    assert 48 <= made._pause_s() <= 72
+
+
+def test_threads_that_hang_are_limited() -> None:
+    end = threading.Event()
+
+    async def scenario() -> None:
+        aside = Aside()
+        for _ in range(MOST):
+            with pytest.raises(TimeoutError, match="no answer within 0.001 s"):
+                await aside.run(end.wait, 0.001)
+        with pytest.raises(TimeoutError, match=f"{MOST} earlier attempts hang"):
+            await aside.run(lambda: True, 5)
+        end.set()
+        while True:
+            try:
+                assert await aside.run(lambda: 7, 5) == 7
+                break
+            except TimeoutError:
+                await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))

@@ -1,0 +1,202 @@
+"""Follows the store: loads the released versions, verifies them, and swaps them in.
+
+A swap loads and verifies the new version while the old one is still served, and then replaces it
+atomically: every answer comes from exactly one version. A version that fails never replaces one
+that works, and a store that is slow, wrong or gone never touches what is served.
+"""
+
+import asyncio
+import logging
+import random
+from pathlib import Path
+
+from models import bundle
+from models.errors import BundleError, LabradorError
+from models.hardware import free_memory
+from models.manifest import Manifest
+from models.store import Store
+from serving.aside import Aside
+from serving.batcher import Batcher
+from serving.metrics import Metrics
+from serving.registry import Registry, Served
+from serving.session import Place, Session, open_proved
+from serving.settings import Settings
+
+log = logging.getLogger(__name__)
+
+LONGEST_PAUSE_S = 60  # between looks at a store that fails
+_OPEN_LIMIT_S = 600  # to read, load and verify a version
+_MEMORY_PER_BYTE = 2  # of a bundle, while it is read and loaded
+_DOUBLINGS = 10  # of the pause, at most
+_RETRY_S = 1  # between looks where RELOAD_S is 0 and a model is missing
+
+
+class Follower:
+    """Keeps a registry at what is released. One per worker."""
+
+    def __init__(
+        self, settings: Settings, registry: Registry, metrics: Metrics, place: Place
+    ) -> None:
+        self._settings = settings
+        self._store = Store(settings.model_store)
+        self._registry = registry
+        self._metrics = metrics
+        self._place = place
+        self._aside = Aside()
+        self._bad: dict[str, Path] = {}  # name -> the version that is not tried again
+        self._failed = False  # in this look
+        self._failures = 0  # looks in a row
+
+    async def follow(self) -> None:
+        """Load, and go on looking: every RELOAD_S, or until all models are served if it is 0."""
+        await self.look()
+        while self._settings.reload_s or self._registry.problem or self._registry.not_served:
+            await asyncio.sleep(self._pause_s())
+            await self.look()
+
+    def _pause_s(self) -> float:
+        """Longer after failures, and never the same in all workers and pods."""
+        usual_s = self._settings.reload_s or _RETRY_S
+        longest_s = max(usual_s, LONGEST_PAUSE_S)
+        return min(usual_s * 2.0**self._failures, longest_s) * random.uniform(0.8, 1.2)
+
+    async def look(self) -> None:
+        """Serve what is released now. Never raises: an error is logged, counted and shown."""
+        self._failed = False
+        problem = None
+        try:
+            await self._look()
+        except LabradorError as error:
+            problem = str(error)
+        except OSError as error:  # a TimeoutError is one
+            self._count_failure(error)
+            problem = f"the store cannot be read: {error}"
+        except Exception as error:
+            log.exception("loading failed")
+            problem = f"loading failed with {type(error).__name__}; see the log"
+        if problem is not None:
+            self._failed = True
+        registry = self._registry
+        if problem != registry.problem and problem is not None and not registry.served:
+            log.error("not ready: %s", problem)
+        registry.problem = None if registry.served else problem
+        self._failures = min(self._failures + 1, _DOUBLINGS) if self._failed else 0
+
+    async def _look(self) -> None:
+        """Raises BundleError if there is no model, OSError if the store cannot be read in time."""
+        registry = self._registry
+        released = await self._aside.run(self._released, self._settings.store_timeout_s)
+        if not released:
+            raise BundleError(f"there is no model in {self._store.root}")
+        self._metrics.store_seen.set_to_current_time()
+        for name in [name for name in registry.not_served if name not in released]:
+            del registry.not_served[name]  # it left the store
+        for name, found in released.items():
+            if isinstance(found, Exception):
+                self._cannot(name, found)
+            else:
+                await self._renew(name, found)
+
+    def _released(self) -> dict[str, Path | Exception]:
+        """The folder of each model's version to serve, or why there is none. May hang."""
+        found: dict[str, Path | Exception] = {}
+        for reference in self._settings.models or self._store.names():
+            name = reference.partition(":")[0]
+            try:
+                found[name] = self._store.path(reference)
+            except (LabradorError, OSError) as error:
+                found[name] = error
+        return found
+
+    async def _renew(self, name: str, path: Path) -> None:
+        """Serve the version in the folder `path`, unless it is served or known to be bad."""
+        old = self._registry.served.get(name)
+        if path == self._bad.get(name) or (old is not None and path == old.path):
+            return
+        try:
+            new = await self._start(path, beside=old is not None)
+        except Exception as error:
+            self._cannot(name, error, path)
+            if not _is_the_stores(error):
+                await self._do_without(name, path)
+            return
+        self._bad.pop(name, None)
+        self._registry.serve(name, new)
+        if old is not None:
+            self._metrics.reloads.labels(name, "swapped").inc()
+
+    async def _do_without(self, name: str, path: Path) -> None:
+        """Keep what is served, or serve the version before, in place of a bad one in `path`.
+
+        With either, the bad version is not tried again; with neither, the next look tries it.
+        """
+        if name not in self._registry.served:
+            before = await self._start_replaced(path)
+            if before is None:
+                return
+            self._registry.serve(name, before)
+        self._bad[name] = path
+        self._metrics.reloads.labels(name, "failed").inc()
+
+    def _cannot(self, name: str, error: Exception, path: Path | None = None) -> None:
+        """Log and show why a model's released version is not served."""
+        self._failed = True
+        if _is_the_stores(error):
+            self._count_failure(error)
+        if self._registry.not_served.get(name) != str(error):  # said once, while nothing changes
+            log.error("%s cannot be served: %s: %s", path or name, type(error).__name__, error)
+        self._registry.cannot_serve(name, str(error))
+
+    async def _start_replaced(self, path: Path) -> Served | None:
+        """The version that the one in `path` replaced, if its manifest names one that works."""
+        try:
+            release = bundle.read_manifest(path).release
+            if release is None or release.replaced is None:
+                return None
+            before = path.parent / str(release.replaced)
+            served = await self._start(before, beside=False)
+        except Exception as error:
+            log.error("nor is the version before it: %s", error)
+            return None
+        log.error("%s is served instead", before)
+        return served
+
+    async def _start(self, path: Path, beside: bool) -> Served:
+        """Load and verify a version. beside: another version of the model is being served."""
+
+        def opened() -> tuple[Manifest, Session]:
+            if beside:
+                _check_memory(path)
+            whole = bundle.read(path)  # released after this; the session has its own copy
+            return whole.manifest, open_proved(whole, self._settings, self._place)
+
+        manifest, session = await self._aside.run(opened, _OPEN_LIMIT_S)
+        batcher = Batcher(session.run, self._metrics, session.max_batch, self._settings.max_queue)
+        self._metrics.expect(manifest)
+        precision = session.variant.precision
+        log.info(
+            "%s:%s runs in %s on %s", manifest.name, manifest.version, precision, session.provider
+        )
+        return Served(path, manifest, session.variant, session.provider, batcher)
+
+    def _count_failure(self, error: Exception) -> None:
+        log.warning("the store cannot be read: %s", error)
+        self._metrics.store_failures.inc()
+
+
+def _is_the_stores(error: Exception) -> bool:
+    """Whether reading failed, rather than the version: then it is tried again."""
+    cause = error if isinstance(error, OSError) else error.__cause__
+    missing = (FileNotFoundError, NotADirectoryError)
+    return isinstance(cause, OSError) and not isinstance(cause, missing)
+
+
+def _check_memory(path: Path) -> None:
+    """Raises OSError if a second version would not fit beside the first."""
+    needed = _MEMORY_PER_BYTE * sum(file.stat().st_size for file in path.rglob("*"))
+    free = free_memory()
+    if needed > free:
+        raise OSError(
+            f"{path} needs about {needed / 2**20:.0f} MiB to be loaded beside the version that is"
+            f" served, and {free / 2**20:.0f} MiB are free"
+        )
