@@ -7,6 +7,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from pathlib import Path
 from time import perf_counter
 from types import FrameType
@@ -19,6 +20,7 @@ from starlette.routing import Mount, Router
 from starlette.staticfiles import StaticFiles
 from starlette.types import Message, Receive, Scope, Send
 
+from models.errors import BadParameter
 from models.hardware import cpu_cores
 from serving import bentoml_internals
 from serving.auth import Keys
@@ -84,6 +86,7 @@ class Application:
             await send(message)
 
         try:
+            _check_host(scope)
             await self._router(scope, receive, answer)
         except ClientDisconnect:
             pass
@@ -91,6 +94,8 @@ class Application:
             refusal = self._refuse(error)
             if status == CLIENT_LEFT:  # nothing was sent yet
                 await refusal(scope, receive, answer)
+        if status == HTTPStatus.GATEWAY_TIMEOUT and observed.own_deadline:
+            status = CLIENT_LEFT  # as it wished; no failure of the service
         endpoint = self._endpoints.get(scope["path"], "other")
         self._metrics.requests.labels(endpoint, observed.model, status).inc()
         self._metrics.request_seconds.labels(endpoint).observe(perf_counter() - start_s)
@@ -125,6 +130,12 @@ class Application:
             loop.call_soon_threadsafe(loop.call_later, self._settings.drain_s, stop, number, None)
 
         signal.signal(signal.SIGTERM, drain)
+
+
+def _check_host(scope: Scope) -> None:
+    """Raises BadParameter for an HTTP/1.1 request without Host, as RFC 9112, 3.2 asks for."""
+    if scope["http_version"] == "1.1" and not any(name == b"host" for name, _ in scope["headers"]):
+        raise BadParameter("an HTTP/1.1 request needs a Host header")
 
 
 def _assets() -> list[Mount]:

@@ -21,6 +21,7 @@ from models.errors import (
     TooManyImages,
 )
 from serving.bentoml_internals import PICKLE
+from serving.bodies import Body
 from serving.settings import PARTS_MAX
 
 if TYPE_CHECKING:
@@ -37,23 +38,27 @@ class Content:
     fields: Sequence[tuple[str, str]]
 
 
-async def read(receive: Receive, headers: Headers, max_bytes: int) -> bytes:
-    """The whole body. Raises BodyTooLarge as soon as there are more than `max_bytes`, or at once if
-    Content-Length announces more, and ClientDisconnect if the client disconnects.
+async def read(receive: Receive, headers: Headers, max_bytes: int, body: Body) -> bytes:
+    """The whole body, counted in `body` as it arrives.
+
+    Raises BodyTooLarge as soon as there are more than `max_bytes`, or at once if Content-Length
+    announces more, Overloaded if bodies take too much memory, and ClientDisconnect if the client
+    disconnects.
     """
     if int(headers.get("content-length", 0)) > max_bytes:
         raise _too_large(max_bytes)
     chunks: list[bytes] = []
-    size = 0
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
-        chunks.append(message.get("body", b""))
-        size += len(chunks[-1])
-        if size > max_bytes:
+        chunk = message.get("body", b"")
+        if body.size + len(chunk) > max_bytes:
             raise _too_large(max_bytes)
+        body.add(len(chunk))
+        chunks.append(chunk)
         if not message.get("more_body", False):
+            body.complete()
             return b"".join(chunks)
 
 

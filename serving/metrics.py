@@ -36,6 +36,7 @@ class Observation:
     """What is known about one request so far, for its metrics."""
 
     model: str = ""  # the name of a served model, never a client's text
+    own_deadline: bool = False  # the client's X-Timeout-Ms is shorter than the service's limit
 
 
 class Metrics:
@@ -54,7 +55,8 @@ class Metrics:
 
         self.requests = counter(
             "labrador_requests_total",
-            "Requests answered, by HTTP status; 499: the client disconnected",
+            "Requests answered, by HTTP status; 499: the client disconnected, or a deadline that it"
+            " had set itself passed",
             ["endpoint", "model", "code"],
         )
         self.request_seconds = histogram(

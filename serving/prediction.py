@@ -17,7 +17,8 @@ from models.errors import LabradorError
 from models.manifest import Manifest, Task
 from models.preprocess import decode
 from serving.bentoml_internals import PICKLE, asks_for_pickle
-from serving.body import read, take_apart
+from serving.bodies import Bodies
+from serving.body import Content, read, take_apart
 from serving.deadline import reading, waited_for
 from serving.metrics import Metrics, Observation
 from serving.parameters import gather, number, timeout_s, whole_number
@@ -44,18 +45,33 @@ class Predictor:
         self._registry = registry
         self._metrics = metrics
         self._decoders = ThreadPoolExecutor(decoders, "decode")
+        self._bodies = Bodies(int(settings.max_bodies_mb * 2**20))
 
     async def answer(self, request: Request, task: Task, observed: Observation) -> Response:
-        """The response; raises the errors of a request. Sets the model's name in `observed`."""
+        """The response; raises the errors of a request. Sets what is known in `observed`."""
         self._registry.check_accepts(task)
         now_s = asyncio.get_running_loop().time()
         timeout = timeout_s(request.headers.get("x-timeout-ms"), self._settings.timeout_s)
+        observed.own_deadline = timeout < self._settings.timeout_s
         deadline_s = now_s + timeout
-        with self._metrics.stage("read"):
-            async with reading(deadline_s, now_s + self._settings.read_timeout_s):
-                max_bytes = int(self._settings.max_body_mb * 2**20)
-                body = await read(request.receive, request.headers, max_bytes)
-            content = take_apart(body, request.headers)
+        with self._bodies.body() as body:
+            with self._metrics.stage("read"):
+                async with reading(deadline_s, now_s + self._settings.read_timeout_s):
+                    max_bytes = int(self._settings.max_body_mb * 2**20)
+                    data = await read(request.receive, request.headers, max_bytes, body)
+                content = take_apart(data, request.headers)
+                del data  # a multipart body's images are copies
+            return await self._answer(request, task, observed, content, deadline_s)
+
+    async def _answer(
+        self,
+        request: Request,
+        task: Task,
+        observed: Observation,
+        content: Content,
+        deadline_s: float,
+    ) -> Response:
+        """The response to a body that has been read."""
         query = request.query_params.multi_items()
         parameters = gather(query, content.fields, PARAMETERS[task])
         served = self._registry.choose(task, parameters.get("model"))

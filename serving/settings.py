@@ -5,9 +5,9 @@ Unknown variables with that prefix are refused, so a misspelt limit cannot go un
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from models.errors import LabradorError
@@ -64,6 +64,12 @@ class Settings(BaseSettings):
         default=10, gt=0, description="for one look at the store; what hangs is tried again"
     )
     max_body_mb: float = Field(default=10, gt=0, le=1024, description="largest request body")
+    max_bodies_mb: float = Field(
+        default=256,
+        gt=0,
+        description="request bodies that a worker holds at once; beyond it stuck uploads are"
+        " refused first, then new requests",
+    )
     max_megapixels: float = Field(
         default=25, gt=0, le=MEGAPIXELS_MAX, description="largest image, according to its header"
     )
@@ -102,6 +108,15 @@ class Settings(BaseSettings):
             raise ValueError("serve one version of a model at a time")
         return references
 
+    @model_validator(mode="after")
+    def _a_body_fits(self) -> Self:
+        if self.max_bodies_mb < self.max_body_mb:
+            raise ValueError(
+                f"{PREFIX}MAX_BODIES_MB={self.max_bodies_mb:g}: use {PREFIX}MAX_BODY_MB"
+                f" ({self.max_body_mb:g}) or more"
+            )
+        return self
+
 
 def read_settings() -> Settings:
     """The settings from the environment. Raises SettingsError, with a message of one line."""
@@ -113,10 +128,11 @@ def read_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         first = error.errors()[0]
+        message = first["msg"].removeprefix("Value error, ")
+        if not first["loc"]:  # of several settings together
+            raise SettingsError(message) from error
         name = PREFIX + str(first["loc"][0]).upper()
-        raise SettingsError(
-            f"{name}={first['input']}: {first['msg'].removeprefix('Value error, ')}"
-        ) from error
+        raise SettingsError(f"{name}={first['input']}: {message}") from error
 
 
 def read_api_keys(file: Path | None) -> tuple[bytes, ...]:

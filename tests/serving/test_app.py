@@ -368,3 +368,11 @@ def test_metrics_have_no_series_for_an_unknown_path(server: Server, client: http
     text = client.get("/metrics").text
     assert "strange" not in text
     assert len(text) < 100_000
+
+
+def test_a_request_without_host_is_refused(server: Server) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+        client.sendall(b"GET /livez HTTP/1.1\r\nConnection: close\r\n\r\n")
+        answer = b"".join(iter(lambda: client.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"needs a Host header" in answer

@@ -8,7 +8,9 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive
 
 from models.errors import BadParameter, BodyTooLarge, FormatUnsupported, ImageMissing, TooManyImages
-from serving.body import read, take_apart
+from serving import body as module
+from serving.bodies import Bodies
+from serving.body import take_apart
 
 MULTIPART = Headers({"Content-Type": "multipart/form-data; boundary=edge"})
 
@@ -37,6 +39,11 @@ def _part(name: str, data: bytes, filename: str | None = None) -> bytes:
 
 
 END = b"--edge--\r\n"
+
+
+async def read(receive: Receive, headers: Headers, max_bytes: int) -> bytes:
+    with Bodies(2**30).body() as body:
+        return await module.read(receive, headers, max_bytes, body)
 
 
 def test_a_body_is_joined_from_its_chunks() -> None:

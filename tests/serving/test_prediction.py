@@ -122,6 +122,24 @@ def test_a_clients_deadline_is_kept_while_an_image_is_decoded(
     assert server.metric(expired) == before + 1
 
 
+def test_a_deadline_that_the_client_set_itself_is_not_counted_as_the_services_failure(
+    inside: Start, decoding: Hold
+) -> None:
+    """Both are answered 504; the client's own is counted as 499, as if it had left."""
+    counts = [
+        f'labrador_requests_total{{code="{code}",endpoint="classify",model="colours"}}'
+        for code in (499, 504)
+    ]
+    for headers, limit_s, expected in (({"X-Timeout-Ms": "50"}, 30, [1, 0]), ({}, 0.05, [0, 1])):
+        server = inside(timeout_s=limit_s)
+        before = [server.metric(series) for series in counts]
+        assert _is(_post(server, content=RED, headers=headers), 504, "deadline_exceeded")
+        until(lambda: [server.metric(series) for series in counts] != before)  # noqa: B023
+        after = [server.metric(series) for series in counts]
+        assert [new - old for new, old in zip(after, before, strict=True)] == expected
+    assert not decoding.go.is_set()
+
+
 def test_a_clients_deadline_is_kept_while_its_body_is_read(inside: Start) -> None:
     with inside(read_timeout_s=3600, timeout_s=3600).connect() as connection:
         connection.sendall(_head(1000, "X-Timeout-Ms: 50"))

@@ -25,7 +25,10 @@ def test_defaults_are_as_documented_and_each_setting_is_described() -> None:
         "gpu_memory_mb": 0,
         "reload_s": 0,
         "wait_for_models": False,
+        "require_all_models": False,
+        "store_timeout_s": 10,
         "max_body_mb": 10,
+        "max_bodies_mb": 256,
         "max_megapixels": 25,
         "max_queue": 256,
         "max_batch": 0,
@@ -88,6 +91,8 @@ LEAST = 1e-9  # above 0
         ("RELOAD_S", -LEAST, 0),
         ("MAX_BODY_MB", 0, LEAST),
         ("MAX_BODY_MB", 1024 + LEAST, 1024),
+        ("MAX_BODIES_MB", 9, 10),
+        ("STORE_TIMEOUT_S", 0, LEAST),
         ("MAX_MEGAPIXELS", 0, LEAST),
         ("MAX_MEGAPIXELS", MEGAPIXELS_MAX + LEAST, MEGAPIXELS_MAX),
         ("MAX_QUEUE", 63, 64),
@@ -101,6 +106,7 @@ LEAST = 1e-9  # above 0
 def test_each_limit_is_the_last_valid_value(
     monkeypatch: pytest.MonkeyPatch, name: str, refused: float, accepted: float
 ) -> None:
+    monkeypatch.setenv("LABRADOR_MAX_BODIES_MB", "1024")
     monkeypatch.setenv(f"LABRADOR_{name}", str(accepted))
     assert getattr(read_settings(), name.lower()) == accepted
     monkeypatch.setenv(f"LABRADOR_{name}", str(refused))
