@@ -12,9 +12,9 @@ from xml.etree import ElementTree
 from models.errors import DataError
 from training.data import csv_tables
 from training.data.csv_tables import Complain
-from training.data.record import Record, Side
+from training.data.record import FORMATS, Record, Side
 
-SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
+SUFFIXES = tuple(FORMATS)
 _COLUMNS = ("fname", "labels"), ("fname", "labels", "is_valid")
 _SIDES: dict[str, Side] = {"true": "valid", "1": "valid", "false": "train", "0": "train"}
 _SPLIT_FOLDERS = {"train", "training", "val", "valid", "validation", "test"}

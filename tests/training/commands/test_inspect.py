@@ -71,12 +71,12 @@ def test_every_planted_fault_is_found_and_named(planted: Path, tmp_path: Path) -
     bad = {
         "cat/torn.jpg": "bad: the JPEG image is damaged or incomplete",
         "dog/empty.jpg": "bad: the image has no bytes",
-        "dog/moving.jpg": "bad: the image is a GIF; send JPEG, PNG or WebP",
+        "dog/moving.jpg": "bad: the image is GIF; use JPEG, PNG, WebP, HEIC or AVIF",
     }
     assert found["quarantine"] == bad == listed(tmp_path / "out")
     assert found["extensions_that_lie"] == {"dog/screenshot.jpg": "PNG"}
     assert found["turned"] == {"dog/phone.jpg": 6}
-    assert found["formats"] == {"JPEG": 42, "PNG": 2, "WEBP": 1}
+    assert found["formats"] == {"JPEG": 42, "PNG": 2, "WebP": 1}
     assert found["modes"] == {"RGB": 44, "L": 1}
     assert found["widths_px"] == [30, 96, 96]
     assert found["heights_px"] == [45, 72, 200]
@@ -104,7 +104,7 @@ def test_the_report_names_what_was_found(planted: Path, tmp_path: Path, capsys: 
         "  3 cannot be used:\n    cat/torn.jpg: the JPEG image is damaged or incomplete\n",
         "    dog/screenshot.jpg is a PNG\n",
         "    dog/phone.jpg (on its side)\n",
-        "  formats: 42 JPEG, 2 PNG, 1 WEBP; modes: 44 RGB, 1 L\n",
+        "  formats: 42 JPEG, 2 PNG, 1 WebP; modes: 44 RGB, 1 L\n",
         "  2 groups of exact duplicates:\n    cat/00.jpg, cat/copy.jpg\n",
         "  1 of them with different labels:\n    cat/02.jpg, dog/twin.jpg\n",
         "  2 groups of near-duplicates:\n    cat/01.jpg, cat/small.jpg\n",
