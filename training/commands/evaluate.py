@@ -20,8 +20,7 @@ def evaluate(
     """
     subject = scorer.load(model, pick_device(device))
     dataset = datasets.read(data, **data_options, task=subject.task)  # type: ignore[arg-type]
-    for note in dataset.notes:
-        print(note)
+    dataset.print_notes()
     path = run_folder.create(out)
     found = evaluation.evaluate(subject, dataset)
     measured = found.measure()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from models.errors import DataError
 from models.manifest import Task
-from training.data import downloads, readers
+from training.data import downloads, readers, unused
 from training.data.csv_tables import Complain, refuse
 from training.data.quarantine import read as read_list
 from training.data.readers import SUFFIXES
@@ -20,6 +20,8 @@ class Dataset:
     """`records`, sorted by file; `labels`, sorted: the order of the scores.
 
     empty: labels without an image. notes: what the user should know: what was left out, and why.
+    unused: files below `root` that are neither images of DATA nor lists that were given; strays:
+    those that are images next to class folders, which have no label.
     """
 
     root: Path
@@ -28,6 +30,14 @@ class Dataset:
     task: Task
     empty: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+    strays: tuple[str, ...] = ()
+
+    def print_notes(self) -> None:
+        for note in self.notes:
+            print(note)
+        if self.unused:
+            print(f"{unused.described(self.unused, self.strays)}: inspect names them")
 
 
 def read_as(recipe: Recipe, complain: Complain = refuse) -> Dataset:
@@ -50,7 +60,11 @@ def read(
     The arguments are the recipe's. `complain` is called for each fault that can be skipped; by
     default it raises DataError, as all other faults do. The message says what was expected.
     """
-    root, records, empty, notes = _records(data, pattern, images, complain)
+    root, records, empty, strays = _records(data, pattern, images, complain)
+    lists = [Path(given) for given in (data, relabel, quarantine) if given is not None]
+    table = pattern is None and Path(data).is_file()
+    left = unused.find(root, [record.file for record in records], lists, table)
+    notes = []
     if quarantine is not None:
         listed = read_list(Path(quarantine))
         if stale := listed.keys() - {record.file for record in records}:
@@ -61,7 +75,8 @@ def read(
         records = [record for record in records if record.file not in listed]
         notes.append(f"{len(listed) - len(stale)} images left out, as listed in {quarantine}")
     if not records:
-        raise DataError(f"{data} holds no images ({', '.join(SUFFIXES)})")
+        others = f"; {unused.described(left, strays)}" if left else ""
+        raise DataError(f"{data} holds no images ({', '.join(SUFFIXES)}){others}")
     if relabel is not None:
         names = read_relabel(Path(relabel), (label for r in records for label in r.labels))
         records = [
@@ -77,7 +92,9 @@ def read(
             " one per image: use --task multi"
         )
     found = task or ("multi" if several else "single")
-    return Dataset(root, tuple(records), labels, found, tuple(empty), tuple(notes))
+    return Dataset(
+        root, tuple(records), labels, found, tuple(empty), tuple(notes), left, tuple(strays)
+    )
 
 
 def check_there(data: str) -> None:
@@ -123,7 +140,7 @@ def root_of(data: str, pattern: str | None = None, images: str | None = None) ->
 def _records(
     data: str, pattern: str | None, images: str | None, complain: Complain
 ) -> tuple[Path, list[Record], list[str], list[str]]:
-    """The root, the records, labels without an image, and notes."""
+    """The root, the records, labels without an image, and images without a label."""
     path, root = _path(data), root_of(data, pattern, images)
     if pattern is not None:
         return root, list(readers.pattern(path, pattern, complain)), [], []
@@ -134,9 +151,7 @@ def _records(
     if folder := readers.voc_folder(path):
         return root, list(readers.voc(folder, complain)), [], []
     records, empty = readers.class_folders(path)
-    strays = readers.strays(path)
-    notes = [f"{len(strays)} images next to the class folders have no label: {_some(strays)}"]
-    return root, records, empty, notes if strays else []
+    return root, records, empty, readers.strays(path)
 
 
 def _path(data: str) -> Path:

@@ -27,8 +27,7 @@ def prepare(recipe: Recipe) -> Prepared:
     file_scan.refuse_bad(dataset.root, scanned, data_arguments(recipe))
     dataset = replace(dataset, records=tuple(near_duplicates.group(scanned)))
     sides = split.split(dataset, recipe.valid, recipe.seed)
-    for note in dataset.notes:
-        print(note)
+    dataset.print_notes()
     if near := split.straddling(sides.records, lambda record: record.group):
         print(
             f"{len(near)} groups of near-duplicates are on both sides of the given split, among"

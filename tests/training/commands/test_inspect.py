@@ -49,6 +49,8 @@ def planted(tmp_path: Path) -> Path:
     photos(data / "red fox", 200, 3)
     photos(data / "Redfox", 300, 11)
     (data / "bird").mkdir()
+    for name in ("IMG_2.gif", "bird/notes.txt", "dog/Raw.CR2", "dog/Thumbs.db", ".DS_Store"):
+        (data / name).write_text("not an image of DATA")
     shutil.copy(data / "cat" / "00.jpg", data / "stray.jpg")
     shutil.copy(data / "cat" / "00.jpg", data / "cat" / "copy.jpg")
     shutil.copy(data / "cat" / "02.jpg", data / "dog" / "twin.jpg")
@@ -87,7 +89,8 @@ def test_every_planted_fault_is_found_and_named(planted: Path, tmp_path: Path) -
     assert found["near_duplicates"] == near
     assert found["near_duplicates_of_other_labels"] == near[1:]
     assert (found["leaks"], found["near_leaks"]) == ([], [])
-    assert any("stray.jpg" in note for note in found["notes"])
+    assert found["unused"] == ["IMG_2.gif", "bird/notes.txt", "dog/Raw.CR2", "stray.jpg"]
+    assert (found["strays"], found["notes"]) == (["stray.jpg"], [])
     empty, spelled = found["refused"]
     assert f"the class folders bird of {planted} have no images" in empty
     assert "'Redfox', 'red fox' differ only by case or spaces" in spelled
@@ -99,10 +102,11 @@ def test_the_report_names_what_was_found(planted: Path, tmp_path: Path, capsys: 
     text = capsys.readouterr().out
     for expected in (
         f"{planted}: 48 images, 4 labels, single-label; train would use ",
-        "  1 labels have fewer than 10 images:\n    red fox\n",
-        "1 images next to the class folders have no label: stray.jpg",
-        "  3 cannot be used:\n    cat/torn.jpg: the JPEG image is damaged or incomplete\n",
-        "    dog/screenshot.jpg is a PNG\n",
+        "  1 label with fewer than 10 images:\n    red fox\n",
+        "  4 files not used (1 .gif, 1 .txt, 1 .cr2, 1 .jpg), among them 1 image next to the class"
+        " folders, without a label:\n    IMG_2.gif\n    bird/notes.txt\n    dog/Raw.CR2\n",
+        "  3 images cannot be used:\n    cat/torn.jpg: the JPEG image is damaged or incomplete\n",
+        "  1 wrong extension; read by content:\n    dog/screenshot.jpg is PNG\n",
         "    dog/phone.jpg (on its side)\n",
         "  formats: 42 JPEG, 2 PNG, 1 WebP; modes: 44 RGB, 1 L\n",
         "  2 groups of exact duplicates:\n    cat/00.jpg, cat/copy.jpg\n",
@@ -121,7 +125,7 @@ def test_the_fixes_that_the_report_asks_for_make_the_data_trainable(
     """From the first inspection to a run: quarantine, new names, and no faults left."""
     with pytest.raises(DataError, match="the class folders bird of"):
         train(image_sets.recipe(planted, **QUICK), tmp_path / "run")
-    (planted / "bird").rmdir()
+    shutil.rmtree(planted / "bird")
     with pytest.raises(DataError, match=r"'Redfox', 'red fox' .*--relabel"):
         train(image_sets.recipe(planted, **QUICK), tmp_path / "run")
     names = [["from", "to"], ["Redfox", "fox"], ["red fox", "fox"]]
@@ -179,8 +183,8 @@ def test_leaks_across_a_given_split_are_found_and_the_training_copy_is_listed(
     }
     assert (found["training_images"], found["validation_images"], found["unlabelled"]) == (7, 4, 2)
     text = capsys.readouterr().out
-    assert "1 leaks: the same bytes on both sides of the given split:\n    00.jpg, leak" in text
-    assert "  2 images have no label\n" in text
+    assert "1 leak: the same bytes on both sides of the given split:\n    00.jpg, leak" in text
+    assert "  2 images without a label\n" in text
     quarantine = str(tmp_path / "out" / "quarantine.csv")
     train(image_sets.recipe(divided, quarantine=quarantine, **QUICK), tmp_path / "run")
     assert (
@@ -256,8 +260,8 @@ def test_an_output_that_cannot_be_written_is_refused_before_any_image_is_read(
 
 
 def test_each_option_has_its_effect(planted: Path, tmp_path: Path) -> None:
-    few = look(planted, tmp_path / "few", valid=0.1)["held_out"]
-    many = look(planted, tmp_path / "many", valid=0.5, image_size=64)["held_out"]
+    few = look(planted, tmp_path / "few", valid=0.1)["validation_images"]
+    many = look(planted, tmp_path / "many", valid=0.5, image_size=64)["validation_images"]
     assert few < many
     with (
         Image.open(tmp_path / "few" / "contact_sheet.jpg") as small,

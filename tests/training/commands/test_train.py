@@ -244,13 +244,16 @@ def test_an_empty_class_folder_and_alike_labels_are_refused_before_images_are_re
         train(image_sets.recipe(tmp_path / "data"), tmp_path / "run")
 
 
-def test_images_next_to_class_folders_are_printed(
+def test_files_that_are_not_used_are_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = image_sets.class_folders(tmp_path / "data", 4)
-    image_sets.put(folder, "stray.jpg")
+    image_sets.put(folder, "stray.jpg", "red/a.gif", "red/b.gif", "red/.hidden.jpg")
     train(image_sets.recipe(folder, **ONE_EPOCH), tmp_path / "run")
-    expected = "1 images next to the class folders have no label: stray.jpg\n"
+    expected = (
+        "3 files not used (2 .gif, 1 .jpg), among them 1 image next to the class folders, without"
+        " a label: inspect names them\n"
+    )
     assert expected in capsys.readouterr().out
 
 
