@@ -1,4 +1,4 @@
-from models.wording import counted
+from models.wording import counted, some
 
 
 def test_counted() -> None:
@@ -8,3 +8,7 @@ def test_counted() -> None:
         "2 processes",
     )
     assert counted(1156, "image") == "1,156 images"
+
+
+def test_some() -> None:
+    assert [some(list("abc")[:n], 2) for n in range(4)] == ["", "a", "a, b", "a, b and 1 more"]

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from models.wording import counted
 from training import run_folder
 from training.data import datasets
 from training.evaluation import evaluate as evaluation
@@ -26,7 +27,7 @@ def evaluate(
     measured = found.measure()
     left_out = len(dataset.records) - len(found.records)
     print(
-        f"{len(found.records)} images, without {left_out} that it was trained on;"
+        f"{counted(len(found.records), 'image')}, without {left_out} that it was trained on;"
         f" value and 95 % interval:\n{evaluation.table(measured)}"
     )
     evaluation.write(path, found, measured)

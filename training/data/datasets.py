@@ -1,11 +1,11 @@
 """Images and their labels, from any layout that DATA can have."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from models.errors import DataError
 from models.manifest import Task
+from models.wording import counted, some
 from training.data import downloads, readers, unused
 from training.data.csv_tables import Complain, refuse
 from training.data.quarantine import read as read_list
@@ -69,11 +69,12 @@ def read(
         listed = read_list(Path(quarantine))
         if stale := listed.keys() - {record.file for record in records}:
             complain(
-                f"{quarantine} lists {_some(sorted(stale))}, not in {data}: use the list of this"
+                f"{quarantine} lists {some(sorted(stale))}, not in {data}: use the list of this"
                 " data, or remove those lines"
             )
         records = [record for record in records if record.file not in listed]
-        notes.append(f"{len(listed) - len(stale)} images left out, as listed in {quarantine}")
+        left_out = counted(len(listed) - len(stale), "image")
+        notes.append(f"{left_out} left out, as listed in {quarantine}")
     if not records:
         others = f"; {unused.described(left, strays)}" if left else ""
         raise DataError(f"{data} holds no images ({', '.join(SUFFIXES)}){others}")
@@ -88,8 +89,8 @@ def read(
     several = next((record for record in records if len(record.labels) != 1), None)
     if task == "single" and several:
         complain(
-            f"{several.file} has {len(several.labels)} labels; a single-label task needs exactly"
-            " one per image: use --task multi"
+            f"{several.file} has {counted(len(several.labels), 'label')}; a single-label"
+            " task needs exactly one per image: use --task multi"
         )
     found = task or ("multi" if several else "single")
     return Dataset(
@@ -110,13 +111,13 @@ def check_labels(dataset: Dataset, complain: Complain = refuse) -> None:
     count = len(dataset.labels)
     if count < (2 if dataset.task == "single" else 1):
         complain(
-            f"{dataset.root} has {count} labels ({', '.join(dataset.labels)}); a single-label task"
-            " needs two or more, --task multi one or more"
+            f"{dataset.root} has {counted(count, 'label')} ({', '.join(dataset.labels)}); a"
+            " single-label task needs two or more, --task multi one or more"
         )
     if dataset.empty:
         complain(
-            f"the class folders {_some(dataset.empty)} of {dataset.root} have no images"
-            f" ({', '.join(SUFFIXES)}): add some or remove the folders"
+            f"{counted(len(dataset.empty), 'class folder')} of {dataset.root} without images"
+            f" ({', '.join(SUFFIXES)}): {some(dataset.empty)}; add images, or remove empty folders"
         )
     for several in spellings(dataset.labels):
         complain(
@@ -163,8 +164,3 @@ def _path(data: str) -> Path:
 
 def _is_oxford_pets(path: Path) -> bool:
     return (path / "images").is_dir() and (path / "annotations").is_dir()
-
-
-def _some(names: Sequence[str], most: int = 5) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

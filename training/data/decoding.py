@@ -17,6 +17,7 @@ from models.errors import DataError, LabradorError
 from models.hardware import cpu_cores
 from models.manifest import Preprocess
 from models.preprocess import TRAINING_FORMATS
+from models.wording import counted
 
 Value = TypeVar("Value")
 Result = TypeVar("Result")
@@ -114,4 +115,4 @@ def _good(results: Iterable[Result | DataError]) -> Iterator[Result]:
         else:
             yield result
     if bad:
-        raise DataError(f"{len(bad)} images cannot be used: {'; '.join(bad[:5])}")
+        raise DataError(f"{counted(len(bad), 'image')} cannot be used: {'; '.join(bad[:5])}")

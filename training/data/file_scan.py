@@ -9,6 +9,7 @@ from PIL import ExifTags, Image
 from models.bundle import sha256
 from models.errors import DataError, LabradorError
 from models.preprocess import TRAINING_FORMATS, header, image_format
+from models.wording import counted
 from training.data import perceptual_hash
 from training.data.contents import Contents
 from training.data.datasets import Dataset
@@ -46,7 +47,7 @@ def refuse_bad(root: Path, records: Sequence[Record], data: str) -> None:
     bad = [f"{root / r.file}: {r.scan.error}" for r in records if r.scan.error is not None]
     if bad:
         raise DataError(
-            f"{len(bad)} images cannot be used: {'; '.join(bad[:5])}; list them with"
+            f"{counted(len(bad), 'image')} cannot be used: {'; '.join(bad[:5])}; list them with"
             f" `python -m training inspect {data} --out AUDIT`, and leave them out with"
             " --quarantine AUDIT/quarantine.csv"
         )

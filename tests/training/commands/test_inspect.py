@@ -92,7 +92,7 @@ def test_every_planted_fault_is_found_and_named(planted: Path, tmp_path: Path) -
     assert found["unused"] == ["IMG_2.gif", "bird/notes.txt", "dog/Raw.CR2", "stray.jpg"]
     assert (found["strays"], found["notes"]) == (["stray.jpg"], [])
     empty, spelled = found["refused"]
-    assert f"the class folders bird of {planted} have no images" in empty
+    assert f"1 class folder of {planted} without images" in empty
     assert "'Redfox', 'red fox' differ only by case or spaces" in spelled
     assert found["training_images"] + found["validation_images"] == 45
 
@@ -123,7 +123,7 @@ def test_the_fixes_that_the_report_asks_for_make_the_data_trainable(
     planted: Path, tmp_path: Path, capsys: Output
 ) -> None:
     """From the first inspection to a run: quarantine, new names, and no faults left."""
-    with pytest.raises(DataError, match="the class folders bird of"):
+    with pytest.raises(DataError, match="1 class folder of .*: bird; add images"):
         train(image_sets.recipe(planted, **QUICK), tmp_path / "run")
     shutil.rmtree(planted / "bird")
     with pytest.raises(DataError, match=r"'Redfox', 'red fox' .*--relabel"):
@@ -173,7 +173,9 @@ def divided(tmp_path: Path) -> Path:
 def test_leaks_across_a_given_split_are_found_and_the_training_copy_is_listed(
     divided: Path, tmp_path: Path, capsys: Output
 ) -> None:
-    with pytest.raises(DataError, match="1 images are on both sides of the given split, among"):
+    with pytest.raises(
+        DataError, match="1 image on both sides of the given split: 00.jpg, leak"
+    ):
         train(image_sets.recipe(divided, **QUICK), tmp_path / "run")
     found = look(divided, tmp_path / "out")
     assert found["leaks"] == [["00.jpg", "leak.jpg"]]
@@ -188,7 +190,7 @@ def test_leaks_across_a_given_split_are_found_and_the_training_copy_is_listed(
     quarantine = str(tmp_path / "out" / "quarantine.csv")
     train(image_sets.recipe(divided, quarantine=quarantine, **QUICK), tmp_path / "run")
     assert (
-        "1 groups of near-duplicates are on both sides of the given split, among them 01.jpg and"
+        "1 group of near-duplicates on both sides of the given split, such as 01.jpg and"
         " near.jpg: see inspect"
     ) in capsys.readouterr().out
 
@@ -223,7 +225,7 @@ def test_a_single_label_and_several_labels_in_a_single_label_task_are_findings(
     for label in ("dog", "bird", "red fox", "Redfox"):
         shutil.rmtree(planted / label)
     refused = look(planted, tmp_path / "second")["refused"]
-    assert any("has 1 labels (cat)" in reason for reason in refused)
+    assert any("has 1 label (cat)" in reason for reason in refused)
 
 
 def test_a_stale_quarantine_list_is_a_finding(planted: Path, tmp_path: Path) -> None:

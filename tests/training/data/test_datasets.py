@@ -55,8 +55,8 @@ def test_a_class_folder_without_images_is_not_a_label_and_is_reported(tmp_path: 
     assert (found.labels, found.empty) == (("cat", "emu"), ("bird", "dog"))
     with pytest.raises(DataError) as caught:
         datasets.check_labels(found)
-    assert "the class folders bird, dog of" in str(caught.value)
-    assert "add some or remove the folders" in str(caught.value)
+    assert f"2 class folders of {tmp_path} without images (" in str(caught.value)
+    assert "): bird, dog; add images, or remove empty folders" in str(caught.value)
 
 
 def test_the_error_for_class_folders_without_images_names_the_suffixes(tmp_path: Path) -> None:
@@ -495,7 +495,7 @@ def test_labels_that_differ_by_more_are_not_refused(tmp_path: Path) -> None:
 
 def test_a_single_label_task_of_one_label_is_refused(tmp_path: Path) -> None:
     put(tmp_path, "cat/1.jpg", "cat/2.jpg")
-    assert "has 1 labels (cat)" in checked(tmp_path)
+    assert "has 1 label (cat)" in checked(tmp_path)
     datasets.check_labels(datasets.read(str(tmp_path), task="multi"))
 
 
