@@ -173,9 +173,7 @@ def divided(tmp_path: Path) -> Path:
 def test_leaks_across_a_given_split_are_found_and_the_training_copy_is_listed(
     divided: Path, tmp_path: Path, capsys: Output
 ) -> None:
-    with pytest.raises(
-        DataError, match="1 image on both sides of the given split: 00.jpg, leak"
-    ):
+    with pytest.raises(DataError, match="1 image on both sides of the given split: 00.jpg, leak"):
         train(image_sets.recipe(divided, **QUICK), tmp_path / "run")
     found = look(divided, tmp_path / "out")
     assert found["leaks"] == [["00.jpg", "leak.jpg"]]

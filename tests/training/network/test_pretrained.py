@@ -99,7 +99,9 @@ def test_weights_that_lack_a_key_are_refused(tmp_path: Path) -> None:
     state = imagenet_like()
     del state["layer3.0.conv1.weight"]
     torch.save(state, tmp_path / "torn.pth")
-    assert "does not fit resnet18: layer3.0.conv1.weight" in refused(tmp_path / "torn.pth")
+    assert "does not fit resnet18: it differs in layer3.0.conv1.weight" in refused(
+        tmp_path / "torn.pth"
+    )
 
 
 @pytest.mark.parametrize("content", [[torch.zeros(2)], torch.zeros(2), {"model": {}, "epoch": 3}])
