@@ -18,7 +18,7 @@ from models.bundle import Bundle
 from models.decision import above, rank
 from models.errors import GateError
 from models.manifest import GOLDEN_SCORES_FILE, Contract, Manifest, Preprocess
-from models.preprocess import decode, load
+from models.preprocess import TRAINING_FORMATS, decode, load
 
 TOLERANCE_CPU = 1e-4
 TOLERANCE_CUDA = 2e-3
@@ -38,11 +38,12 @@ class Agreement:
 def forms(images: Sequence[bytes]) -> dict[str, bytes]:
     """Re-encode the images, one in each of the unusual encodings: file name -> bytes.
 
-    Takes at least one image and repeats the images in turn. Returns one file per encoding.
+    Takes at least one image, in a format that training reads, and repeats the images in turn.
+    Returns one file per encoding, each in a format that is served.
     """
     files = {}
     for number, (name, encode) in enumerate(_FORMS.items()):
-        image = load(images[number % len(images)], shorter_px=384)
+        image = load(images[number % len(images)], shorter_px=384, formats=TRAINING_FORMATS)
         image.thumbnail((384, 384))
         files[f"golden/{name}"] = encode(image)
     return files

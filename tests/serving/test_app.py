@@ -20,6 +20,7 @@ from models.preprocess import decode
 from serving.hardware import gpus
 from testkit import tiny_models
 from testkit.in_process import Inside, until
+from testkit.odd_images import encoded, heic
 from testkit.servers import Server, get, post
 
 RED = tiny_models.picture((200, 30, 30))
@@ -275,6 +276,16 @@ def test_65_images_are_too_many(client: httpx.Client) -> None:
     images = [("image", ("dog.jpg", RED))]
     assert len(client.post("/classify", files=images * 64).json()["results"]) == 64
     _problem(client.post("/classify", files=images * 65), 413, "too_many_images")
+
+
+@pytest.mark.parametrize("form", ["HEIC", "AVIF"])
+def test_a_photo_as_phones_save_it_is_refused_with_what_to_do(
+    client: httpx.Client, form: str
+) -> None:
+    red = Image.open(io.BytesIO(RED))
+    photo = heic(red) if form == "HEIC" else encoded(red, "AVIF")
+    detail = _problem(client.post("/classify", content=photo), 415, "format_unsupported")
+    assert detail.startswith(f"the image is {form}; convert it to JPEG first")
 
 
 def test_hostile_bytes_never_cause_an_internal_error(server: Server, client: httpx.Client) -> None:

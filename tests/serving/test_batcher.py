@@ -190,7 +190,7 @@ def test_a_full_queue_refuses_and_says_when_to_try_again(metrics: Metrics) -> No
         with batcher.admitted(60), batcher.admitted(4):
             assert batcher.room == 0
             with pytest.raises(
-                Overloaded, match="^no room for 1 more images: 64 of 64 are waiting;"
+                Overloaded, match="^no room for 1 more image: 64 of 64 places taken;"
             ):
                 batcher.check_room(1)
             with pytest.raises(Overloaded), batcher.admitted(1):
@@ -207,7 +207,7 @@ def test_retry_after_is_the_estimated_time_for_the_waiting_images(metrics: Metri
         with batcher.admitted(held), pytest.raises(Overloaded) as refusal:
             batcher.check_room(65)
         assert str(refusal.value) == (
-            f"no room for 65 more images: {held} of 64 are waiting;"
+            f"no room for 65 more images: {held} of 64 places taken;"
             f" try again in {refusal.value.retry_after_s} s"
         )
         return refusal.value.retry_after_s

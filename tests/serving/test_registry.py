@@ -244,7 +244,7 @@ def test_a_request_is_refused_before_reading_only_if_every_model_of_the_task_is_
             registry.check_accepts("single")
             with other.admitted(64):
                 registry.check_accepts("multi")
-                with pytest.raises(Overloaded, match="64 of 64 are waiting"):
+                with pytest.raises(Overloaded, match="64 of 64 places taken"):
                     registry.check_accepts("single")
 
     _loaded(Settings(model_store=tmp_path, max_queue=64), metrics, test)

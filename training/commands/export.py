@@ -6,6 +6,7 @@ from pathlib import Path
 from models.bundle import read_manifest
 from models.manifest import Precision
 from models.store import Store
+from models.wording import counted
 from training.export import export as exporting
 from training.run_folder import Run
 
@@ -28,8 +29,8 @@ def print_result(path: Path, store: Store) -> None:
         gate = variant.gate
         print(
             f"gate of {variant.precision} passed: scores differ by at most"
-            f" {gate.max_difference:.1e} (tolerance {gate.tolerance:.0e}), {gate.flips} decisions"
-            " differ"
+            f" {gate.max_difference:.1e} (tolerance {gate.tolerance:.0e}),"
+            f" {counted(gate.flips, 'decision')} changed"
         )
     name = manifest.name
     print(f"wrote {path}; version {store.released(name)} of {name} is released")

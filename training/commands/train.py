@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from models.errors import RunError
 from models.manifest import Provenance
+from models.wording import counted, some
 from training import distributed, run_folder
 from training.data import datasets, decoding, file_scan
 from training.data.contents import Contents
@@ -77,8 +78,8 @@ def resume(path: Path) -> Path:
         known = {(r.file, r.sha256, r.labels) for r in sides.records}
         if changed := sorted({file for file, *_ in found ^ known}):
             raise RunError(
-                f"{len(changed)} images of {recipe.data} have changed since {path} was started,"
-                f" among them {changed[0]}: start a new run"
+                f"{counted(len(changed), 'image')} of {recipe.data} changed since {path} was"
+                f" started ({some(changed)}): start a new run"
             )
         start = checkpoint.read(path)
         if start is None:
@@ -204,7 +205,8 @@ def _complete(
     html_report.write(path / run_folder.REPORT_FILE, subject, evaluation, measured, history)
     run_folder.write_end(path, outcome)
     checkpoint.remove(path)
-    print(f"{len(logits)} validation images, value and 95 % interval:\n{evaluate.table(measured)}")
+    measured_on = counted(len(logits), "validation image")
+    print(f"{measured_on}, value and 95 % interval:\n{evaluate.table(measured)}")
     print(f"wrote {path}; read {path / run_folder.REPORT_FILE}")
     print(f"next: python -m training export {path} --name NAME")
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from models import golden
 from models.errors import GateError
 from models.manifest import Contract, Gate, Manifest, Metric, Precision, Task
+from models.wording import counted
 from training.data.record import Record
 from training.data.targets import encode
 from training.evaluation import comparison, evaluate, metrics, onnx_session
@@ -139,9 +140,9 @@ def _check_loss(
 ) -> None:
     allowed = TOLERANCES[precision].loss
     seen = (
-        f"{100 * loss.value:+.2f} points of {comparison.METRIC[task]} on {images:,} validation"
-        f" images, between {100 * loss.low:+.2f} and {100 * loss.high:+.2f} with 95 % confidence on"
-        f" each side ({100 * allowed:g} allowed)"
+        f"{100 * loss.value:+.2f} points of {comparison.METRIC[task]} on"
+        f" {counted(images, 'validation image')}, between {100 * loss.low:+.2f} and"
+        f" {100 * loss.high:+.2f} with 95 % confidence on each side ({100 * allowed:g} allowed)"
     )
     if loss.low > allowed:
         raise GateError(f"{precision}: worse than the trained network: {seen}")

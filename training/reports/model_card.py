@@ -6,6 +6,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from models.manifest import Metric, Release, Task, Variant
+from models.wording import counted
 from training.evaluation.evaluate import HEADLINE
 from training.run_folder import Outcome
 
@@ -37,8 +38,9 @@ def write(
         data=Path(outcome.provenance.recipe["data"]).name,
         size=outcome.preprocess.image_size_px,
         crop=outcome.preprocess.crop_fraction,
-        images=f"{images:,}",
-        trained_on=f"{trained_on:,}",
+        counted=counted,
+        images=images,
+        trained_on=trained_on,
         metrics=outcome.metrics,
         results=_results(outcome.task, outcome.metrics),
         headline=HEADLINE[outcome.task],
