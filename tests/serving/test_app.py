@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from models import bundle
 from models.manifest import MODEL_FILE
 from models.preprocess import decode
 from serving.hardware import gpus
@@ -129,6 +130,39 @@ def test_models_say_what_they_are_and_where_they_run(client: httpx.Client) -> No
     assert models[0]["precision"] == "fp32"
     assert len(models[0]["sha256"]) == 64
     assert models[0]["metrics"]["accuracy"] == {"value": 0.9, "low": 0.8, "high": 0.95}
+    assert models[0]["metrics_of"] == "fp32"
+
+
+@pytest.mark.parametrize("precision", ["auto", "fp32"])
+def test_the_figures_are_those_of_the_form_that_is_served(
+    inside: Callable[..., Inside], tmp_path: Path, precision: str
+) -> None:
+    int8 = tiny_models.network("single", tiny_models.WEIGHTS * 1.01)
+    path = tiny_models.add(tmp_path, "small", "single", int8=int8)
+    manifest = bundle.read_manifest(path)
+    served = inside(model_store=tmp_path, precision=precision)
+    (ready,) = get(f"{served.url}/readyz").json()["models"]
+    (model,) = get(f"{served.url}/models").json()["models"]
+    if precision == "auto":
+        why, form, metrics = "auto on a CPU: int8 passed its gate", "int8", tiny_models.INT8_METRICS
+    else:
+        why, form, metrics = "LABRADOR_PRECISION=fp32", "fp32", manifest.metrics
+    expected = {
+        "name": "small",
+        "version": "1",
+        "provider": "CPUExecutionProvider",
+        "precision": form,
+        "why": why,
+        "metrics_of": form,
+        "metrics": {name: metric.model_dump() for name, metric in metrics.items()},
+    }
+    assert ready == expected
+    assert expected.items() <= model.items()
+    assert model["gate"] == {"images": 0, "decisions": None, "flips": 0, "max_difference": 0}
+    paths = get(f"{served.url}/openapi.json").json()["paths"]
+    for name, one in (("/models", model), ("/readyz", ready)):
+        answer = paths[name]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+        assert set(answer["properties"]["models"]["items"]["required"]) == set(one)
 
 
 def test_probes_answer(client: httpx.Client) -> None:
