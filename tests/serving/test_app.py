@@ -16,8 +16,9 @@ import pytest
 from PIL import Image
 
 from models import bundle
-from models.manifest import MODEL_FILE
+from models.manifest import MODEL_FILE, Manifest
 from models.preprocess import decode
+from models.store import Store
 from serving.hardware import gpus
 from testkit import tiny_models
 from testkit.in_process import Inside, until
@@ -163,6 +164,24 @@ def test_the_figures_are_those_of_the_form_that_is_served(
     for name, one in (("/models", model), ("/readyz", ready)):
         answer = paths[name]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
         assert set(answer["properties"]["models"]["items"]["required"]) == set(one)
+
+
+def test_an_older_bundle_s_metrics_are_said_to_be_those_of_fp32(
+    inside: Callable[..., Inside], tmp_path: Path
+) -> None:
+    def older(version: int) -> tuple[Manifest, dict[str, bytes]]:
+        int8 = tiny_models.network("single", tiny_models.WEIGHTS * 1.01)
+        manifest, files = tiny_models.content("old", version, "single", int8=int8)
+        fp32, small = manifest.variants
+        small = small.model_copy(update={"gate": fp32.gate.model_copy(update={"tolerance": 0.25})})
+        return manifest.model_copy(update={"variants": (fp32, small)}), files
+
+    Store(tmp_path).add("old", older)
+    served = inside(model_store=tmp_path)
+    for path in ("/models", "/readyz"):
+        (model,) = get(f"{served.url}{path}").json()["models"]
+        assert (model["precision"], model["metrics_of"]) == ("int8", "fp32")
+        assert model["metrics"] == {"accuracy": {"value": 0.9, "low": 0.8, "high": 0.95}}
 
 
 def test_probes_answer(client: httpx.Client) -> None:
