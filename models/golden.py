@@ -29,10 +29,11 @@ Runner = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Agreement:
-    """The largest difference between two sets of scores, and how many decisions differ."""
+    """The largest difference between two sets of scores, and how many decisions of all differ."""
 
     max_difference: float
     flips: int
+    decisions: int
 
 
 def forms(images: Sequence[bytes]) -> dict[str, bytes]:
@@ -78,7 +79,7 @@ def check_files(
     together = compare(expected, run(images), contract, tolerance)
     alone = compare(expected[:1], run(images[:1]), contract, tolerance)
     worst = max(alone.max_difference, together.max_difference)
-    return Agreement(worst, alone.flips + together.flips)
+    return Agreement(worst, alone.flips + together.flips, alone.decisions + together.decisions)
 
 
 def compare(
@@ -106,7 +107,7 @@ def compare(
         flips = rank(expected)[:, 0] != rank(got)[:, 0]
     else:
         flips = above(expected, contract.thresholds) != above(got, contract.thresholds)
-    return Agreement(worst, int(flips.sum()))
+    return Agreement(worst, int(flips.sum()), flips.size)
 
 
 def _encoded(image: Image.Image, form: str, **options: Any) -> bytes:

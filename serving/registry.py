@@ -33,6 +33,7 @@ class Served:
     path: Path
     manifest: Manifest
     variant: Variant
+    why: str
     provider: str
     batcher: Batcher
 
@@ -128,11 +129,15 @@ class Registry:
         manifest, session = await asyncio.to_thread(self._open, path)
         batcher = Batcher(session.run, self._metrics, session.max_batch, self._settings.max_queue)
         self._metrics.expect(manifest)
-        precision = session.variant.precision
+        variant, why = session.variant, session.why
         log.info(
-            "%s:%s runs in %s on %s", manifest.name, manifest.version, precision, session.provider
+            "%s:%s runs in %s on %s (%s)",
+            *naming(manifest).values(),
+            variant.precision,
+            session.provider,
+            why,
         )
-        return Served(path, manifest, session.variant, session.provider, batcher)
+        return Served(path, manifest, variant, why, session.provider, batcher)
 
     def _open(self, path: Path) -> tuple[Manifest, Session]:
         """Load and verify a bundle. Its files are freed then; the session has its own copy."""

@@ -126,11 +126,13 @@ def test_a_served_model_knows_its_path_variant_and_provider(
         served = registry.served["described"]
         assert (served.path, served.manifest.name) == (path, "described")
         assert (served.provider, served.variant.precision) == (CPU, "fp32")
+        assert served.why == "auto on a CPU: the bundle has no int8"
         assert (served.batcher._max_batch, served.batcher.room) == (5, 77)
 
     settings = Settings(model_store=tmp_path, device="cpu", max_batch=5, max_queue=77)
     _loaded(settings, metrics, test)
-    assert caplog.messages == [f"described:1 runs in fp32 on {CPU}"]
+    why = "auto on a CPU: the bundle has no int8"
+    assert caplog.messages == [f"described:1 runs in fp32 on {CPU} ({why})"]
 
 
 def test_a_models_counters_start_at_0_when_it_is_loaded(tmp_path: Path, metrics: Metrics) -> None:

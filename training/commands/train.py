@@ -21,7 +21,6 @@ from training.data.targets import encode
 from training.distributed import Ranks
 from training.evaluation import calibration, evaluate, scorer
 from training.evaluation.decisions import baseline, decide
-from training.evaluation.evaluate import Evaluation
 from training.fine_tuning import checkpoint, lr_finder, schedule
 from training.fine_tuning.batches import training_set
 from training.fine_tuning.checkpoint import Checkpoint, Progress
@@ -162,7 +161,6 @@ def _complete(
     """Evaluate, calibrate, and write the files that make the run complete."""
     path, network, recipe = validation.path, validation.network, validation.recipe
     task, labels, targets = validation.task, images.dataset.labels, validation.targets
-    scores, tags = calibration.cross_fitted(logits, targets, task)
 
     def pixels(rows: Sequence[int]) -> NDArray[np.uint8]:
         if validation.ranks.count == 1:
@@ -170,16 +168,7 @@ def _complete(
         files = _files(images, [images.split.valid[row] for row in rows])
         return decoding.served(files, recipe.preprocess).numpy()
 
-    evaluation = Evaluation(
-        task,
-        labels,
-        images.split.valid,
-        pixels,
-        targets,
-        scores,
-        calibration.probabilities(logits, task, 1.0),
-        tags if task == "multi" else decide(scores, None),
-    )
+    evaluation = evaluate.cross_fitted(task, labels, images.split.valid, pixels, logits)
     measured = evaluation.measure()
     evaluate.write(path, evaluation, measured)
     temperature = calibration.fit_temperature(logits, targets, task)

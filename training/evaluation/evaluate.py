@@ -102,6 +102,33 @@ def evaluate(model: Scorer, dataset: Dataset) -> Evaluation:
     )
 
 
+def cross_fitted(
+    task: Task,
+    labels: Sequence[str],
+    records: Sequence[Record],
+    images_at: Callable[[Sequence[int]], NDArray[np.uint8]],
+    logits: NDArray[np.float32],
+    applied_to: NDArray[np.float32] | None = None,
+) -> Evaluation:
+    """The evaluation of a trained network, by its logits `[N, C]` for validation images.
+
+    Each image's temperature and thresholds are fitted on others. applied_to: the logits of a
+    variant of the network, which is evaluated in its place.
+    """
+    targets = encode(records, labels)
+    scores, tags = calibration.cross_fitted(logits, targets, task, applied_to)
+    return Evaluation(
+        task,
+        labels,
+        records,
+        images_at,
+        targets,
+        scores,
+        calibration.probabilities(logits if applied_to is None else applied_to, task, 1.0),
+        tags if task == "multi" else decide(scores, None),
+    )
+
+
 def task_metrics(
     task: Task, scores: NDArray[np.float32], tags: NDArray[np.bool_], targets: NDArray[np.bool_]
 ) -> WeightedMetrics:

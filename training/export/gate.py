@@ -22,7 +22,7 @@ from models.manifest import Contract, Gate, Manifest, Metric, Precision, Task
 from models.wording import counted
 from training.data.record import Record
 from training.data.targets import encode
-from training.evaluation import comparison, evaluate, metrics, onnx_session
+from training.evaluation import calibration, comparison, evaluate, metrics, onnx_session
 from training.evaluation.comparison import Difference
 from training.evaluation.decisions import decide
 from training.network.inference import in_batches
@@ -55,7 +55,8 @@ class Reference:
     """The trained network's scores for the validation images.
 
     images: of the records, preprocessed, uint8 `[N, S, S, 3]`; scores: `[N, C]`, in the order of
-    the network's own `labels`; `thresholds` are the network's, too.
+    the network's own `labels`; `thresholds` and `temperature` are the network's, too. order: the
+    rows in the order in which the network was evaluated, on which folds and resamples depend.
     """
 
     images: NDArray[np.uint8]
@@ -63,6 +64,8 @@ class Reference:
     scores: NDArray[np.float32]
     labels: Sequence[str]
     thresholds: Sequence[float] | None
+    temperature: float
+    order: Sequence[int]
 
 
 def check(
@@ -107,10 +110,12 @@ def check(
         tolerance=tolerance.score,
         max_difference=max(on_golden.max_difference, on_valid.max_difference),
         flips=flips,
+        decisions=on_golden.decisions + on_valid.decisions,
         images=len(got),
         loss=Metric(value=loss.value, low=loss.low, high=loss.high),
         separation_loss=Metric(value=separation.value, low=separation.low, high=separation.high),
         metrics=exported,
+        own_metrics=_own_metrics(got, contract, reference),
     )
 
 
@@ -133,6 +138,25 @@ def _losses(
         (decide(answers, None) != targets).any(1) for answers in (scores, trained)
     )
     return comparison.errors(wrong, trained_wrong), separation
+
+
+def _own_metrics(
+    scores: NDArray[np.float32], contract: Contract | Manifest, reference: Reference
+) -> dict[str, Metric]:
+    """The run's metrics, as they are for a variant with these scores `[N, C]`."""
+    task, order = contract.task, np.asarray(reference.order)
+    trained, own = (
+        calibration.logits_of(each[order], task, reference.temperature)
+        for each in (reference.scores, scores)
+    )
+    return evaluate.cross_fitted(
+        task,
+        contract.labels,
+        [reference.records[row] for row in order],
+        lambda rows: reference.images[order[rows]],
+        trained,
+        own,
+    ).measure()
 
 
 def _check_loss(
