@@ -55,7 +55,7 @@ def fit_temperature(logits: Logits, targets: Targets, task: Task) -> float:
         return float((np.logaddexp(0, scaled) - scaled * targets).mean())
 
     bounds = tuple(np.log(_TEMPERATURES))
-    return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))
+    return float(np.exp(minimize_scalar(loss, bounds=bounds).x))
 
 
 def fit_thresholds(scores: NDArray[np.float32], targets: Targets) -> tuple[float, ...]:
@@ -65,7 +65,7 @@ def fit_thresholds(scores: NDArray[np.float32], targets: Targets) -> tuple[float
     """
     thresholds = []
     for column, truth in zip(scores.T, targets.T, strict=True):
-        order = np.argsort(-column, kind="stable")
+        order = np.argsort(-column)
         f1 = 2 * np.cumsum(truth[order]) / (np.arange(1, len(column) + 1) + truth.sum())
         ranked = np.append(column[order], np.float32(0))
         f1[ranked[:-1] == ranked[1:]] = 0  # no threshold separates equal scores

@@ -49,6 +49,21 @@ def test_huge_logits_stay_probabilities(task: Task) -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
+def test_uncalibrated_scores_are_those_of_temperature_one(task: Task, temperature: float) -> None:
+    logits = np.random.default_rng(0).normal(0, 1, (50, 4)).astype(np.float32)
+    scores = calibration.probabilities(logits, task, temperature)
+    found = calibration.uncalibrated(scores, task, temperature)
+    np.testing.assert_allclose(found, calibration.probabilities(logits, task, 1.0), atol=1e-4)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_score_of_zero_or_one_is_the_same_uncalibrated(task: Task) -> None:
+    scores = np.array([[0, 1, 0]], np.float32)
+    assert calibration.uncalibrated(scores, task, 2.0).tolist() == [[0, 1, 0]]
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
 def test_a_known_temperature_is_recovered(task: Task, temperature: float) -> None:
     logits, targets = drawn(task, 4000, temperature)
     assert calibration.fit_temperature(logits, targets, task) == pytest.approx(temperature, rel=0.1)
@@ -214,3 +229,6 @@ def test_very_few_images_are_fitted_too(task: Task, images: int) -> None:
     scores, tags = calibration.cross_fitted(logits, targets, task)
     assert np.isfinite(scores).all()
     assert tags.shape == scores.shape == (images, 4)
+    assert scores.dtype == np.float32 and tags.dtype == np.bool_
+    if images == 1 and task == "multi":
+        assert tags[targets].all()  # by its own threshold, as there is no other image
