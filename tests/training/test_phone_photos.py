@@ -44,7 +44,7 @@ def test_photos_of_phones_are_trained_on_exported_and_evaluated(
     assert list(found["extensions_that_lie"].values()) == ["HEIC"]
     run = run_folder.read(train(recipe, tmp_path / "run"))
     assert len(run.split.records) == 24
-    evaluate(str(run.path), str(photos), {}, "cpu", tmp_path / "evaluation")
+    evaluate(run, str(photos), {}, "cpu", tmp_path / "evaluation")
     made = bundle.read(export(run, "phones", Store(tmp_path / "store"), precisions=["int8"]))
     golden = {
         name: data
