@@ -17,6 +17,7 @@ import onnxruntime
 
 from models import bundle
 from models.hardware import processor
+from models.variants import differing
 from training.evaluation.evaluate import HEADLINE
 
 _BATCH, _ROUNDS = 8, 9
@@ -57,7 +58,7 @@ def main(paths: list[Path]) -> None:
                 f"{first / own:.2f}",
                 f"{name} {gate.metrics[name]:.4f}",
                 f"{gate.max_difference:.1e}",
-                f"{gate.flips}",
+                differing(gate),
             ]
             print(f"| {' | '.join(cells)} |")
 

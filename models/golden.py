@@ -18,7 +18,7 @@ from models.bundle import Bundle
 from models.decision import above, rank
 from models.errors import GateError
 from models.manifest import GOLDEN_SCORES_FILE, Contract, Manifest, Preprocess
-from models.preprocess import decode, load
+from models.preprocess import TRAINING_FORMATS, decode, load
 
 TOLERANCE_CPU = 1e-4
 TOLERANCE_CUDA = 2e-3
@@ -29,20 +29,22 @@ Runner = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Agreement:
-    """The largest difference between two sets of scores, and how many decisions differ."""
+    """The largest difference between two sets of scores, and how many decisions of all differ."""
 
     max_difference: float
     flips: int
+    decisions: int
 
 
 def forms(images: Sequence[bytes]) -> dict[str, bytes]:
     """Re-encode the images, one in each of the unusual encodings: file name -> bytes.
 
-    Takes at least one image and repeats the images in turn. Returns one file per encoding.
+    Takes at least one image, in a format that training reads, and repeats the images in turn.
+    Returns one file per encoding, each in a format that is served.
     """
     files = {}
     for number, (name, encode) in enumerate(_FORMS.items()):
-        image = load(images[number % len(images)], shorter_px=384)
+        image = load(images[number % len(images)], shorter_px=384, formats=TRAINING_FORMATS)
         image.thumbnail((384, 384))
         files[f"golden/{name}"] = encode(image)
     return files
@@ -77,7 +79,7 @@ def check_files(
     together = compare(expected, run(images), contract, tolerance)
     alone = compare(expected[:1], run(images[:1]), contract, tolerance)
     worst = max(alone.max_difference, together.max_difference)
-    return Agreement(worst, alone.flips + together.flips)
+    return Agreement(worst, alone.flips + together.flips, alone.decisions + together.decisions)
 
 
 def compare(
@@ -105,7 +107,7 @@ def compare(
         flips = rank(expected)[:, 0] != rank(got)[:, 0]
     else:
         flips = above(expected, contract.thresholds) != above(got, contract.thresholds)
-    return Agreement(worst, int(flips.sum()))
+    return Agreement(worst, int(flips.sum()), flips.size)
 
 
 def _encoded(image: Image.Image, form: str, **options: Any) -> bytes:

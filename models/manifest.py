@@ -77,6 +77,12 @@ class Gate(Frozen):
         ge=0, description="largest difference seen, on golden and validation images"
     )
     flips: int = Field(ge=0, description="decisions that changed, all within the tolerance")
+    decisions: int | None = Field(
+        default=None,
+        ge=0,
+        description="decisions compared, one per image or, multi-label, per image and label; on"
+        " golden and validation images; None: not counted by the version that exported it",
+    )
     images: int = Field(ge=0, description="number of validation images compared")
     loss: Metric = Field(
         description="increase of error or 1 - mAP over the trained network; one-sided 95 % bounds"
@@ -85,7 +91,15 @@ class Gate(Frozen):
         description="decrease of the separation, the mean score of the images with a label minus"
         " that of those without; one-sided 95 % bounds"
     )
-    metrics: dict[str, float] = Field(description="on the validation images, by ONNX Runtime")
+    metrics: dict[str, float] = Field(
+        description="on the validation images, by ONNX Runtime, with the temperature and thresholds"
+        " that were fitted on them"
+    )
+    own_metrics: dict[str, Metric] | None = Field(
+        default=None,
+        description="the metrics of the manifest, which are the trained network's, for this file:"
+        " with intervals, and cross-fitted; None: not measured by the version that exported it",
+    )
 
 
 class Variant(Frozen):

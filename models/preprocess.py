@@ -4,7 +4,9 @@ bytes -> format, limits -> upright RGB image -> uint8 [S, S, 3]
 """
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,8 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from models.errors import FormatUnsupported, ImageMissing, ImageTooLarge, ImageUndecodable
 from models.manifest import Preprocess
 
+SERVED_FORMATS = ("JPEG", "PNG", "WebP")  # what strangers send: no other decoder sees their bytes
+TRAINING_FORMATS = (*SERVED_FORMATS, "HEIC", "AVIF")  # one's own images; HEIC needs pillow-heif
 MEGAPIXELS_MAX = 89.0  # Pillow itself warns of a decompression bomb just above
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {  # EXIF orientation -> the transposition that undoes it
@@ -27,7 +31,10 @@ _UPRIGHT = {  # EXIF orientation -> the transposition that undoes it
 
 
 def decode(
-    data: bytes, preprocess: Preprocess, megapixels_max: float = MEGAPIXELS_MAX
+    data: bytes,
+    preprocess: Preprocess,
+    megapixels_max: float = MEGAPIXELS_MAX,
+    formats: Sequence[str] = SERVED_FORMATS,
 ) -> NDArray[np.uint8]:
     """The network's input for one image file: uint8 `[S, S, 3]`, RGB.
 
@@ -35,7 +42,7 @@ def decode(
     `min(w, h) * crop_fraction`. Raises the same errors as `load`.
     """
     size = preprocess.image_size_px
-    stored = _decoded(data, size / preprocess.crop_fraction, megapixels_max)
+    stored = _decoded(data, size / preprocess.crop_fraction, megapixels_max, formats)
     side = min(stored.width, stored.height) * preprocess.crop_fraction
     left, top = (stored.width - side) / 2, (stored.height - side) / 2
     box = (left, top, left + side, top + side)
@@ -44,18 +51,24 @@ def decode(
     return np.asarray(_upright(square, stored.transposition))
 
 
-def load(data: bytes, shorter_px: float, megapixels_max: float = MEGAPIXELS_MAX) -> Image.Image:
+def load(
+    data: bytes,
+    shorter_px: float,
+    megapixels_max: float = MEGAPIXELS_MAX,
+    formats: Sequence[str] = SERVED_FORMATS,
+) -> Image.Image:
     """The whole image, upright, in mode RGB; alpha over white; first frame only.
 
     A JPEG is reduced by 2, 4 or 8 if its shorter side is still at least `shorter_px` afterwards.
     ICC profiles are not applied. 16-bit grey is divided by 257; of 16-bit colour Pillow keeps the
     high byte, which is up to one level less.
 
-    Raises ImageMissing (no bytes), FormatUnsupported (a known format other than JPEG, PNG and
-    WebP), ImageTooLarge (more than `megapixels_max` according to the header, before any pixel is
-    decoded) and ImageUndecodable (anything else that is not a complete image).
+    Raises ImageMissing (no bytes), FormatUnsupported (a known format that is not one of `formats`,
+    or that nothing installed decodes), ImageTooLarge (more than `megapixels_max` according to the
+    header, before any pixel is decoded) and ImageUndecodable (anything else that is not a complete
+    image).
     """
-    stored = _decoded(data, shorter_px, megapixels_max)
+    stored = _decoded(data, shorter_px, megapixels_max, formats)
     return _upright(stored.image, stored.transposition)
 
 
@@ -69,32 +82,76 @@ class _Stored:
     transposition: Image.Transpose | None
 
 
-def _decoded(data: bytes, shorter_px: float, megapixels_max: float) -> _Stored:
-    image = _open(data, megapixels_max)
+def image_format(data: bytes, formats: Sequence[str] = SERVED_FORMATS) -> str:
+    """The one of `formats` that the image is in, by its first bytes. Raises as `load` does."""
+    if not data:
+        raise ImageMissing("the image has no bytes")
+    found = _recognised(data)
+    valid = f"{', '.join(formats[:-1])} or {formats[-1]}"
+    if found is None:
+        raise ImageUndecodable(f"the bytes are not a {valid} image")
+    if found not in formats:
+        raise FormatUnsupported(f"the image is {found}; {_ADVICE.get(found, f'use {valid}')}")
+    return found
+
+
+def header(
+    data: bytes,
+    megapixels_max: float = MEGAPIXELS_MAX,
+    formats: Sequence[str] = SERVED_FORMATS,
+) -> Image.Image:
+    """The image opened, with only its header read. Raises as `load` does."""
+    form = image_format(data, formats)
+    if form == "HEIC" and not _heic_is_decoded():
+        raise FormatUnsupported(
+            "the image is HEIC, which needs pillow-heif: pip install 'labrador[heif]', or convert"
+            " it: `sips -s format jpeg IMG.HEIC --out IMG.jpg` (macOS), `magick IMG.HEIC IMG.jpg`"
+            " (ImageMagick)"
+        )
+    too_large = f"more than the limit of {megapixels_max:g} megapixels"
+    try:
+        image = Image.open(io.BytesIO(data), formats=[_PLUGINS.get(form, form)])
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageTooLarge(f"the image has {too_large}") from error
+    except UnidentifiedImageError as error:
+        raise ImageUndecodable(f"the {form} image has no readable header") from error
+    except Exception as error:
+        raise ImageUndecodable(f"the {form} image is damaged") from error
+    width, height = image.size
+    if width * height > megapixels_max * 1e6:
+        raise ImageTooLarge(f"the image has {width} x {height} pixels, {too_large}")
+    return image
+
+
+_PLUGINS = {"HEIC": "HEIF"}  # Pillow's name of a format, where it is another; case is ignored
+_TO_JPEG = "convert it to JPEG first"
+_ADVICE = {
+    "HEIC": f"{_TO_JPEG} (on an iPhone: Settings > Camera > Formats > Most Compatible)",
+    "AVIF": _TO_JPEG,
+}
+
+
+def _decoded(
+    data: bytes, shorter_px: float, megapixels_max: float, formats: Sequence[str]
+) -> _Stored:
+    image = header(data, megapixels_max, formats)
     try:
         return _stored(image, shorter_px)
     except Exception as error:  # Pillow raises OSError, ValueError, SyntaxError, struct.error, …
-        if image.format in ("JPEG", "MPO") and (repaired := _repair(data, shorter_px)):
+        form = image_format(data, formats)
+        if form == "JPEG" and (repaired := _repair(data, shorter_px)):
             return repaired
-        raise ImageUndecodable(f"the {image.format} image is damaged or incomplete") from error
+        raise ImageUndecodable(f"the {form} image is damaged or incomplete") from error
 
 
-def image_format(data: bytes) -> str:
-    """JPEG, PNG or WEBP, by the first bytes. Raises the same errors as `load`."""
-    if not data:
-        raise ImageMissing("the image has no bytes")
+def _recognised(data: bytes) -> str | None:
+    """The format that the first bytes are of, None if they are of none that is known."""
     if data[:3] == b"\xff\xd8\xff":
         return "JPEG"
     if data[:8] == b"\x89PNG\r\n\x1a\n":
         return "PNG"
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "WEBP"
-    if other := _unsupported(data):
-        raise FormatUnsupported(f"the image is a {other}; send JPEG, PNG or WebP")
-    raise ImageUndecodable("the bytes are not a JPEG, PNG or WebP image")
-
-
-def _unsupported(data: bytes) -> str | None:
+        return "WebP"
     if data[:6] in (b"GIF87a", b"GIF89a"):
         return "GIF"
     if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
@@ -102,30 +159,32 @@ def _unsupported(data: bytes) -> str | None:
     if data[:2] == b"BM" and data[6:10] == b"\0\0\0\0":  # reserved, zero; text has no zero bytes
         return "BMP"
     if data[4:8] == b"ftyp":
-        brand = data[8:12]
-        if brand in (b"avif", b"avis"):
-            return "AVIF"
-        if brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"):
-            return "HEIC"
+        return _of_brand(data)
     return None
 
 
-def _open(data: bytes, megapixels_max: float) -> Image.Image:
-    """Open the image, reading only its header."""
-    name = image_format(data)
-    too_large = f"more than the limit of {megapixels_max:g} megapixels"
+def _of_brand(data: bytes) -> str | None:
+    """AVIF or HEIC, which share a container, by its main brand and the list of other brands."""
+    brand, end = data[8:12], int.from_bytes(data[:4], "big")
+    if brand in (b"mif1", b"msf1"):  # any codec: the others tell
+        others = {data[at : at + 4] for at in range(16, min(end, 128), 4)}
+        return "AVIF" if others & {b"avif", b"avis"} else "HEIC"
+    if brand in (b"avif", b"avis"):
+        return "AVIF"
+    if brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"):
+        return "HEIC"
+    return None
+
+
+@cache
+def _heic_is_decoded() -> bool:
+    """Teach Pillow to open HEIC, if pillow-heif is installed."""
     try:
-        image = Image.open(io.BytesIO(data), formats=[name])
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageTooLarge(f"the image has {too_large}") from error
-    except UnidentifiedImageError as error:
-        raise ImageUndecodable(f"the {name} image has no readable header") from error
-    except Exception as error:
-        raise ImageUndecodable(f"the {name} image is damaged") from error
-    width, height = image.size
-    if width * height > megapixels_max * 1e6:
-        raise ImageTooLarge(f"the image has {width} x {height} pixels, {too_large}")
-    return image
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return False
+    register_heif_opener()
+    return True
 
 
 def _stored(image: Image.Image, shorter_px: float) -> _Stored:

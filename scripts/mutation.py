@@ -35,7 +35,7 @@ import pytest
 from scripts.mutants import Mutant, mutants
 
 MODULES = {
-    "models": "bundle decision errors golden manifest preprocess store",
+    "models": "bundle decision errors golden manifest preprocess store variants",
     "training/data": "near_duplicates split",
     "training/fine_tuning": "batches schedule validation",
     "training/evaluation": "calibration calibration_error comparison decisions metrics",

@@ -32,7 +32,8 @@ _CAUSES = {
     "read_timeout": "the body arrived too slowly: `LABRADOR_READ_TIMEOUT_S`",
     "body_too_large": "the body is larger than `LABRADOR_MAX_BODY_MB`",
     "too_many_images": f"the body has more than {PARTS_MAX} parts",
-    "format_unsupported": "the image is neither JPEG, PNG nor WebP",
+    "format_unsupported": "the image is neither JPEG, PNG nor WebP; convert HEIC and AVIF to JPEG"
+    " first",
     "image_too_large": "the image is larger than `LABRADOR_MAX_MEGAPIXELS`",
     "image_undecodable": "the image is corrupt or incomplete, or not an image",
     "overloaded": "the queue is full; the header `Retry-After` says when to retry",

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from models.errors import LabradorError
+from models.wording import counted
 from serving import bench, predict
 from serving.settings import read_api_keys, read_settings
 
@@ -32,7 +33,7 @@ def _predict(options: argparse.Namespace) -> int:
     print(f"wrote {options.out}")
     if bad:
         shown = "; ".join(bad[:_BAD_SHOWN])
-        print(f"error: {len(bad)} files have no prediction: {shown}", file=sys.stderr)
+        print(f"error: {counted(len(bad), 'file')} without a prediction: {shown}", file=sys.stderr)
     return 1 if bad else 0
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from models.errors import DeadlineExceeded, Overloaded
 from models.golden import Runner
+from models.wording import counted
 from serving.metrics import Metrics
 
 RETRY_AFTER_MAX_S = 60
@@ -75,8 +76,8 @@ class Batcher:
             wait_s = math.ceil(self._held * self._image_s)
             retry_after_s = min(max(1, wait_s), RETRY_AFTER_MAX_S)
             raise Overloaded(
-                f"no room for {images} more images: {self._held} of {self._max_queue} are waiting;"
-                f" try again in {retry_after_s} s",
+                f"no room for {counted(images, 'more image')}: {self._held} of {self._max_queue}"
+                f" places taken; try again in {retry_after_s} s",
                 retry_after_s,
             )
 

@@ -19,6 +19,7 @@ import aiohttp
 import numpy as np
 
 from models.errors import LabradorError
+from models.wording import counted
 from serving.registry import ENDPOINTS
 
 _SHED = {429, 503, 504}
@@ -79,7 +80,7 @@ async def measure(plan: Plan, files: Sequence[Path]) -> str:
             await _observed(http, plan, load, opened(http, url, images, rate, plan.seconds, load))
             loads.append(load)
     size = np.mean([len(image) for image in images]) / 1024
-    lines = [f"{url}, {len(images)} images of {size:.0f} KiB on average"]
+    lines = [f"{url}, {counted(len(images), 'image')} of {size:.0f} KiB on average"]
     return "\n".join([*lines, "", *_table(loads), "", *(bottleneck(load) for load in loads)])
 
 

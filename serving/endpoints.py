@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from models.variants import metrics_of
 from serving import openapi
 from serving.auth import Keys
 from serving.metrics import Metrics
@@ -67,10 +68,9 @@ class Endpoints:
 
     async def readyz(self, request: Request) -> Response:
         self._registry.check_ready()
-        served = self._registry.served.values()
         models = [
-            {**naming(s.manifest), "provider": s.provider, "precision": s.variant.precision}
-            for s in served
+            {**naming(served.manifest), **_form(served)}
+            for served in self._registry.served.values()
         ]
         answer: dict[str, Any] = {"status": "ready", "models": models}
         if self._registry.not_served:
@@ -93,13 +93,24 @@ class Endpoints:
 
 
 def _describe(served: Served) -> dict[str, Any]:
-    manifest = served.manifest
+    manifest, gate = served.manifest, served.variant.gate
     return {
         **naming(manifest),
         "task": manifest.task,
         "labels": manifest.labels,
+        "sha256": manifest.files[served.variant.file],
+        **_form(served),
+        "gate": gate.model_dump(include={"images", "decisions", "flips", "max_difference"}),
+    }
+
+
+def _form(served: Served) -> dict[str, Any]:
+    """What form of the network is served, where, why, and how good that one is."""
+    precision, metrics = metrics_of(served.manifest, served.variant)
+    return {
         "provider": served.provider,
         "precision": served.variant.precision,
-        "sha256": manifest.files[served.variant.file],
-        "metrics": {name: metric.model_dump() for name, metric in manifest.metrics.items()},
+        "why": served.why,
+        "metrics_of": precision,
+        "metrics": {name: metric.model_dump() for name, metric in metrics.items()},
     }

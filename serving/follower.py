@@ -18,7 +18,7 @@ from models.store import Store
 from serving.aside import Aside
 from serving.batcher import Batcher
 from serving.metrics import Metrics
-from serving.registry import Registry, Served
+from serving.registry import Registry, Served, naming
 from serving.session import Place, Session, open_proved
 from serving.settings import Settings
 
@@ -173,11 +173,15 @@ class Follower:
         manifest, session = await self._aside.run(opened, _OPEN_LIMIT_S)
         batcher = Batcher(session.run, self._metrics, session.max_batch, self._settings.max_queue)
         self._metrics.expect(manifest)
-        precision = session.variant.precision
+        variant, why = session.variant, session.why
         log.info(
-            "%s:%s runs in %s on %s", manifest.name, manifest.version, precision, session.provider
+            "%s:%s runs in %s on %s (%s)",
+            *naming(manifest).values(),
+            variant.precision,
+            session.provider,
+            why,
         )
-        return Served(path, manifest, session.variant, session.provider, batcher)
+        return Served(path, manifest, variant, why, session.provider, batcher)
 
     def _count_failure(self, error: Exception) -> None:
         log.warning("the store cannot be read: %s", error)

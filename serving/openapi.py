@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from itertools import groupby
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import TypeAdapter
 
@@ -23,6 +23,7 @@ from models.errors import (
     TooManyImages,
     Unauthorized,
 )
+from models.manifest import Metric, Precision
 from serving.prediction import TOP_K
 from serving.problems import MEDIA_TYPE
 from serving.settings import PARTS_MAX, Settings
@@ -62,8 +63,9 @@ def specification(settings: Settings) -> dict[str, Any]:
     keyed: dict[str, Any] = {"security": [{"key": []}]} if settings.api_keys_file else {}
     top_k = {"name": "top_k", "schema": {"type": "integer", "minimum": 1, "default": TOP_K}}
     threshold = {"name": "threshold", "schema": {"type": "number", "minimum": 0, "maximum": 1}}
-    models: dict[str, Any] = {"summary": "The served models, where they run, and their metrics"}
+    models: dict[str, Any] = {"summary": "The served models: their form, why it, and its metrics"}
     models["responses"] = _responses(_object(models=_array(_MODEL)), [Unauthorized, NotReady])
+    ready = _object(status={"const": "ready"}, models=_array(_object(**_NAMING, **_FORM)))
     return {
         "openapi": "3.1.0",
         "info": {
@@ -77,7 +79,7 @@ def specification(settings: Settings) -> dict[str, Any]:
             "/tag": {"post": keyed | _prediction(threshold, "tags", Tag)},
             "/models": {"get": keyed | models},
             "/livez": {"get": {"responses": _responses({}, [NotReady])}},
-            "/readyz": {"get": {"responses": _responses({}, [NotReady])}},
+            "/readyz": {"get": {"responses": _responses(ready, [NotReady])}},
         },
         "components": {"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
     }
@@ -93,14 +95,27 @@ def _array(items: dict[str, Any]) -> dict[str, Any]:
 
 _TEXT = {"type": "string"}
 _NAMING = {"name": _TEXT, "version": _TEXT}
+_PRECISION = {"enum": list(get_args(Precision))}
+_FORM: dict[str, Any] = {
+    "provider": _TEXT,
+    "precision": _PRECISION,
+    "why": _TEXT | {"description": "why this precision is served"},
+    "metrics_of": _PRECISION | {"description": "the precision whose metrics these are"},
+    "metrics": {"type": "object", "additionalProperties": Metric.model_json_schema()},
+}
+_COUNT = {"type": "integer", "minimum": 0}
 _MODEL = _object(
     **_NAMING,
     task={"enum": ["single", "multi"]},
     labels=_array(_TEXT),
-    provider=_TEXT,
-    precision=_TEXT,
     sha256=_TEXT,
-    metrics={"type": "object"},
+    **_FORM,
+    gate=_object(
+        max_difference={"type": "number", "description": "of a score, from the trained network's"},
+        flips=_COUNT | {"description": "decisions that differ from the trained network's"},
+        decisions={"type": ["integer", "null"], "description": "decisions compared, if known"},
+        images=_COUNT | {"description": "validation images compared"},
+    ),
 )
 
 

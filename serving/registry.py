@@ -25,6 +25,7 @@ class Served:
     path: Path
     manifest: Manifest
     variant: Variant
+    why: str
     provider: str
     batcher: Batcher
 

@@ -11,8 +11,9 @@ from models.bundle import Bundle
 from models.errors import BundleError, GateError, LabradorError
 from models.golden import TOLERANCE_CPU, TOLERANCE_CUDA, check
 from models.manifest import Manifest, Precision, Variant
+from models.variants import FASTEST, NAMES, Device, automatic
 from serving.hardware import gpus
-from serving.settings import Settings
+from serving.settings import PREFIX, Settings
 
 log = logging.getLogger(__name__)
 
@@ -33,15 +34,18 @@ class Place:
 
 class Session:
     """One variant of a bundle's network, ready to run. `max_batch`: the largest batch; `provider`:
-    the execution provider that runs it.
+    the execution provider that runs it; `why`: the reason for this variant, in words.
     """
 
-    def __init__(self, bundle: Bundle, variant: Variant, settings: Settings, place: Place):
+    def __init__(
+        self, bundle: Bundle, variant: Variant, settings: Settings, place: Place, why: str = ""
+    ):
         """Raises DeviceError if CUDA is requested and no GPU works, BundleError if the network
         does not match the manifest.
         """
         self._manifest = bundle.manifest
         self.variant = variant
+        self.why = why
         self._session = _open(bundle, variant, settings, place)
         self.provider: str = self._session.get_providers()[0]
         on_cuda = self.provider == CUDA
@@ -75,33 +79,46 @@ def open_proved(bundle: Bundle, settings: Settings, place: Place) -> Session:
     """Open the bundle's network in the precision of the settings, and verify it.
 
     Raises BundleError if the bundle has no such variant, GateError if its scores are wrong, and the
-    errors of `Session`. With auto, fp32 replaces a variant that fails.
+    errors of `Session`. With auto, fp32 replaces a variant that fails, and the choice is that for a
+    CPU where a GPU does not work.
     """
-    choices = _choices(bundle.manifest, settings)
+    if settings.precision != "auto":
+        variant = _requested(bundle.manifest, settings.precision)
+        session = Session(
+            bundle, variant, settings, place, f"{PREFIX}PRECISION={settings.precision}"
+        )
+        session.prove(bundle)
+        return session
+    device: Device = "cuda" if _tries_gpu(settings) else "cpu"
+    choices = automatic(bundle.manifest.variants, device)
+    why = f"the bundle has no {FASTEST[device]}"
+    if len(choices) > 1:
+        why = f"{FASTEST[device]} passed its gate"
     for variant in choices:
         try:
-            session = Session(bundle, variant, settings, place)
+            session = Session(bundle, variant, settings, place, f"auto on {NAMES[device]}: {why}")
+            if device == "cuda" and session.provider == CPU:  # the GPU does not work
+                on_cpu = settings.model_copy(update={"device": "cpu"})
+                return open_proved(bundle, on_cpu, place)
             session.prove(bundle)
             return session
         except (BundleError, GateError) as error:
             if variant == choices[-1]:
                 raise
             log.warning("%s: falling back from %s: %s", bundle.path, variant.precision, error)
+            failed = "failed its golden images" if isinstance(error, GateError) else "did not load"
+            why = f"{variant.precision} {failed} here"
     raise AssertionError("a bundle has a network")
 
 
-def _choices(manifest: Manifest, settings: Settings) -> list[Variant]:
-    """The variants to try, in order."""
+def _requested(manifest: Manifest, precision: Precision) -> Variant:
+    """Raises BundleError if the bundle has no variant of this precision."""
     found = {variant.precision: variant for variant in manifest.variants}
-    if settings.precision == "auto":
-        preferred: tuple[Precision, ...] = ("fp16" if _tries_gpu(settings) else "int8", "fp32")
-        return [found[precision] for precision in preferred if precision in found]
-    if settings.precision not in found:
+    if precision not in found:
         raise BundleError(
-            f"{manifest.name}:{manifest.version} has no {settings.precision}; it has"
-            f" {', '.join(found)}"
+            f"{manifest.name}:{manifest.version} has no {precision}; it has {', '.join(found)}"
         )
-    return [found[settings.precision]]
+    return found[precision]
 
 
 def _tries_gpu(settings: Settings) -> bool:

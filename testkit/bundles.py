@@ -28,6 +28,8 @@ def values(files: Mapping[str, bytes] = FILES, **changes: Any) -> dict[str, Any]
         "loss": loss,
         "separation_loss": loss,
         "metrics": {"error": 0.1},
+        "decisions": 279,
+        "own_metrics": {"error": {"value": 0.1, "low": 0.08, "high": 0.12}},
     }
     return {
         "schema_version": 1,

@@ -47,9 +47,9 @@ def decoded() -> Iterator[Counter[tuple[str, float]]]:
     found: list[tuple[str, float]] = []
     decode = preprocess._decoded
 
-    def counted(data: bytes, shorter_px: float, megapixels_max: float) -> Any:
+    def counted(data: bytes, shorter_px: float, *limits: Any) -> Any:
         found.append((sha256(data), shorter_px))
-        return decode(data, shorter_px, megapixels_max)
+        return decode(data, shorter_px, *limits)
 
     counts: Counter[tuple[str, float]] = Counter()
     with pytest.MonkeyPatch.context() as patch:

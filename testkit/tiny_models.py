@@ -33,6 +33,7 @@ OPSET = 18
 # A label's logit is how far its channel is above the other two; a pure colour is certain.
 WEIGHTS = np.array([[8, -4, -4], [-4, 8, -4], [-4, -4, 8]], np.float32)
 TRAINING_IMAGES_FILE = "training-images.txt"
+INT8_METRICS = {"accuracy": Metric(value=0.8, low=0.7, high=0.9)}  # fp32 has none of its own
 PROVENANCE = Provenance(
     created="2025-01-01T00:00:00Z",
     git_commit=None,
@@ -121,7 +122,9 @@ def content(
     variants = [Variant(file=MODEL_FILE, precision="fp32", gate=_gate(1e-4))]
     if int8 is not None:
         files["model.int8.onnx"] = int8
-        variants.append(Variant(file="model.int8.onnx", precision="int8", gate=_gate(0.25)))
+        variants.append(
+            Variant(file="model.int8.onnx", precision="int8", gate=_gate(0.25, INT8_METRICS))
+        )
     files[TRAINING_IMAGES_FILE] = b""
     manifest = Manifest(
         name=name,
@@ -178,7 +181,7 @@ def _release(replaced: int) -> Release:
     )
 
 
-def _gate(tolerance: float) -> Gate:
+def _gate(tolerance: float, own_metrics: dict[str, Metric] | None = None) -> Gate:
     none = Metric(value=0, low=0, high=0)
     return Gate(
         tolerance=tolerance,
@@ -188,4 +191,5 @@ def _gate(tolerance: float) -> Gate:
         loss=none,
         separation_loss=none,
         metrics={},
+        own_metrics=own_metrics,
     )

@@ -168,13 +168,13 @@ def test_the_tolerances_are_as_documented() -> None:
 
 def test_empty_scores_agree() -> None:
     nothing = np.zeros((0, 3), np.float32)
-    assert compare(nothing, nothing, manifest(), TOLERANCE) == Agreement(0.0, 0)
+    assert compare(nothing, nothing, manifest(), TOLERANCE) == Agreement(0.0, 0, 0)
 
 
 def test_a_difference_as_large_as_the_tolerance_passes() -> None:
     expected = np.array([[0.5, 0.25, 0.25]], np.float32)
     got = np.array([[0.5, 0.375, 0.125]], np.float32)
-    assert compare(expected, got, manifest(), 0.125) == Agreement(0.125, 0)
+    assert compare(expected, got, manifest(), 0.125) == Agreement(0.125, 0, 1)
 
 
 def test_the_largest_difference_is_named_with_its_image_label_and_both_scores() -> None:
@@ -200,7 +200,7 @@ def test_a_correct_runner_passes_for_one_image_and_for_a_batch(bundle: Bundle) -
         sizes.append(images.shape)
         return run(images)
 
-    assert check(bundle, recorded, TOLERANCE) == Agreement(0.0, 0)
+    assert check(bundle, recorded, TOLERANCE) == Agreement(0.0, 0, 11)
     assert sizes == [(10, 24, 24, 3), (1, 24, 24, 3)]
 
 
@@ -286,14 +286,15 @@ def test_a_small_difference_that_changes_the_top_label_is_counted() -> None:
     got = np.array([[0.40001, 0.4, 0.2], [0.1, 0.8, 0.1]], np.float32)
     agreement = compare(expected, got, manifest(), TOLERANCE)
     assert agreement.flips == 1
-    assert compare(expected, expected, manifest(), TOLERANCE) == Agreement(0.0, 0)
+    assert compare(expected, expected, manifest(), TOLERANCE) == Agreement(0.0, 0, 2)
 
 
 def test_each_label_that_crosses_its_threshold_is_counted() -> None:
     one = manifest(**multi(thresholds=[0.5, 0.25, 0.75]))
     expected = np.array([[0.5, 0.25, 0.75], [0.1, 0.2, 0.3]], np.float32)
     got = expected - np.float32(1e-5)
-    assert compare(expected, got, one, TOLERANCE).flips == 3
+    agreement = compare(expected, got, one, TOLERANCE)
+    assert (agreement.flips, agreement.decisions) == (3, 6)
     expected[0], got[0] = 0.9, 0.9
     expected[1, 1], got[1, 1] = 0.24999, 0.25
     assert compare(expected, got, one, TOLERANCE).flips == 1

@@ -61,8 +61,13 @@ def test_an_unknown_key_is_refused_at_every_depth(where: str) -> None:
         Manifest.model_validate(raw)
 
 
-FREE = ("recipe", "libraries", "files", "metrics")  # their keys depend on the run
-OPTIONAL = ("schema_version", "release")  # have defaults; `tensors` has its own test
+FREE = ("recipe", "libraries", "files", "metrics", "own_metrics")  # their keys depend on the run
+OPTIONAL = (
+    "schema_version",
+    "release",
+    "decisions",
+    "own_metrics",
+)  # have defaults; `tensors` has its own test
 
 
 def keys(found: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -103,7 +108,10 @@ def test_optional_keys_have_their_defaults() -> None:
     raw = values()
     for key in ("schema_version", "release", "tensors"):
         del raw[key]
+    for key in ("decisions", "own_metrics"):  # newer than the first bundles
+        del raw["variants"][0]["gate"][key]
     one = Manifest.model_validate(raw)
+    assert (one.variants[0].gate.decisions, one.variants[0].gate.own_metrics) == (None, None)
     assert (one.schema_version, one.release) == (1, None)
     assert one.tensors == Tensors(images="images", scores="scores", maps="maps")
 
@@ -127,6 +135,7 @@ JUST_ABOVE_1 = math.nextafter(1, 2)
         ("variants.0.gate.tolerance", TINY, 0.0),
         ("variants.0.gate.max_difference", 0.0, -TINY),
         ("variants.0.gate.flips", 0, -1),
+        ("variants.0.gate.decisions", 0, -1),
         ("release.replaced", 1, 0),
         ("release.images", 0, -1),
         ("release.margin", TINY, 0.0),

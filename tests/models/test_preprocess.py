@@ -1,9 +1,11 @@
 import io
 import random
+import re
 import subprocess
 import sys
 import warnings
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +21,12 @@ from models.errors import (
     LabradorError,
 )
 from models.manifest import Preprocess
-from models.preprocess import decode, image_format, load
+from models.preprocess import TRAINING_FORMATS, decode, image_format, load
 from testkit import preprocess_reference
 from testkit.odd_images import (
     animated_webp_claiming,
     encoded,
+    heic,
     jpeg_claiming,
     jpeg_in_three_scans,
     png,
@@ -52,6 +55,10 @@ def preprocess_of(case: Case) -> Preprocess:
 
 def orientation_of(case: Case) -> int | None:
     return None if case.orientation == 1 else case.orientation
+
+
+def avif(samples: NDArray[np.uint8], orientation: int | None = None) -> bytes:
+    return encoded(samples, "AVIF", orientation, quality=90)
 
 
 def differences(got: NDArray[np.uint8], expected: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -235,7 +242,7 @@ def test_lossy_webp_is_near_the_reference(committed: dict[str, NDArray[np.uint8]
 
 def test_the_bytes_decide_the_format() -> None:
     samples = drawn(40, 30)
-    for form in ("JPEG", "PNG", "WEBP"):
+    for form in ("JPEG", "PNG", "WebP"):
         assert image_format(encoded(samples, form)) == form
     assert image_format(encoded(samples, "MPO")) == "JPEG"
 
@@ -373,7 +380,7 @@ def test_bytes_that_are_not_a_supported_image_are_refused(
 
 @pytest.mark.parametrize("form", ["GIF", "TIFF", "BMP"])
 def test_a_known_unsupported_format_is_named(form: str) -> None:
-    with pytest.raises(FormatUnsupported, match=f"is a {form}; send JPEG, PNG or WebP"):
+    with pytest.raises(FormatUnsupported, match=f"is {form}; use JPEG, PNG or WebP"):
         decode(encoded(drawn(40, 30), form), SMALL)
 
 
@@ -393,7 +400,20 @@ def test_a_known_unsupported_format_is_named(form: str) -> None:
 def test_each_unsupported_format_is_recognised_by_its_first_bytes(start: bytes, name: str) -> None:
     with pytest.raises(FormatUnsupported) as caught:
         image_format(start)
-    assert str(caught.value) == f"the image is a {name}; send JPEG, PNG or WebP"
+    assert str(caught.value).startswith(f"the image is {name}; ")
+
+
+@pytest.mark.parametrize(
+    ("start", "advice"),
+    [
+        (b"\0\0\0\x18ftypheic", "HEIC; convert it to JPEG first (on an iPhone: Settings > Camera"),
+        (b"\0\0\0\x18ftypavif", "AVIF; convert it to JPEG first"),
+        (b"GIF89a", "GIF; use JPEG, PNG or WebP"),
+    ],
+)
+def test_the_error_says_what_to_do_about_the_format(start: bytes, advice: str) -> None:
+    with pytest.raises(FormatUnsupported, match=re.escape(f"the image is {advice}")):
+        image_format(start)
 
 
 @pytest.mark.parametrize(
@@ -417,7 +437,7 @@ def test_a_partial_signature_is_not_recognised(start: bytes) -> None:
     ("data", "message"),
     [
         (b"", "the image has no bytes"),
-        (b"RIFF\x10\0\0\0WEBP" + TEXT, "the WEBP image has no readable header"),
+        (b"RIFF\x10\0\0\0WEBP" + TEXT, "the WebP image has no readable header"),
         (png(40, 30, 8, 2, b"no pixels"), "the PNG image is damaged or incomplete"),
         (encoded(drawn(40, 30), "JPEG")[:400], "the JPEG image is damaged"),
         (encoded(drawn(40, 30), "JPEG")[:-80], "the JPEG image is damaged or incomplete"),
@@ -514,6 +534,120 @@ def test_a_jpeg_that_lost_the_scans_of_its_colours_is_refused() -> None:
         for cut in range(end - 2, end + 3):
             with pytest.raises(ImageUndecodable):
                 load(data[:cut], WHOLE_SCALE)
+
+
+# HEIC and AVIF, which training reads and the service refuses
+
+PHONE: dict[str, Callable[..., bytes]] = {"HEIC": heic, "AVIF": avif}
+
+
+@pytest.mark.parametrize("form", PHONE)
+def test_what_phones_save_is_read_only_where_it_is_asked_for(form: str) -> None:
+    data = PHONE[form](drawn(64, 48))
+    assert image_format(data, TRAINING_FORMATS) == form
+    plain = decode(encoded(drawn(64, 48), "PNG"), SMALL)
+    assert differences(decode(data, SMALL, formats=TRAINING_FORMATS), plain).mean() < 6
+    with pytest.raises(FormatUnsupported):
+        decode(data, SMALL)
+    with pytest.raises(FormatUnsupported):
+        load(data, 24)
+
+
+@pytest.mark.parametrize("form", PHONE)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_what_phones_save_is_turned_upright_once(form: str, orientation: int) -> None:
+    data = PHONE[form](drawn(64, 48), orientation)
+    upright = preprocess_reference.upright(drawn(64, 48), orientation)
+    whole = load(data, WHOLE_SCALE, formats=TRAINING_FORMATS)
+    assert differences(np.asarray(whole), upright.astype(np.uint8)).mean() < 6
+    expected = decode(encoded(upright, "PNG"), SMALL)
+    assert differences(decode(data, SMALL, formats=TRAINING_FORMATS), expected).mean() < 6
+
+
+def test_the_container_of_a_heic_says_how_it_is_turned_not_its_exif() -> None:
+    """By ISO 23008-12 only the transformations of the container apply."""
+    data = heic(drawn(64, 48), 6)
+    turn = data.index(b"irot")
+    unturned = data[: turn + 4] + b"\0" + data[turn + 5 :]
+    whole = load(unturned, WHOLE_SCALE, formats=TRAINING_FORMATS)
+    assert differences(np.asarray(whole), drawn(64, 48)).mean() < 6
+
+
+@pytest.mark.parametrize("form", PHONE)
+def test_transparency_in_what_phones_save_is_over_white(form: str) -> None:
+    clear = np.dstack([drawn(64, 48), np.zeros((48, 64), np.uint8)])
+    assert np.asarray(load(PHONE[form](clear), 48, formats=TRAINING_FORMATS)).min() > 250
+
+
+@pytest.mark.parametrize("form", PHONE)
+def test_a_truncated_file_of_a_phone_is_refused(form: str) -> None:
+    data = PHONE[form](drawn(64, 48))
+    assert load(data, 24, formats=TRAINING_FORMATS).size == (64, 48)
+    for cut in {*range(12, len(data), 31), len(data) - 1}:
+        with pytest.raises(ImageUndecodable):
+            load(data[:cut], 24, formats=TRAINING_FORMATS)
+
+
+@pytest.mark.parametrize("form", PHONE)
+def test_the_limit_on_pixels_is_also_that_of_what_phones_save(form: str) -> None:
+    data = PHONE[form](drawn(125, 80))
+    assert load(data, 24, 0.01, TRAINING_FORMATS).size == (125, 80)
+    with pytest.raises(ImageTooLarge, match="125 x 80 pixels"):
+        load(data, 24, 0.009999, TRAINING_FORMATS)
+
+
+@pytest.mark.parametrize(
+    ("others", "name"),
+    [
+        ((b"mif1", b"avif"), "AVIF"),
+        ((b"mif1", b"heic"), "HEIC"),
+        ((b"avis",), "AVIF"),
+        ((), "HEIC"),
+    ],
+)
+def test_a_container_for_any_codec_is_told_apart_by_its_other_brands(
+    others: tuple[bytes, ...], name: str
+) -> None:
+    listed = b"".join(others)
+    start = (16 + len(listed)).to_bytes(4, "big") + b"ftypmif1\0\0\0\0" + listed + b"avif"
+    assert image_format(start, TRAINING_FORMATS) == name
+
+
+def run_script(script: str, data: bytes) -> subprocess.CompletedProcess[bytes]:
+    """In a fresh interpreter, because other tests have registered the decoder of HEIC here."""
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        input=data,
+        capture_output=True,
+        cwd=Path(__file__).parents[2],
+        timeout=60,
+    )
+
+
+def test_the_bytes_of_a_stranger_never_load_the_decoder_of_heic() -> None:
+    script = """
+import sys
+from models.errors import FormatUnsupported
+from models.preprocess import load
+try:
+    load(sys.stdin.buffer.read(), 24)
+except FormatUnsupported:
+    sys.exit("pillow_heif" in sys.modules)
+"""
+    assert run_script(script, heic(drawn(64, 48))).returncode == 0
+
+
+def test_without_pillow_heif_the_error_says_what_to_install_or_how_to_convert() -> None:
+    script = """
+import sys
+sys.modules["pillow_heif"] = None  # as if it were not installed
+from models.preprocess import TRAINING_FORMATS, load
+load(sys.stdin.buffer.read(), 24, formats=TRAINING_FORMATS)
+"""
+    error = run_script(script, heic(drawn(64, 48))).stderr.decode()
+    assert "FormatUnsupported: the image is HEIC, which needs pillow-heif" in error
+    assert "pip install 'labrador[heif]'" in error
+    assert "sips -s format jpeg IMG.HEIC --out IMG.jpg" in error and "magick IMG.HEIC" in error
 
 
 # Limits

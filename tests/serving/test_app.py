@@ -15,11 +15,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.manifest import MODEL_FILE
+from models import bundle
+from models.manifest import MODEL_FILE, Manifest
 from models.preprocess import decode
+from models.store import Store
 from serving.hardware import gpus
 from testkit import tiny_models
 from testkit.in_process import Inside, until
+from testkit.odd_images import encoded, heic
 from testkit.servers import Server, get, post
 
 RED = tiny_models.picture((200, 30, 30))
@@ -129,6 +132,57 @@ def test_models_say_what_they_are_and_where_they_run(client: httpx.Client) -> No
     assert models[0]["precision"] == "fp32"
     assert len(models[0]["sha256"]) == 64
     assert models[0]["metrics"]["accuracy"] == {"value": 0.9, "low": 0.8, "high": 0.95}
+    assert models[0]["metrics_of"] == "fp32"
+
+
+@pytest.mark.parametrize("precision", ["auto", "fp32"])
+def test_the_figures_are_those_of_the_form_that_is_served(
+    inside: Callable[..., Inside], tmp_path: Path, precision: str
+) -> None:
+    int8 = tiny_models.network("single", tiny_models.WEIGHTS * 1.01)
+    path = tiny_models.add(tmp_path, "small", "single", int8=int8)
+    manifest = bundle.read_manifest(path)
+    served = inside(model_store=tmp_path, precision=precision)
+    (ready,) = get(f"{served.url}/readyz").json()["models"]
+    (model,) = get(f"{served.url}/models").json()["models"]
+    if precision == "auto":
+        why, form, metrics = "auto on a CPU: int8 passed its gate", "int8", tiny_models.INT8_METRICS
+    else:
+        why, form, metrics = "LABRADOR_PRECISION=fp32", "fp32", manifest.metrics
+    expected = {
+        "name": "small",
+        "version": "1",
+        "provider": "CPUExecutionProvider",
+        "precision": form,
+        "why": why,
+        "metrics_of": form,
+        "metrics": {name: metric.model_dump() for name, metric in metrics.items()},
+    }
+    assert ready == expected
+    assert expected.items() <= model.items()
+    assert model["gate"] == {"images": 0, "decisions": None, "flips": 0, "max_difference": 0}
+    paths = get(f"{served.url}/openapi.json").json()["paths"]
+    for name, one in (("/models", model), ("/readyz", ready)):
+        answer = paths[name]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+        assert set(answer["properties"]["models"]["items"]["required"]) == set(one)
+
+
+def test_an_older_bundle_s_metrics_are_said_to_be_those_of_fp32(
+    inside: Callable[..., Inside], tmp_path: Path
+) -> None:
+    def older(version: int) -> tuple[Manifest, dict[str, bytes]]:
+        int8 = tiny_models.network("single", tiny_models.WEIGHTS * 1.01)
+        manifest, files = tiny_models.content("old", version, "single", int8=int8)
+        fp32, small = manifest.variants
+        small = small.model_copy(update={"gate": fp32.gate.model_copy(update={"tolerance": 0.25})})
+        return manifest.model_copy(update={"variants": (fp32, small)}), files
+
+    Store(tmp_path).add("old", older)
+    served = inside(model_store=tmp_path)
+    for path in ("/models", "/readyz"):
+        (model,) = get(f"{served.url}{path}").json()["models"]
+        assert (model["precision"], model["metrics_of"]) == ("int8", "fp32")
+        assert model["metrics"] == {"accuracy": {"value": 0.9, "low": 0.8, "high": 0.95}}
 
 
 def test_probes_answer(client: httpx.Client) -> None:
@@ -275,6 +329,16 @@ def test_65_images_are_too_many(client: httpx.Client) -> None:
     images = [("image", ("dog.jpg", RED))]
     assert len(client.post("/classify", files=images * 64).json()["results"]) == 64
     _problem(client.post("/classify", files=images * 65), 413, "too_many_images")
+
+
+@pytest.mark.parametrize("form", ["HEIC", "AVIF"])
+def test_a_photo_as_phones_save_it_is_refused_with_what_to_do(
+    client: httpx.Client, form: str
+) -> None:
+    red = Image.open(io.BytesIO(RED))
+    photo = heic(red) if form == "HEIC" else encoded(red, "AVIF")
+    detail = _problem(client.post("/classify", content=photo), 415, "format_unsupported")
+    assert detail.startswith(f"the image is {form}; convert it to JPEG first")
 
 
 def test_hostile_bytes_never_cause_an_internal_error(server: Server, client: httpx.Client) -> None:

@@ -190,7 +190,7 @@ def test_a_full_queue_refuses_and_says_when_to_try_again(metrics: Metrics) -> No
         with batcher.admitted(60), batcher.admitted(4):
             assert batcher.room == 0
             with pytest.raises(
-                Overloaded, match="^no room for 1 more images: 64 of 64 are waiting;"
+                Overloaded, match="^no room for 1 more image: 64 of 64 places taken;"
             ):
                 batcher.check_room(1)
             with pytest.raises(Overloaded), batcher.admitted(1):
@@ -207,7 +207,7 @@ def test_retry_after_is_the_estimated_time_for_the_waiting_images(metrics: Metri
         with batcher.admitted(held), pytest.raises(Overloaded) as refusal:
             batcher.check_room(65)
         assert str(refusal.value) == (
-            f"no room for 65 more images: {held} of 64 are waiting;"
+            f"no room for 65 more images: {held} of 64 places taken;"
             f" try again in {refusal.value.retry_after_s} s"
         )
         return refusal.value.retry_after_s
@@ -253,6 +253,7 @@ def test_queued_images_and_runs_are_counted(metrics: Metrics) -> None:
     stages = [metrics.stage_seconds["queue"], metrics.stage_seconds["infer"], metrics.batch_size]
     before = [count(histogram) for histogram in stages]
     ran = metrics.batch_size._sum.get()
+    waited_s, began_s = metrics.stage_seconds["queue"]._sum.get(), perf_counter()
 
     async def test(batcher: Batcher) -> None:
         tasks = _ask(batcher, 0)
@@ -268,6 +269,8 @@ def test_queued_images_and_runs_are_counted(metrics: Metrics) -> None:
     after = [count(histogram) for histogram in stages]
     assert [new - old for new, old in zip(after, before, strict=True)] == [4, 2, 2]
     assert metrics.batch_size._sum.get() == ran + 4
+    waited_s = metrics.stage_seconds["queue"]._sum.get() - waited_s
+    assert 0 < waited_s < 4 * (perf_counter() - began_s)
 
 
 def test_a_retiring_batcher_answers_what_it_admitted_and_stops(metrics: Metrics) -> None:
@@ -290,6 +293,15 @@ def test_a_retiring_batcher_answers_what_it_admitted_and_stops(metrics: Metrics)
     asyncio.run(asyncio.wait_for(test(), 20))
     assert [name for name in model.threads if not name.startswith("model")] == []
     assert not {thread.name for thread in threading.enumerate()} & set(model.threads)
+
+
+def test_a_batcher_has_stopped_when_its_closing_returns(metrics: Metrics) -> None:
+    async def test() -> None:
+        batcher = Batcher(Model(), metrics, max_batch=4, max_queue=64)
+        await batcher.close()
+        assert batcher.fault(timeout_s=60) == "its batcher stopped"
+
+    asyncio.run(test())
 
 
 def test_a_failed_run_fails_its_images_and_is_a_fault_until_one_succeeds(metrics: Metrics) -> None:

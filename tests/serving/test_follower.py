@@ -270,6 +270,8 @@ def test_a_new_model_of_the_store_is_served_too(tmp_path: Path, metrics: Metrics
         await _until(lambda: "second" in registry.served)
         assert registry.choose("multi", None).manifest.name == "second"
         assert metrics.model_ready.labels("second")._value.get() == 1
+        tiny_models.add(tmp_path, "third", "single")  # the store is still followed
+        await _until(lambda: "third" in registry.served)
 
     _followed(tmp_path, metrics, scenario)
 

@@ -30,7 +30,7 @@ def test_prediction_from_the_command_line(
     bad.write_text("not an image")
     assert main(["predict", "colours", str(tmp_path), "--out", str(out)]) == 1
     error = capsys.readouterr().err.rstrip("\n").splitlines()[-1]
-    assert error.startswith(f"error: 1 files have no prediction: {bad}: image_undecodable")
+    assert error.startswith(f"error: 1 file without a prediction: {bad}: image_undecodable")
 
     assert main(["predict", "pets", str(image), "--out", str(out)]) == 1
     assert "error: no model pets" in capsys.readouterr().err
@@ -40,7 +40,7 @@ def test_the_load_test_from_the_command_line(server: Server, image: Path, capsys
     arguments = ["bench", server.url, str(image), "--model", "tags", "--seconds", "0.5"]
     assert main([*arguments, "--clients", "1", "--rate", "10"]) == 0
     text = capsys.readouterr().out
-    assert text.startswith(f"{server.url}/tag?model=tags, 1 images of ")
+    assert text.startswith(f"{server.url}/tag?model=tags, 1 image of ")
     assert "| 1 clients |" in text and "| 10/s |" in text
     assert main([*arguments[:3], "--model", "pets"]) == 1
     assert capsys.readouterr().err.startswith("error: --model pets: choose one of")

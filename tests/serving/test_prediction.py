@@ -1,6 +1,7 @@
 """Requests through the application: limits, deadlines, disconnects, batching."""
 
 import json
+import pickle
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from models.bundle import read_manifest
 from models.hardware import cpu_cores
 from models.manifest import Preprocess
 from serving import prediction
+from serving.bentoml_internals import PICKLE
 from serving.prediction import TOP_K
 from serving.session import Session
 from testkit import tiny_models
@@ -274,7 +276,7 @@ def test_requests_that_queue_while_the_model_runs_share_its_next_run(
 
 
 def test_an_unexpected_error_fails_the_whole_request(
-    inside: Start, monkeypatch: pytest.MonkeyPatch
+    inside: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def decode(image: bytes, *settings: object) -> NDArray[np.uint8]:
         raise RuntimeError("a bug")
@@ -282,6 +284,17 @@ def test_an_unexpected_error_fails_the_whole_request(
     server = inside()
     monkeypatch.setattr(prediction, "decode", decode)
     assert _is(_post(server, files=[("image", RED)] * 2), 500, "internal")
+    assert "RuntimeError, at" in caplog.text  # and not what came of it later
+
+
+def test_another_bentoml_service_gets_its_answer_as_a_pickle(inside: Start) -> None:
+    request = httpx.Request("POST", "http://labrador", files=[("image", RED)])
+    headers = {"Content-Type": request.headers["content-type"] + "; answer=pickle"}
+    response = _post(inside(), content=request.read(), headers=headers)
+    assert response.headers["content-type"] == PICKLE
+    answer = pickle.loads(response.content)
+    assert answer["model"] == {"name": "colours", "version": "1"}
+    assert [found["label"] for found in answer["predictions"]][0] == "red"
 
 
 def test_every_stage_is_timed_once_where_it_happens(inside: Start) -> None:

@@ -6,14 +6,16 @@ from time import perf_counter
 
 import pytest
 
+from models.bundle import Bundle
 from models.errors import BadParameter, LabradorError, ModelUnknown, NotReady, Overloaded
 from models.manifest import MODEL_FILE, Task
 from models.store import Store
+from serving import follower as module
 from serving.follower import Follower
 from serving.hardware import gpus
 from serving.metrics import Metrics
-from serving.registry import Registry
-from serving.session import CPU, Place
+from serving.registry import Registry, naming
+from serving.session import CPU, Place, Session, open_proved
 from serving.settings import Settings
 from testkit import tiny_models
 
@@ -38,13 +40,17 @@ def _reason(settings: Settings, metrics: Metrics) -> str:
 
     def test(registry: Registry) -> None:
         registry.check_alive()
-        for check in (registry.check_loaded, registry.check_ready):
+        for check in (
+            registry.check_loaded,
+            registry.check_ready,
+            lambda: registry.check_accepts("single"),
+        ):
             with pytest.raises(NotReady) as unready:
                 check()
             reasons.append(str(unready.value))
 
     _loaded(settings, metrics, test)
-    assert reasons[0] == reasons[1]
+    assert len(set(reasons)) == 1
     assert "\n" not in reasons[0]
     return reasons[0]
 
@@ -60,6 +66,9 @@ def test_every_model_of_the_store_is_served(store: Path, metrics: Metrics) -> No
 def test_models_and_versions_can_be_chosen(store: Path, metrics: Metrics) -> None:
     def test(registry: Registry) -> None:
         assert list(registry.served) == ["tags"]
+        registry.check_accepts("single")  # refused once the request's model is known
+        with pytest.raises(ModelUnknown):
+            registry.choose("single", None)
 
     _loaded(Settings(model_store=store, models=("tags:1",)), metrics, test)
 
@@ -159,11 +168,35 @@ def test_a_served_model_knows_its_path_variant_and_provider(
         served = registry.served["described"]
         assert (served.path, served.manifest.name) == (path, "described")
         assert (served.provider, served.variant.precision) == (CPU, "fp32")
+        assert served.why == "auto on a CPU: the bundle has no int8"
         assert (served.batcher._max_batch, served.batcher.room) == (5, 77)
+        assert naming(served.manifest) == {"name": "described", "version": "1"}
 
     settings = Settings(model_store=tmp_path, device="cpu", max_batch=5, max_queue=77)
     _loaded(settings, metrics, test)
-    assert caplog.messages == [f"described:1 runs in fp32 on {CPU}"]
+    why = "auto on a CPU: the bundle has no int8"
+    assert caplog.messages == [f"described:1 runs in fp32 on {CPU} ({why})"]
+
+
+def test_a_workers_models_run_on_its_threads_and_gpu(
+    store: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places: list[Place] = []
+
+    def opened(bundle: Bundle, settings: Settings, place: Place) -> Session:
+        places.append(place)
+        return open_proved(bundle, settings, place)
+
+    monkeypatch.setattr(module, "open_proved", opened)
+
+    async def scenario() -> None:
+        settings = Settings(model_store=store, device="cpu")
+        registry = Registry(settings, metrics)
+        await Follower(settings, registry, metrics, Place(threads=2, worker=3)).look()
+        await registry.close()
+
+    asyncio.run(scenario())
+    assert places == [Place(threads=2, worker=3)] * 2
 
 
 def test_a_models_counters_start_at_0_when_it_is_loaded(tmp_path: Path, metrics: Metrics) -> None:
@@ -275,9 +308,11 @@ def test_a_request_is_refused_before_reading_only_if_every_model_of_the_task_is_
         one, other = registry.served["one"].batcher, registry.served["other"].batcher
         with one.admitted(64):
             registry.check_accepts("single")
+            with other.admitted(63):  # there is room for one image
+                registry.check_accepts("single")
             with other.admitted(64):
                 registry.check_accepts("multi")
-                with pytest.raises(Overloaded, match="64 of 64 are waiting"):
+                with pytest.raises(Overloaded, match="64 of 64 places taken"):
                     registry.check_accepts("single")
 
     _loaded(Settings(model_store=tmp_path, max_queue=64), metrics, test)

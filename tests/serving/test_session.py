@@ -110,6 +110,8 @@ def test_auto_uses_int8_on_a_cpu_if_the_bundle_has_it(tmp_path: Path) -> None:
     chosen = open_proved(whole, Settings(device="cpu"), PLACE)
     exact = open_proved(whole, Settings(device="cpu", precision="fp32"), PLACE)
     assert (chosen.variant.precision, exact.variant.precision) == ("int8", "fp32")
+    assert chosen.why == "auto on a CPU: int8 passed its gate"
+    assert exact.why == "LABRADOR_PRECISION=fp32"
     images = images_of(4)
     assert not np.array_equal(chosen.run(images), exact.run(images))
 
@@ -117,16 +119,23 @@ def test_auto_uses_int8_on_a_cpu_if_the_bundle_has_it(tmp_path: Path) -> None:
 def test_auto_uses_fp32_if_there_is_nothing_else(store: Path) -> None:
     session = open_proved(bundle_of(store, "tags"), Settings(device="cpu"), PLACE)
     assert session.variant.precision == "fp32"
+    assert session.why == "auto on a CPU: the bundle has no int8"
 
 
 @pytest.mark.parametrize(
-    "int8", [b"no network", tiny_models.network("single", -tiny_models.WEIGHTS)]
+    ("int8", "failed"),
+    [
+        (b"no network", "did not load"),
+        (tiny_models.network("single", -tiny_models.WEIGHTS), "failed its golden images"),
+    ],
 )
 def test_auto_falls_back_from_a_variant_that_fails_here(
-    int8: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    int8: bytes, failed: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole = _with_int8(tmp_path, int8)
-    assert open_proved(whole, Settings(device="cpu"), PLACE).variant.precision == "fp32"
+    session = open_proved(whole, Settings(device="cpu"), PLACE)
+    assert session.variant.precision == "fp32"
+    assert session.why == f"auto on a CPU: int8 {failed} here"
     (record,) = caplog.records
     assert record.name == "serving.session"
     assert record.getMessage().startswith(f"{whole.path}: falling back from int8: ")

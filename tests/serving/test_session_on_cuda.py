@@ -202,6 +202,22 @@ def test_auto_uses_fp16_only_on_cuda(store: Path, on_cuda: type[OnCuda]) -> None
     for device, precision in (("auto", "fp16"), ("cuda", "fp16"), ("cpu", "fp32")):
         settings = Settings(device=device)
         assert open_proved(both, settings, PLACE).variant.precision == precision
+    assert open_proved(both, Settings(device="cuda"), PLACE).why == (
+        "auto on CUDA: fp16 passed its gate"
+    )
+
+
+def test_where_the_gpu_does_not_work_auto_chooses_as_on_a_cpu(
+    store: Path, on_cuda: type[OnCuda], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(on_cuda, "works", False)
+    whole = bundle_of(store, "colours")
+    (fp32,) = whole.manifest.variants
+    others = [fp32.model_copy(update={"precision": other}) for other in ("fp16", "int8")]
+    manifest = whole.manifest.model_copy(update={"variants": (fp32, *others)})
+    session = open_proved(Bundle(whole.path, manifest, whole.files), Settings(), PLACE)
+    assert (session.provider, session.variant.precision) == (CPU, "int8")
+    assert session.why == "auto on a CPU: int8 passed its gate"
 
 
 @pytest.mark.parametrize(("found", "provider"), [(0, CPU), (1, CUDA)])

@@ -198,7 +198,7 @@ def test_a_corrupt_image_exits_with_1_and_is_named(tmp_path: Path, capsys: Outpu
     (folder / "red" / "001.jpg").write_bytes(b"\xff\xd8\xff torn")
     assert main(["train", str(folder), "--out", str(tmp_path / "run"), *QUICK]) == 1
     message = one_line(capsys)
-    assert message.startswith("error: 1 images cannot be used: ")
+    assert message.startswith("error: 1 image cannot be used: ")
     assert str(folder / "red" / "001.jpg") in message
 
 
@@ -321,7 +321,11 @@ def test_export_from_the_command_line(
     assert main(arguments) == 0
     text = capsys.readouterr().out
     assert text.startswith("gate of fp32 passed: scores differ by ")
-    assert "(tolerance 1e-04), 0 decisions differ" in text
+    kept = bundle.read(Store(tmp_path).path("pets")).manifest.variants[0].gate
+    assert kept.own_metrics is not None
+    assert f"(tolerance 0.0001), 0 of {len(single_run.split.valid) + 11} decisions differ, " in text
+    assert f" differ, error {kept.own_metrics['error'].value:.4f} [" in text
+    assert "will serve: fp32 on a CPU, fp32 on CUDA; LABRADOR_PRECISION chooses another\n" in text
     assert f"wrote {tmp_path / 'pets' / '1'}; version 1 of pets is released" in text
     assert main(arguments) == 0
     text = capsys.readouterr().out
@@ -349,7 +353,8 @@ def test_release_and_rollback_from_the_command_line(
     assert main([*arguments, "--margin", "0.4"]) == 0
     assert main([*arguments, "--allow-label", "red", "--allow-label", "blue", "--force"]) == 0
     text = capsys.readouterr().out
-    assert text.endswith("version 3 of pets is released\nnext: bentoml build\n")
+    assert "version 3 of pets is released\nwill serve: fp32 on a CPU" in text
+    assert text.endswith("\nnext: bentoml build\n")
     decision = bundle.read(Store(tmp_path).path("pets:3")).manifest.release
     assert decision is not None
     assert decision.allowed_labels == ("blue", "red") and decision.forced

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from models.wording import counted
 from training import run_folder
 from training.data import datasets
 from training.evaluation import evaluate as evaluation
@@ -25,14 +26,13 @@ def evaluate(
     """
     subject = scorer.load(model, pick_device(device))
     dataset = datasets.read(data, **data_options, task=subject.task)  # type: ignore[arg-type]
-    for note in dataset.notes:
-        print(note)
+    dataset.print_notes()
     path = run_folder.create(out)
     found = evaluation.evaluate(subject, dataset)
     measured = found.measure()
     left_out = len(dataset.records) - len(found.records)
     print(
-        f"{len(found.records)} images, without {left_out} that it was trained on;"
+        f"{counted(len(found.records), 'image')}, without {left_out} that it was trained on;"
         f" value and 95 % interval:\n{evaluation.table(measured)}"
     )
     if line := evaluation.against_validation(subject, measured):

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from models.bundle import read_manifest
-from models.manifest import Precision
+from models.manifest import Manifest, Precision
 from models.store import Store
+from models.variants import NAMES, automatic, differing, metrics_of
+from training.evaluation.evaluate import HEADLINE
 from training.export import export as exporting
 from training.run_folder import Run
 
@@ -24,12 +26,22 @@ def export(
 def print_result(path: Path, store: Store) -> None:
     """Print what the gates of the bundle at `path` measured, and which version is released."""
     manifest = read_manifest(path)
+    headline = HEADLINE[manifest.task]
     for variant in manifest.variants:
         gate = variant.gate
+        metric = metrics_of(manifest, variant)[1][headline]
         print(
             f"gate of {variant.precision} passed: scores differ by at most"
-            f" {gate.max_difference:.1e} (tolerance {gate.tolerance:.0e}), {gate.flips} decisions"
-            " differ"
+            f" {gate.max_difference:.1e} (tolerance {gate.tolerance:g}), {differing(gate)}"
+            f" decisions differ, {headline} {metric.value:.4f}"
+            f" [{metric.low:.4f}, {metric.high:.4f}]"
         )
     name = manifest.name
     print(f"wrote {path}; version {store.released(name)} of {name} is released")
+    print(f"will serve: {_served(manifest)}; LABRADOR_PRECISION chooses another")
+
+
+def _served(manifest: Manifest) -> str:
+    """`int8 on a CPU, fp16 on CUDA`."""
+    chosen = [(automatic(manifest.variants, device)[0], name) for device, name in NAMES.items()]
+    return ", ".join(f"{variant.precision} on {name}" for variant, name in chosen)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from models.errors import RunError
 from models.manifest import Provenance
+from models.wording import counted, some
 from training import distributed, run_folder
 from training.data import datasets, decoding, file_scan
 from training.data.contents import Contents
@@ -20,7 +21,6 @@ from training.data.targets import encode
 from training.distributed import Ranks
 from training.evaluation import calibration, evaluate, scorer
 from training.evaluation.decisions import baseline, decide
-from training.evaluation.evaluate import Evaluation
 from training.fine_tuning import checkpoint, lr_finder, schedule
 from training.fine_tuning.batches import training_set
 from training.fine_tuning.checkpoint import Checkpoint, Progress
@@ -77,8 +77,8 @@ def resume(path: Path) -> Path:
         known = {(r.file, r.sha256, r.labels) for r in sides.records}
         if changed := sorted({file for file, *_ in found ^ known}):
             raise RunError(
-                f"{len(changed)} images of {recipe.data} have changed since {path} was started,"
-                f" among them {changed[0]}: start a new run"
+                f"{counted(len(changed), 'image')} of {recipe.data} changed since {path} was"
+                f" started ({some(changed)}): start a new run"
             )
         start = checkpoint.read(path)
         if start is None:
@@ -161,7 +161,6 @@ def _complete(
     """Evaluate, calibrate, and write the files that make the run complete."""
     path, network, recipe = validation.path, validation.network, validation.recipe
     task, labels, targets = validation.task, images.dataset.labels, validation.targets
-    scores, tags = calibration.cross_fitted(logits, targets, task)
 
     def pixels(rows: Sequence[int]) -> NDArray[np.uint8]:
         if validation.ranks.count == 1:
@@ -169,16 +168,7 @@ def _complete(
         files = _files(images, [images.split.valid[row] for row in rows])
         return decoding.served(files, recipe.preprocess).numpy()
 
-    evaluation = Evaluation(
-        task,
-        labels,
-        images.split.valid,
-        pixels,
-        targets,
-        scores,
-        calibration.probabilities(logits, task, 1.0),
-        tags if task == "multi" else decide(scores, None),
-    )
+    evaluation = evaluate.cross_fitted(task, labels, images.split.valid, pixels, logits)
     measured = evaluation.measure()
     evaluate.write(path, evaluation, measured)
     temperature = calibration.fit_temperature(logits, targets, task)
@@ -204,7 +194,8 @@ def _complete(
     html_report.write(path / run_folder.REPORT_FILE, subject, evaluation, measured, history)
     run_folder.write_end(path, outcome)
     checkpoint.remove(path)
-    print(f"{len(logits)} validation images, value and 95 % interval:\n{evaluate.table(measured)}")
+    measured_on = counted(len(logits), "validation image")
+    print(f"{measured_on}, value and 95 % interval:\n{evaluate.table(measured)}")
     print(f"wrote {path}; read {path / run_folder.REPORT_FILE}")
     print(f"next: python -m training export {path} --name NAME")
 

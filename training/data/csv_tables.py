@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from models.errors import DataError
+from models.wording import counted
 
 Complain = Callable[[str], None]
 
@@ -35,7 +36,7 @@ def read(
             for row in reader:
                 where = f"{file}, line {reader.line_num}"
                 if not row[forms[0][0]] or None in row or None in row.values():
-                    complain(f"{where}: expected {len(columns)} values")
+                    complain(f"{where}: expected {counted(len(columns), 'value')}")
                 else:
                     yield where, row
     except (UnicodeDecodeError, csv.Error) as error:

@@ -1,12 +1,12 @@
 """Images and their labels, from any layout that DATA can have."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from models.errors import DataError
 from models.manifest import Task
-from training.data import downloads, readers
+from models.wording import counted, some
+from training.data import downloads, readers, unused
 from training.data.csv_tables import Complain, refuse
 from training.data.quarantine import read as read_list
 from training.data.readers import SUFFIXES
@@ -20,6 +20,8 @@ class Dataset:
     """`records`, sorted by file; `labels`, sorted: the order of the scores.
 
     empty: labels without an image. notes: what the user should know: what was left out, and why.
+    unused: files below `root` that are neither images of DATA nor lists that were given; strays:
+    those that are images next to class folders, which have no label.
     """
 
     root: Path
@@ -28,6 +30,14 @@ class Dataset:
     task: Task
     empty: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+    strays: tuple[str, ...] = ()
+
+    def print_notes(self) -> None:
+        for note in self.notes:
+            print(note)
+        if self.unused:
+            print(f"{unused.described(self.unused, self.strays)}: inspect names them")
 
 
 def read_as(recipe: Recipe, complain: Complain = refuse) -> Dataset:
@@ -50,18 +60,24 @@ def read(
     The arguments are the recipe's. `complain` is called for each fault that can be skipped; by
     default it raises DataError, as all other faults do. The message says what was expected.
     """
-    root, records, empty, notes = _records(data, pattern, images, complain)
+    root, records, empty, strays = _records(data, pattern, images, complain)
+    lists = [Path(given) for given in (data, relabel, quarantine) if given is not None]
+    table = pattern is None and Path(data).is_file()
+    left = unused.find(root, [record.file for record in records], lists, table)
+    notes = []
     if quarantine is not None:
         listed = read_list(Path(quarantine))
         if stale := listed.keys() - {record.file for record in records}:
             complain(
-                f"{quarantine} lists {_some(sorted(stale))}, not in {data}: use the list of this"
+                f"{quarantine} lists {some(sorted(stale))}, not in {data}: use the list of this"
                 " data, or remove those lines"
             )
         records = [record for record in records if record.file not in listed]
-        notes.append(f"{len(listed) - len(stale)} images left out, as listed in {quarantine}")
+        left_out = counted(len(listed) - len(stale), "image")
+        notes.append(f"{left_out} left out, as listed in {quarantine}")
     if not records:
-        raise DataError(f"{data} holds no images ({', '.join(SUFFIXES)})")
+        others = f"; {unused.described(left, strays)}" if left else ""
+        raise DataError(f"{data} holds no images ({', '.join(SUFFIXES)}){others}")
     if relabel is not None:
         names = read_relabel(Path(relabel), (label for r in records for label in r.labels))
         records = [
@@ -73,11 +89,13 @@ def read(
     several = next((record for record in records if len(record.labels) != 1), None)
     if task == "single" and several:
         complain(
-            f"{several.file} has {len(several.labels)} labels; a single-label task needs exactly"
-            " one per image: use --task multi"
+            f"{several.file} has {counted(len(several.labels), 'label')}; a single-label"
+            " task needs exactly one per image: use --task multi"
         )
     found = task or ("multi" if several else "single")
-    return Dataset(root, tuple(records), labels, found, tuple(empty), tuple(notes))
+    return Dataset(
+        root, tuple(records), labels, found, tuple(empty), tuple(notes), left, tuple(strays)
+    )
 
 
 def check_there(data: str) -> None:
@@ -93,13 +111,13 @@ def check_labels(dataset: Dataset, complain: Complain = refuse) -> None:
     count = len(dataset.labels)
     if count < (2 if dataset.task == "single" else 1):
         complain(
-            f"{dataset.root} has {count} labels ({', '.join(dataset.labels)}); a single-label task"
-            " needs two or more, --task multi one or more"
+            f"{dataset.root} has {counted(count, 'label')} ({', '.join(dataset.labels)}); a"
+            " single-label task needs two or more, --task multi one or more"
         )
     if dataset.empty:
         complain(
-            f"the class folders {_some(dataset.empty)} of {dataset.root} have no images"
-            f" ({', '.join(SUFFIXES)}): add some or remove the folders"
+            f"{counted(len(dataset.empty), 'class folder')} of {dataset.root} without images"
+            f" ({', '.join(SUFFIXES)}): {some(dataset.empty)}; add images, or remove empty folders"
         )
     for several in spellings(dataset.labels):
         complain(
@@ -123,7 +141,7 @@ def root_of(data: str, pattern: str | None = None, images: str | None = None) ->
 def _records(
     data: str, pattern: str | None, images: str | None, complain: Complain
 ) -> tuple[Path, list[Record], list[str], list[str]]:
-    """The root, the records, labels without an image, and notes."""
+    """The root, the records, labels without an image, and images without a label."""
     path, root = _path(data), root_of(data, pattern, images)
     if pattern is not None:
         return root, list(readers.pattern(path, pattern, complain)), [], []
@@ -134,9 +152,7 @@ def _records(
     if folder := readers.voc_folder(path):
         return root, list(readers.voc(folder, complain)), [], []
     records, empty = readers.class_folders(path)
-    strays = readers.strays(path)
-    notes = [f"{len(strays)} images next to the class folders have no label: {_some(strays)}"]
-    return root, records, empty, notes if strays else []
+    return root, records, empty, readers.strays(path)
 
 
 def _path(data: str) -> Path:
@@ -148,8 +164,3 @@ def _path(data: str) -> Path:
 
 def _is_oxford_pets(path: Path) -> bool:
     return (path / "images").is_dir() and (path / "annotations").is_dir()
-
-
-def _some(names: Sequence[str], most: int = 5) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

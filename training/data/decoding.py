@@ -12,16 +12,28 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from models import preprocess as decoder
 from models.errors import DataError, LabradorError
 from models.hardware import cpu_cores
 from models.manifest import Preprocess
-from models.preprocess import decode, load
+from models.preprocess import TRAINING_FORMATS
+from models.wording import counted
 
 Value = TypeVar("Value")
 Result = TypeVar("Result")
 Read = Callable[[Path], bytes]
 Squares = tuple[torch.Tensor, torch.Tensor]
 """Images uint8 `[N, P, P, 3]` and their shapes float32 `[N, 2]`, as `presized` returns them."""
+
+
+def load(data: bytes, shorter_px: float) -> Image.Image:
+    """As in `models.preprocess`, and from every format that training reads."""
+    return decoder.load(data, shorter_px, formats=TRAINING_FORMATS)
+
+
+def decode(data: bytes, preprocess: Preprocess) -> NDArray[np.uint8]:
+    """As in `models.preprocess`, and from every format that training reads."""
+    return decoder.decode(data, preprocess, formats=TRAINING_FORMATS)
 
 
 def presized(files: Sequence[Path], side_px: int, read: Read = Path.read_bytes) -> Squares:
@@ -103,4 +115,4 @@ def _good(results: Iterable[Result | DataError]) -> Iterator[Result]:
         else:
             yield result
     if bad:
-        raise DataError(f"{len(bad)} images cannot be used: {'; '.join(bad[:5])}")
+        raise DataError(f"{counted(len(bad), 'image')} cannot be used: {'; '.join(bad[:5])}")

@@ -1,6 +1,5 @@
 """The hash, format and size of each image file, in one pass over all: for split and audit."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,11 +8,12 @@ from PIL import ExifTags, Image
 
 from models.bundle import sha256
 from models.errors import DataError, LabradorError
-from models.preprocess import image_format, load
+from models.preprocess import TRAINING_FORMATS, header, image_format
+from models.wording import counted
 from training.data import perceptual_hash
 from training.data.contents import Contents
 from training.data.datasets import Dataset
-from training.data.decoding import decoded, on_all_cores
+from training.data.decoding import decoded, load, on_all_cores
 from training.data.record import Record, Scan
 
 _EXIF_MARKS = (b"Exif", b"eXIf", b"EXIF", b"exif", b"Orientation")
@@ -47,7 +47,7 @@ def refuse_bad(root: Path, records: Sequence[Record], data: str) -> None:
     bad = [f"{root / r.file}: {r.scan.error}" for r in records if r.scan.error is not None]
     if bad:
         raise DataError(
-            f"{len(bad)} images cannot be used: {'; '.join(bad[:5])}; list them with"
+            f"{counted(len(bad), 'image')} cannot be used: {'; '.join(bad[:5])}; list them with"
             f" `python -m training inspect {data} --out AUDIT`, and leave them out with"
             " --quarantine AUDIT/quarantine.csv"
         )
@@ -55,26 +55,26 @@ def refuse_bad(root: Path, records: Sequence[Record], data: str) -> None:
 
 def _scan(data: bytes) -> Scan:
     try:
-        form = image_format(data)
+        form = image_format(data, TRAINING_FORMATS)
         image = load(data, perceptual_hash.SIDE_PX)
-        with Image.open(io.BytesIO(data), formats=[form]) as header:
+        with header(data, formats=TRAINING_FORMATS) as stored:
             return Scan(
                 len(data),
                 form,
-                *header.size,
-                header.mode,
-                _orientation(header, data),
+                *stored.size,
+                stored.mode,
+                _orientation(stored, form, data),
                 perceptual_hash.perceptual_hash(image),
             )
     except LabradorError as error:
         return Scan(len(data), error=str(error))
 
 
-def _orientation(header: Image.Image, data: bytes) -> int:
-    if not any(mark in data for mark in _EXIF_MARKS):
-        return 1  # looking for it in a PNG would decode the whole image once more
+def _orientation(stored: Image.Image, form: str, data: bytes) -> int:
+    if form == "PNG" and not any(mark in data for mark in _EXIF_MARKS):
+        return 1  # looking for it would decode the whole image once more
     try:
-        orientation = int(header.getexif().get(ExifTags.Base.Orientation, 1))
+        orientation = int(stored.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # a corrupt EXIF block is ignored, as in `models.preprocess`
         return 1
     return orientation if 1 <= orientation <= 8 else 1

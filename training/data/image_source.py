@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from models.errors import DataError, LabradorError
 from models.hardware import cpu_cores
+from models.wording import counted
 from training.data.decoding import Read, Squares, presized, squeezed
 from training.hardware import free_memory
 from training.recipe import Recipe
@@ -55,7 +56,9 @@ class Streamed:
 
     @property
     def place(self) -> str:
-        return f"files, by {self._workers or 'no other'} processes"
+        if not self._workers:
+            return "files, by no other process"
+        return f"files, by {counted(self._workers, 'process', 'processes')}"
 
     def batches(self, rows_of_steps: Sequence[Tensor]) -> Iterator[Squares]:
         loader = DataLoader(

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from models.wording import counted
 from training.data import datasets, file_scan, near_duplicates, split
 from training.data.contents import Contents
 from training.data.datasets import Dataset
@@ -27,15 +28,15 @@ def prepare(recipe: Recipe) -> Prepared:
     file_scan.refuse_bad(dataset.root, scanned, data_arguments(recipe))
     dataset = replace(dataset, records=tuple(near_duplicates.group(scanned)))
     sides = split.split(dataset, recipe.valid, recipe.seed)
-    for note in dataset.notes:
-        print(note)
+    dataset.print_notes()
     if near := split.straddling(sides.records, lambda record: record.group):
         print(
-            f"{len(near)} groups of near-duplicates are on both sides of the given split, among"
-            f" them {near[0].train[0].file} and {near[0].valid[0].file}: see inspect"
+            f"{counted(len(near), 'group')} of near-duplicates on both sides of the given split,"
+            f" such as {near[0].train[0].file} and {near[0].valid[0].file}: see inspect"
         )
     print(
-        f"{len(dataset.records)} images, {len(dataset.labels)} labels, {dataset.task}-label:"
+        f"{counted(len(dataset.records), 'image')}, {counted(len(dataset.labels), 'label')},"
+        f" {dataset.task}-label:"
         f" {len(sides.train)} for training, {len(sides.valid)} for validation"
     )
     return Prepared(dataset, sides, contents)

@@ -12,9 +12,10 @@ from xml.etree import ElementTree
 from models.errors import DataError
 from training.data import csv_tables
 from training.data.csv_tables import Complain
-from training.data.record import Record, Side
+from training.data.record import FORMATS, Record, Side
+from training.data.unused import is_of_the_system
 
-SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
+SUFFIXES = tuple(FORMATS)
 _COLUMNS = ("fname", "labels"), ("fname", "labels", "is_valid")
 _SIDES: dict[str, Side] = {"true": "valid", "1": "valid", "false": "train", "0": "train"}
 _SPLIT_FOLDERS = {"train", "training", "val", "valid", "validation", "test"}
@@ -22,7 +23,7 @@ _SPLIT_FOLDERS = {"train", "training", "val", "valid", "validation", "test"}
 
 def class_folders(data: Path) -> tuple[list[Record], list[str]]:
     """One folder per label, with all below it; also returns the labels without an image."""
-    folders = sorted(p for p in data.iterdir() if p.is_dir() and not p.name.startswith("."))
+    folders = sorted(p for p in data.iterdir() if p.is_dir() and not is_of_the_system(p.name))
     if not folders:
         raise DataError(
             f"{data} has no class folders; DATA is a folder of class folders, a folder of images"
@@ -176,5 +177,5 @@ def _images_below(folder: Path) -> Iterator[Path]:
 
 
 def _is_image(file: Path) -> bool:
-    hidden = file.name.startswith(".")  # such as macOS's ._x.jpg, which is not an image
-    return not hidden and file.suffix.lower() in SUFFIXES and file.is_file()
+    mine = not is_of_the_system(file.name)  # which macOS's ._x.jpg, no image, is
+    return mine and file.suffix.lower() in SUFFIXES and file.is_file()

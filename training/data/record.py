@@ -5,7 +5,15 @@ from pathlib import PurePath
 from typing import Literal
 
 Side = Literal["train", "valid"]
-_FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
+FORMATS = {  # by the extension; a file's content need not agree
+    ".avif": "AVIF",
+    ".heic": "HEIC",
+    ".heif": "HEIC",
+    ".jpeg": "JPEG",
+    ".jpg": "JPEG",
+    ".png": "PNG",
+    ".webp": "WebP",
+}
 
 
 @dataclass(frozen=True)
@@ -16,7 +24,7 @@ class Scan:
     """
 
     size_bytes: int | None = None
-    format: str | None = None  # JPEG, PNG or WEBP, by content
+    format: str | None = None  # one of TRAINING_FORMATS, by content
     width_px: int | None = None  # as stored, before the EXIF orientation is applied
     height_px: int | None = None
     mode: str | None = None
@@ -44,5 +52,5 @@ class Record:
     @property
     def extension_is_wrong(self) -> bool:
         """Whether the extension is that of another format than the content's."""
-        named = _FORMATS.get(PurePath(self.file).suffix.lower(), self.scan.format)
+        named = FORMATS.get(PurePath(self.file).suffix.lower(), self.scan.format)
         return self.scan.format is not None and self.scan.format != named

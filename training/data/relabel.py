@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from models.errors import DataError
+from models.wording import some
 from training.data import csv_tables
 
 
@@ -28,7 +29,7 @@ def read_relabel(file: Path, labels: Iterable[str]) -> dict[str, str]:
             close = difflib.get_close_matches(old, known, 3)
             others = [label for label in known if label not in close]
             raise DataError(
-                f"{where}: no image has the label {old!r}; valid: {_some([*close, *others])}"
+                f"{where}: no image has the label {old!r}; valid: {some([*close, *others], 40)}"
             )
         names[old] = new
     return names
@@ -41,8 +42,3 @@ def spellings(labels: Iterable[str]) -> list[list[str]]:
         folded = unicodedata.normalize("NFKC", label).casefold()
         alike["".join(folded.split())].append(label)
     return [several for several in alike.values() if len(several) > 1]
-
-
-def _some(labels: list[str], most: int = 40) -> str:
-    more = f" and {len(labels) - most} more" if len(labels) > most else ""
-    return ", ".join(labels[:most]) + more

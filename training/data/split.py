@@ -9,6 +9,7 @@ from pathlib import Path
 
 from models.bundle import sha256, write_atomically
 from models.errors import DataError, RunError
+from models.wording import counted, some
 from training.data.datasets import Dataset
 from training.data.record import Record
 
@@ -47,16 +48,16 @@ def split(dataset: Dataset, valid: float, seed: int) -> Split:
     if leaks := straddling(records, lambda record: record.sha256):
         names = [record.file for leak in leaks for record in (*leak.train, *leak.valid)]
         raise DataError(
-            f"{len(leaks)} images are on both sides of the given split, among them"
-            f" {', '.join(names[:4])}: `python -m training inspect DATA --out AUDIT` lists the"
+            f"{counted(len(leaks), 'image')} on both sides of the given split:"
+            f" {some(names, 4)}: `python -m training inspect DATA --out AUDIT` lists the"
             " training copies; leave them out with --quarantine AUDIT/quarantine.csv"
         )
     sides = _by_side(records)
     for side, name in ((sides.valid, "validation"), (sides.train, "training")):
         if not side:
             raise DataError(
-                f"the split leaves no image for {name}: {len(records)} images in all, of which each"
-                " label keeps one to train on, with its near-duplicates"
+                f"the split leaves no image for {name}: {counted(len(records), 'image')} in all,"
+                " of which each label keeps one to train on, with its near-duplicates"
             )
     return sides
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from models.errors import DataError
 from models.manifest import Task
+from models.wording import counted
 from training.data.record import Record
 
 
@@ -22,7 +23,8 @@ def encode(records: Sequence[Record], labels: Sequence[str]) -> NDArray[np.bool_
             targets[row, column[name]] = True
     if not targets.any():
         raise DataError(
-            f"none of the {len(targets)} images has a label: nothing to train on or evaluate"
+            f"{counted(len(targets), 'image')} without a single label: nothing to train on or to"
+            " evaluate"
         )
     return targets
 

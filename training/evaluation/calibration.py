@@ -31,6 +31,17 @@ def uncalibrated(
     return probabilities(logits, task, 1 / temperature)
 
 
+def logits_of(scores: NDArray[np.float32], task: Task, temperature: float) -> Logits:
+    """Logits that give the scores `[N, C]` at `temperature`; single-label: one choice of them.
+
+    They are finite: scores that float32 rounded to 0 or 1 get those of the nearest other one.
+    """
+    single = np.finfo(np.float32)
+    exact = np.maximum(scores.astype(np.float64), single.tiny)
+    logits = np.log(exact) if task == "single" else logit(np.minimum(exact, 1 - single.epsneg))
+    return np.asarray(logits * temperature, np.float32)
+
+
 def fit_temperature(logits: Logits, targets: Targets, task: Task) -> float:
     """The temperature with the least negative log-likelihood (Guo et al., 2017).
 
@@ -44,7 +55,7 @@ def fit_temperature(logits: Logits, targets: Targets, task: Task) -> float:
         return float((np.logaddexp(0, scaled) - scaled * targets).mean())
 
     bounds = tuple(np.log(_TEMPERATURES))
-    return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))
+    return float(np.exp(minimize_scalar(loss, bounds=bounds).x))
 
 
 def fit_thresholds(scores: NDArray[np.float32], targets: Targets) -> tuple[float, ...]:
@@ -54,7 +65,7 @@ def fit_thresholds(scores: NDArray[np.float32], targets: Targets) -> tuple[float
     """
     thresholds = []
     for column, truth in zip(scores.T, targets.T, strict=True):
-        order = np.argsort(-column, kind="stable")
+        order = np.argsort(-column)
         f1 = 2 * np.cumsum(truth[order]) / (np.arange(1, len(column) + 1) + truth.sum())
         ranked = np.append(column[order], np.float32(0))
         f1[ranked[:-1] == ranked[1:]] = 0  # no threshold separates equal scores
@@ -66,12 +77,15 @@ def fit_thresholds(scores: NDArray[np.float32], targets: Targets) -> tuple[float
 
 
 def cross_fitted(
-    logits: Logits, targets: Targets, task: Task
+    logits: Logits, targets: Targets, task: Task, applied_to: Logits | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Scores and tags `[N, C]`, each image's from a fit that did not see it (five folds).
 
-    For single-label, which has no thresholds, all tags are False.
+    applied_to: logits of a variant of the network, which is served with the temperature and
+    thresholds of the network itself; its scores and tags are returned then. For single-label, which
+    has no thresholds, all tags are False.
     """
+    applied_to = logits if applied_to is None else applied_to
     folds = np.random.default_rng(0).permutation(len(logits)) % min(_FOLDS, len(logits))
     scores = np.empty(logits.shape, np.float32)
     tags = np.zeros(logits.shape, np.bool_)
@@ -80,7 +94,7 @@ def cross_fitted(
         if not rest.any():  # a single image: no others to fit on
             rest = valid
         temperature = fit_temperature(logits[rest], targets[rest], task)
-        scores[valid] = probabilities(logits[valid], task, temperature)
+        scores[valid] = probabilities(applied_to[valid], task, temperature)
         if task == "multi":
             fitted = probabilities(logits[rest], task, temperature)
             thresholds = fit_thresholds(fitted, targets[rest])

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from models.bundle import sha256, write_atomically
 from models.errors import DataError
 from models.manifest import Metric, Task
-from models.preprocess import decode
+from models.wording import counted
 from training.data import decoding
 from training.data.datasets import Dataset
 from training.data.record import Record
@@ -72,7 +72,9 @@ def evaluate(model: Scorer, dataset: Dataset) -> Evaluation:
 
     def served(data: bytes) -> tuple[str, NDArray[np.uint8] | None]:
         digest = sha256(data)
-        return digest, None if digest in model.trained_on else decode(data, model.preprocess)
+        if digest in model.trained_on:
+            return digest, None
+        return digest, decoding.decode(data, model.preprocess)
 
     files = [dataset.root / record.file for record in dataset.records]
     results = zip(dataset.records, decoding.decoded(files, served), strict=True)
@@ -82,7 +84,9 @@ def evaluate(model: Scorer, dataset: Dataset) -> Evaluation:
         if image is not None
     ]
     if not left:
-        raise DataError(f"the model was trained on all {len(files)} images: nothing to measure")
+        raise DataError(
+            f"the model was trained on all of {counted(len(files), 'image')}: nothing to measure"
+        )
     records, images = [record for record, _ in left], np.stack([image for _, image in left])
     targets = encode(records, model.labels)
     scores = model.run(images)
@@ -95,6 +99,33 @@ def evaluate(model: Scorer, dataset: Dataset) -> Evaluation:
         scores,
         calibration.uncalibrated(scores, model.task, model.temperature),
         decide(scores, model.thresholds),
+    )
+
+
+def cross_fitted(
+    task: Task,
+    labels: Sequence[str],
+    records: Sequence[Record],
+    images_at: Callable[[Sequence[int]], NDArray[np.uint8]],
+    logits: NDArray[np.float32],
+    applied_to: NDArray[np.float32] | None = None,
+) -> Evaluation:
+    """The evaluation of a trained network, by its logits `[N, C]` for validation images.
+
+    Each image's temperature and thresholds are fitted on others. applied_to: the logits of a
+    variant of the network, which is evaluated in its place.
+    """
+    targets = encode(records, labels)
+    scores, tags = calibration.cross_fitted(logits, targets, task, applied_to)
+    return Evaluation(
+        task,
+        labels,
+        records,
+        images_at,
+        targets,
+        scores,
+        calibration.probabilities(logits if applied_to is None else applied_to, task, 1.0),
+        tags if task == "multi" else decide(scores, None),
     )
 
 

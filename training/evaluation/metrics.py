@@ -83,12 +83,12 @@ def average_precision(
     Equal scores `[N]` share a threshold, as in scikit-learn's `average_precision_score`. NaN where
     every image with the label has weight 0.
     """
-    order = np.argsort(-scores, kind="stable")
+    order = np.argsort(-scores)
     ends = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
     drawn = weights[:, order]
     found = np.cumsum(drawn * targets[order], 1)[:, ends]
     shown = np.cumsum(drawn, 1)[:, ends]
-    gained = np.diff(found, axis=1, prepend=0)
+    gained = np.diff(found, prepend=0)
     precision = found / np.maximum(shown, 1e-12)
     with np.errstate(invalid="ignore"):
         return np.asarray((gained * precision).sum(1) / found[:, -1])
@@ -120,18 +120,17 @@ def separation(scores: Scores, targets: NDArray[np.bool_], weights: Weights) -> 
 
     Labels that no image has are left out; where every image has one, the second mean is 0.
     """
-    exact = scores.astype(np.float64)
     with np.errstate(invalid="ignore"):
-        having = weights @ (exact * targets) / (weights @ targets)
-    lacking = weights @ (exact * ~targets) / np.maximum(weights @ ~targets, 1e-12)
+        having = weights @ (scores * targets) / (weights @ targets)
+    lacking = weights @ (scores * ~targets) / np.maximum(weights @ ~targets, 1e-12)
     return _label_mean(having - lacking)
 
 
 def _f1(weights: Weights, true: NDArray[Any], found: NDArray[Any]) -> NDArray[np.float64]:
     """F1 of each label `[B, C]`, from arrays of 0 and 1 `[N, C]`; NaN where it is never true."""
-    occurs = weights @ true.astype(np.float64)
-    both = weights @ (true * found).astype(np.float64)
-    either = occurs + weights @ found.astype(np.float64)
+    occurs = weights @ true
+    both = weights @ (true * found)
+    either = occurs + weights @ found
     return np.asarray(2 * both / np.where(occurs > 0, either, np.nan))
 
 

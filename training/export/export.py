@@ -49,12 +49,15 @@ def export(
     network = Served(run.network(), outcome.task, outcome.temperature).eval()
     found = found or validation_images(run, data_path)
     images = found.images[outcome.preprocess]
+    rows = {record.file: row for row, record in enumerate(found.records)}
     reference = Reference(
         images,
         found.records,
         gate.reference_scores(network, images),
         outcome.labels,
         outcome.thresholds,
+        outcome.temperature,
+        [rows[record.file] for record in run.split.valid],
     )
     golden_files = golden.forms(found.files)
     golden_scores = gate.reference_scores(network, golden.inputs(golden_files, outcome.preprocess))
@@ -85,7 +88,14 @@ def export(
             for precision, model in networks.items()
         )
         card = model_card.write(
-            name, version, outcome, variants, release, len(found.records), len(trained_on)
+            name,
+            version,
+            outcome,
+            variants,
+            {variant.file: len(contents[variant.file]) for variant in variants},
+            release,
+            len(found.records),
+            len(trained_on),
         )
         files = {**contents, CARD_FILE: card}
         manifest = Manifest(

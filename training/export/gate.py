@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from models import golden
 from models.errors import GateError
 from models.manifest import Contract, Gate, Manifest, Metric, Precision, Task
+from models.wording import counted
 from training.data.record import Record
 from training.data.targets import encode
-from training.evaluation import comparison, evaluate, metrics, onnx_session
+from training.evaluation import calibration, comparison, evaluate, metrics, onnx_session
 from training.evaluation.comparison import Difference
 from training.evaluation.decisions import decide
 from training.network.inference import in_batches
@@ -54,7 +55,8 @@ class Reference:
     """The trained network's scores for the validation images.
 
     images: of the records, preprocessed, uint8 `[N, S, S, 3]`; scores: `[N, C]`, in the order of
-    the network's own `labels`; `thresholds` are the network's, too.
+    the network's own `labels`; `thresholds` and `temperature` are the network's, too. order: the
+    rows in the order in which the network was evaluated, on which folds and resamples depend.
     """
 
     images: NDArray[np.uint8]
@@ -62,6 +64,8 @@ class Reference:
     scores: NDArray[np.float32]
     labels: Sequence[str]
     thresholds: Sequence[float] | None
+    temperature: float
+    order: Sequence[int]
 
 
 def check(
@@ -106,10 +110,12 @@ def check(
         tolerance=tolerance.score,
         max_difference=max(on_golden.max_difference, on_valid.max_difference),
         flips=flips,
+        decisions=on_golden.decisions + on_valid.decisions,
         images=len(got),
         loss=Metric(value=loss.value, low=loss.low, high=loss.high),
         separation_loss=Metric(value=separation.value, low=separation.low, high=separation.high),
         metrics=exported,
+        own_metrics=_own_metrics(got, contract, reference),
     )
 
 
@@ -134,14 +140,33 @@ def _losses(
     return comparison.errors(wrong, trained_wrong), separation
 
 
+def _own_metrics(
+    scores: NDArray[np.float32], contract: Contract | Manifest, reference: Reference
+) -> dict[str, Metric]:
+    """The run's metrics, as they are for a variant with these scores `[N, C]`."""
+    task, order = contract.task, np.asarray(reference.order)
+    trained, own = (
+        calibration.logits_of(each[order], task, reference.temperature)
+        for each in (reference.scores, scores)
+    )
+    return evaluate.cross_fitted(
+        task,
+        contract.labels,
+        [reference.records[row] for row in order],
+        lambda rows: reference.images[order[rows]],
+        trained,
+        own,
+    ).measure()
+
+
 def _check_loss(
     precision: Precision, task: Task, images: int, loss: Difference, separation: Difference
 ) -> None:
     allowed = TOLERANCES[precision].loss
     seen = (
-        f"{100 * loss.value:+.2f} points of {comparison.METRIC[task]} on {images:,} validation"
-        f" images, between {100 * loss.low:+.2f} and {100 * loss.high:+.2f} with 95 % confidence on"
-        f" each side ({100 * allowed:g} allowed)"
+        f"{100 * loss.value:+.2f} points of {comparison.METRIC[task]} on"
+        f" {counted(images, 'validation image')}, between {100 * loss.low:+.2f} and"
+        f" {100 * loss.high:+.2f} with 95 % confidence on each side ({100 * allowed:g} allowed)"
     )
     if loss.low > allowed:
         raise GateError(f"{precision}: worse than the trained network: {seen}")

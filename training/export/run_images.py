@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from models.bundle import sha256
 from models.errors import DataError
 from models.manifest import Preprocess
-from models.preprocess import decode
 from training.data import datasets, decoding
 from training.data.record import Record
 from training.run_folder import Run
@@ -66,7 +65,7 @@ def _read(
         return content
 
     def prepared(content: bytes) -> list[NDArray[np.uint8]]:
-        return [decode(content, preprocess) for preprocess in forms]
+        return [decoding.decode(content, preprocess) for preprocess in forms]
 
     decoded = list(decoding.decoded(list(known), prepared, unchanged))
     images = {form: np.stack([every[n] for every in decoded]) for n, form in enumerate(forms)}

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from models.errors import RecipeError, RunError
 from models.manifest import Task
+from models.wording import counted, some
 from training.distributed import Ranks
 from training.fine_tuning import batches, checkpoint, schedule
 from training.fine_tuning.batches import Batch, TrainingSet
@@ -182,8 +183,8 @@ class FineTuning:
                 files = [self.training.files[row] for row in rows]
                 raise DivergedError(
                     f"the loss of step {step + 1} is {loss}: training diverged; use a lower --lr"
-                    f" than {self.recipe.lr}, or check the images of that step: {files[0]},"
-                    f" {files[-1]} and {len(files) - 2} others",
+                    f" than {self.recipe.lr}, or check the images of that step:"
+                    f" {some([str(file) for file in files], 2)}",
                     files,
                 )
             progress.losses.append(loss)
@@ -194,8 +195,8 @@ def check_processes(recipe: Recipe, ranks: Ranks, images: int) -> None:
     least = images // recipe.steps(images)
     if least < ranks.count:
         raise RecipeError(
-            f"{ranks.count} processes, but only {least} images in a step: use fewer processes or a"
-            f" larger --batch-size than {recipe.batch_size}"
+            f"{counted(ranks.count, 'process', 'processes')}, but only {counted(least, 'image')}"
+            f" in a step: use fewer processes or a larger --batch-size than {recipe.batch_size}"
         )
     if ranks.count > 1 and recipe.norms_by_batch and ranks.device.type != "cuda":
         raise RecipeError(

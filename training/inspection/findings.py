@@ -30,6 +30,8 @@ class Findings:
     unlabelled: int
     refused: list[str]  # why `train` would not start, apart from the quarantine
     notes: list[str]
+    unused: list[str]  # files that are not images of DATA
+    strays: list[str]  # those of them that are images next to class folders
     quarantine: dict[str, str]  # file -> reason
     formats: dict[str, int]
     modes: dict[str, int]
@@ -94,6 +96,8 @@ def find(dataset: Dataset, refused: Sequence[str], valid: float, seed: int) -> F
         unlabelled=sum(not record.labels for record in records),
         refused=[*refused, *objection],
         notes=list(dataset.notes),
+        unused=list(dataset.unused),
+        strays=list(dataset.strays),
         quarantine=quarantine,
         formats=_counted([record.scan.format for record in usable]),
         modes=_counted([record.scan.mode for record in usable]),

@@ -2,6 +2,8 @@
 
 from collections.abc import Collection, Iterator
 
+from models.wording import counted
+from training.data import unused
 from training.inspection.findings import FEW, Findings
 
 INSPECTION_FILE = "inspection.json"
@@ -19,18 +21,21 @@ _EXIF = {  # orientation, as stored
 
 def lines(name: str, found: Findings) -> Iterator[str]:
     yield (
-        f"{name}: {found.images} images, {len(found.labels)} labels, {found.task}-label;"
-        f" train would use {found.training_images} for training and {found.validation_images} for"
-        " validation"
+        f"{name}: {counted(found.images, 'image')}, {counted(len(found.labels), 'label')},"
+        f" {found.task}-label; train would use {found.training_images} for training and"
+        f" {found.validation_images} for validation"
     )
     yield from _labels(found)
     yield from found.notes
     yield "\nFiles"
-    yield from _listed("cannot be used", [f"{f}: {why}" for f, why in found.bad.items()])
-    wrong = [f"{file} is a {form}" for file, form in found.extensions_that_lie.items()]
-    yield from _listed("have the wrong extension; they are read by content", wrong)
+    bad = [f"{file}: {why}" for file, why in found.bad.items()]
+    yield from _listed(f"{counted(len(bad), 'image')} cannot be used", bad)
+    yield from _listed(unused.described(found.unused, found.strays), found.unused)
+    wrong = [f"{file} is {form}" for file, form in found.extensions_that_lie.items()]
+    yield from _listed(f"{counted(len(wrong), 'wrong extension')}; read by content", wrong)
     turned = [f"{file} ({_EXIF[orientation]})" for file, orientation in found.turned.items()]
-    yield from _listed("are not upright by their EXIF; they are turned upright", turned)
+    images = counted(len(turned), "image")
+    yield from _listed(f"{images} not upright according to EXIF; turned upright", turned)
     yield f"  formats: {_counts(found.formats)}; modes: {_counts(found.modes)}"
     if found.widths_px:
         least, median, most = zip(found.widths_px, found.heights_px, strict=True)
@@ -39,15 +44,17 @@ def lines(name: str, found: Findings) -> Iterator[str]:
             f" largest {_by(most)} pixels"
         )
     yield "\nDuplicates"
-    yield from _grouped("groups of exact duplicates", found.duplicates)
+    yield from _groups("of exact duplicates", found.duplicates)
     if found.duplicates:
-        yield from _grouped("of them with different labels", found.duplicates_of_other_labels)
-    yield from _grouped("groups of near-duplicates", found.near_duplicates)
+        yield from _of_other_labels(found.duplicates_of_other_labels)
+    yield from _groups("of near-duplicates", found.near_duplicates)
     if found.near_duplicates:
-        yield from _grouped("of them with different labels", found.near_duplicates_of_other_labels)
+        yield from _of_other_labels(found.near_duplicates_of_other_labels)
     if found.split_is_given:
-        yield from _grouped("leaks: the same bytes on both sides of the given split", found.leaks)
-        yield from _grouped("near-duplicates on both sides of the given split", found.near_leaks)
+        leaks = counted(len(found.leaks), "leak")
+        same = f"{leaks}: the same bytes on both sides of the given split"
+        yield from _listed(same, _shortened(found.leaks))
+        yield from _groups("of near-duplicates on both sides of the given split", found.near_leaks)
     else:
         yield "  the split keeps the images of a group together"
     if found.refused:
@@ -66,24 +73,33 @@ def _labels(found: Findings) -> Iterator[str]:
             yield f"  … {len(counts) - len(shown)} more in {INSPECTION_FILE}"
         yield f"  {label:{width}} {count:6}"
     if found.unlabelled:
-        yield f"  {found.unlabelled} images have no label"
-    yield from _listed(f"labels have fewer than {FEW} images", found.few)
+        yield f"  {counted(found.unlabelled, 'image')} without a label"
+    few = counted(len(found.few), "label")
+    yield from _listed(f"{few} with fewer than {FEW} images", found.few)
 
 
 def _listed(what: str, entries: Collection[str]) -> Iterator[str]:
-    yield f"  {len(entries)} {what}{':' if entries else ''}"
+    yield f"  {what}{':' if entries else ''}"
     shown = list(entries)[:_SHOWN]
     yield from (f"    {entry}" for entry in shown)
     if len(entries) > len(shown):
         yield f"    … {len(entries) - len(shown)} more in {INSPECTION_FILE}"
 
 
-def _grouped(what: str, groups: list[list[str]]) -> Iterator[str]:
-    entries = []
+def _groups(what: str, groups: list[list[str]]) -> Iterator[str]:
+    yield from _listed(f"{counted(len(groups), 'group')} {what}", _shortened(groups))
+
+
+def _of_other_labels(groups: list[list[str]]) -> Iterator[str]:
+    yield from _listed(f"{len(groups)} of them with different labels", _shortened(groups))
+
+
+def _shortened(groups: list[list[str]]) -> list[str]:
+    shown = []
     for files in groups:
         more = f" and {len(files) - 3} more" if len(files) > 3 else ""
-        entries.append(", ".join(files[:3]) + more)
-    yield from _listed(what, entries)
+        shown.append(", ".join(files[:3]) + more)
+    return shown
 
 
 def _counts(values: dict[str, int]) -> str:

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from models.manifest import Task
-from models.preprocess import decode, image_format, load
+from models.preprocess import TRAINING_FORMATS, image_format
 from training.data import decoding
 from training.data.augment import augment, draw
 from training.evaluation import calibration
@@ -25,7 +25,7 @@ def steps(file: Path, recipe: Recipe, task: Task, labels: int) -> list[tuple[str
     generator = torch.Generator().manual_seed(recipe.seed)
     squares, shapes = decoding.presized([file], recipe.presize_px)
     views = augment(squares, shapes, draw(1, generator), recipe)
-    served = torch.from_numpy(decode(data, recipe.preprocess).copy())[None]
+    served = torch.from_numpy(decoding.decode(data, recipe.preprocess).copy())[None]
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         network = Network(recipe.arch, labels).eval()
@@ -35,8 +35,8 @@ def steps(file: Path, recipe: Recipe, task: Task, labels: int) -> list[tuple[str
     scores = calibration.probabilities(of_served[1].numpy(), task, 1.0)
     width, height = shapes[0].tolist()
     return [
-        ("file", f"{len(data):,} bytes, {image_format(data)}"),
-        ("decoded", _image(load(data, recipe.presize_px))),
+        ("file", f"{len(data):,} bytes, {image_format(data, TRAINING_FORMATS)}"),
+        ("decoded", _image(decoding.load(data, recipe.presize_px))),
         ("presized", f"{_tensor(squares)}; original shape {width:.2f} : {height:.2f}"),
         ("augmented", _tensor(views)),
         ("normalised", f"{_tensor(of_views[0])}; inside the network"),

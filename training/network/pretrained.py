@@ -9,6 +9,7 @@ from torch import Tensor
 
 from models.bundle import sha256
 from models.errors import RecipeError
+from models.wording import some
 from training.network.resnet import Network
 from training.recipe import Arch, Recipe
 
@@ -70,7 +71,5 @@ def _load(network: Network, state: dict[str, Tensor], name: str, arch: Arch) -> 
         key for key in own.keys() & body.keys() if own[key].shape != body[key].shape
     )
     if wrong:
-        raise RecipeError(
-            f"--weights {name} does not fit {arch}: {wrong[0]} and {len(wrong) - 1} others differ"
-        )
+        raise RecipeError(f"--weights {name} does not fit {arch}: it differs in {some(wrong, 1)}")
     network.resnet.load_state_dict(body, strict=False)

@@ -15,6 +15,7 @@ import torch
 from models.errors import ReleaseError
 from models.manifest import Metric, Precision, Release
 from models.store import Store
+from models.wording import counted
 from training.data.targets import encode
 from training.evaluation import calibration, comparison, scorer
 from training.evaluation.comparison import Difference, Regression
@@ -172,7 +173,7 @@ def text(found: Comparison, run: Run, old: str, decision: Release) -> str:
     if found.difference is not None:
         bounds = f"[{found.difference.low:+.4f}, {found.difference.high:+.4f}]"
         lines += [
-            f"| {found.images} images that neither was trained on | {found.metric} |",
+            f"| {counted(found.images, 'image')} that neither was trained on | {found.metric} |",
             "|---|---|",
             f"| candidate | {found.difference.candidate:.4f} |",
             f"| {old} | {found.difference.released:.4f} |",
@@ -182,21 +183,21 @@ def text(found: Comparison, run: Run, old: str, decision: Release) -> str:
         ]
     if found.left_out:
         lines.append(
-            f"{found.left_out} validation images were left out: {old} was trained on them or lacks"
-            " their label."
+            f"{counted(found.left_out, 'validation image')} left out, which {old} was"
+            " trained on, or lacks the label of."
         )
     for one in found.regressions:
         mark = ", allowed" if one.label in decision.allowed_labels else ""
         lines.append(
-            f"{one.label}: {one.lost} images lost, {one.won} won (McNemar with Holm's correction,"
-            f" p = {one.p:.2g}{mark})"
+            f"{one.label}: {counted(one.lost, 'image')} lost, {one.won} won (McNemar with Holm's"
+            f" correction, p = {one.p:.2g}{mark})"
         )
     return "\n".join(lines)
 
 
 def _margin_exceeded(difference: Difference, margin: float, metric: str, images: int) -> str:
     seen = (
-        f"{100 * difference.value:+.2f} points of {metric} on {images:,} images, up to"
+        f"{100 * difference.value:+.2f} points of {metric} on {counted(images, 'image')}, up to"
         f" {100 * difference.high:+.2f} with 95 % confidence (margin {100 * margin:.2f})"
     )
     if difference.low > 0:
@@ -204,7 +205,8 @@ def _margin_exceeded(difference: Difference, margin: float, metric: str, images:
     if difference.value > margin:
         return f"the candidate may be worse, but there are too few images to be sure: {seen}"
     needed = comparison.images_needed(difference, margin)
-    return f"too few images to tell: {seen}; about {needed:,} validation images would be enough"
+    enough = counted(needed, "validation image")
+    return f"too few images to tell: {seen}; about {enough} would be enough"
 
 
 def supported_margin(found: Comparison, allowed: Collection[str]) -> float | None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from models.bundle import write_atomically
 from models.manifest import Metric, Provenance, Task
+from models.wording import counted
 from training.evaluation import error_analysis
 from training.evaluation.decisions import calibration_pairs
 from training.evaluation.error_analysis import Mistake
@@ -71,7 +72,7 @@ def write(
     environment.filters["share"] = lambda share: "–" if share is None else f"{share:.3f}"
     page = environment.get_template(_TEMPLATE).render(
         name=model.name,
-        images=f"{len(evaluation.records):,}",
+        images=counted(len(evaluation.records), "image"),
         verdict=summary.of(evaluation, measured, history.epochs if history else ()),
         metrics=[
             {"words": _MEANINGS[name][0], "meaning": _MEANINGS[name][1], "metric": metric}

@@ -1,11 +1,13 @@
 """`MODEL_CARD.md`: the evaluation results, in the form that Hugging Face's hub reads."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from models.manifest import Metric, Release, Task, Variant
+from models.variants import differing, served_on
+from models.wording import counted
 from training.evaluation.evaluate import HEADLINE
 from training.run_folder import Outcome
 
@@ -18,11 +20,14 @@ def write(
     version: int,
     outcome: Outcome,
     variants: Sequence[Variant],
+    sizes: Mapping[str, int],
     release: Release | None,
     images: int,
     trained_on: int,
 ) -> bytes:
-    """The card of a run's bundle. images, trained_on: number of validation and training images."""
+    """The card of a run's bundle. sizes: of each variant's file, in bytes; images, trained_on:
+    number of validation and training images.
+    """
     environment = Environment(
         loader=PackageLoader("training.reports"),
         undefined=StrictUndefined,
@@ -37,12 +42,24 @@ def write(
         data=Path(outcome.provenance.recipe["data"]).name,
         size=outcome.preprocess.image_size_px,
         crop=outcome.preprocess.crop_fraction,
-        images=f"{images:,}",
-        trained_on=f"{trained_on:,}",
+        counted=counted,
+        images=images,
+        trained_on=trained_on,
         metrics=outcome.metrics,
         results=_results(outcome.task, outcome.metrics),
         headline=HEADLINE[outcome.task],
-        variants=variants,
+        variants=[
+            {
+                "file": variant.file,
+                "precision": variant.precision,
+                "megabytes": sizes[variant.file] / 1e6,
+                "gate": variant.gate,
+                "metrics": variant.gate.own_metrics,
+                "differing": differing(variant.gate),
+                "served_on": served_on(variants, variant),
+            }
+            for variant in variants
+        ],
         provenance=outcome.provenance,
         release=release,
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.manifest import Metric
+from models.wording import counted, some
 from training.evaluation import error_analysis
 from training.evaluation.evaluate import HEADLINE, Evaluation
 from training.run_folder import Epoch
@@ -23,7 +24,7 @@ class Verdict:
 
 def of(evaluation: Evaluation, measured: dict[str, Metric], epochs: Sequence[Epoch]) -> Verdict:
     """epochs: the run's; empty unless it was just trained."""
-    images = f"{len(evaluation.records):,} images"
+    images = counted(len(evaluation.records), "image")
     metric = measured[HEADLINE[evaluation.task]]
     share = evaluation.targets.mean(0)
     if evaluation.task == "single":
@@ -62,8 +63,8 @@ def _labels(evaluation: Evaluation) -> list[str]:
     few = [label for label, n in zip(evaluation.labels, counts, strict=True) if n < _FEW_IMAGES]
     if few:
         notes.append(
-            f"{len(few)} of {len(counts)} labels have fewer than {_FEW_IMAGES} images here, among"
-            f" them {', '.join(few[:3])}: their own metrics say little."
+            f"{len(few)} of {counted(len(counts), 'label')} with fewer than {_FEW_IMAGES} images"
+            f" here, too few for metrics of their own: {some(few, 3)}."
         )
     if evaluation.task == "single":
         matrix = error_analysis.confusion(evaluation.predicted, evaluation.targets)

@@ -49,6 +49,8 @@ def planted(tmp_path: Path) -> Path:
     photos(data / "red fox", 200, 3)
     photos(data / "Redfox", 300, 11)
     (data / "bird").mkdir()
+    for name in ("IMG_2.gif", "bird/notes.txt", "dog/Raw.CR2", "dog/Thumbs.db", ".DS_Store"):
+        (data / name).write_text("not an image of DATA")
     shutil.copy(data / "cat" / "00.jpg", data / "stray.jpg")
     shutil.copy(data / "cat" / "00.jpg", data / "cat" / "copy.jpg")
     shutil.copy(data / "cat" / "02.jpg", data / "dog" / "twin.jpg")
@@ -71,12 +73,12 @@ def test_every_planted_fault_is_found_and_named(planted: Path, tmp_path: Path) -
     bad = {
         "cat/torn.jpg": "bad: the JPEG image is damaged or incomplete",
         "dog/empty.jpg": "bad: the image has no bytes",
-        "dog/moving.jpg": "bad: the image is a GIF; send JPEG, PNG or WebP",
+        "dog/moving.jpg": "bad: the image is GIF; use JPEG, PNG, WebP, HEIC or AVIF",
     }
     assert found["quarantine"] == bad == listed(tmp_path / "out")
     assert found["extensions_that_lie"] == {"dog/screenshot.jpg": "PNG"}
     assert found["turned"] == {"dog/phone.jpg": 6}
-    assert found["formats"] == {"JPEG": 42, "PNG": 2, "WEBP": 1}
+    assert found["formats"] == {"JPEG": 42, "PNG": 2, "WebP": 1}
     assert found["modes"] == {"RGB": 44, "L": 1}
     assert found["widths_px"] == [30, 96, 96]
     assert found["heights_px"] == [45, 72, 200]
@@ -87,9 +89,10 @@ def test_every_planted_fault_is_found_and_named(planted: Path, tmp_path: Path) -
     assert found["near_duplicates"] == near
     assert found["near_duplicates_of_other_labels"] == near[1:]
     assert (found["leaks"], found["near_leaks"]) == ([], [])
-    assert any("stray.jpg" in note for note in found["notes"])
+    assert found["unused"] == ["IMG_2.gif", "bird/notes.txt", "dog/Raw.CR2", "stray.jpg"]
+    assert (found["strays"], found["notes"]) == (["stray.jpg"], [])
     empty, spelled = found["refused"]
-    assert f"the class folders bird of {planted} have no images" in empty
+    assert f"1 class folder of {planted} without images" in empty
     assert "'Redfox', 'red fox' differ only by case or spaces" in spelled
     assert found["training_images"] + found["validation_images"] == 45
 
@@ -99,12 +102,13 @@ def test_the_report_names_what_was_found(planted: Path, tmp_path: Path, capsys: 
     text = capsys.readouterr().out
     for expected in (
         f"{planted}: 48 images, 4 labels, single-label; train would use ",
-        "  1 labels have fewer than 10 images:\n    red fox\n",
-        "1 images next to the class folders have no label: stray.jpg",
-        "  3 cannot be used:\n    cat/torn.jpg: the JPEG image is damaged or incomplete\n",
-        "    dog/screenshot.jpg is a PNG\n",
+        "  1 label with fewer than 10 images:\n    red fox\n",
+        "  4 files not used (1 .gif, 1 .txt, 1 .cr2, 1 .jpg), among them 1 image next to the class"
+        " folders, without a label:\n    IMG_2.gif\n    bird/notes.txt\n    dog/Raw.CR2\n",
+        "  3 images cannot be used:\n    cat/torn.jpg: the JPEG image is damaged or incomplete\n",
+        "  1 wrong extension; read by content:\n    dog/screenshot.jpg is PNG\n",
         "    dog/phone.jpg (on its side)\n",
-        "  formats: 42 JPEG, 2 PNG, 1 WEBP; modes: 44 RGB, 1 L\n",
+        "  formats: 42 JPEG, 2 PNG, 1 WebP; modes: 44 RGB, 1 L\n",
         "  2 groups of exact duplicates:\n    cat/00.jpg, cat/copy.jpg\n",
         "  1 of them with different labels:\n    cat/02.jpg, dog/twin.jpg\n",
         "  2 groups of near-duplicates:\n    cat/01.jpg, cat/small.jpg\n",
@@ -119,9 +123,9 @@ def test_the_fixes_that_the_report_asks_for_make_the_data_trainable(
     planted: Path, tmp_path: Path, capsys: Output
 ) -> None:
     """From the first inspection to a run: quarantine, new names, and no faults left."""
-    with pytest.raises(DataError, match="the class folders bird of"):
+    with pytest.raises(DataError, match="1 class folder of .*: bird; add images"):
         train(image_sets.recipe(planted, **QUICK), tmp_path / "run")
-    (planted / "bird").rmdir()
+    shutil.rmtree(planted / "bird")
     with pytest.raises(DataError, match=r"'Redfox', 'red fox' .*--relabel"):
         train(image_sets.recipe(planted, **QUICK), tmp_path / "run")
     names = [["from", "to"], ["Redfox", "fox"], ["red fox", "fox"]]
@@ -169,7 +173,7 @@ def divided(tmp_path: Path) -> Path:
 def test_leaks_across_a_given_split_are_found_and_the_training_copy_is_listed(
     divided: Path, tmp_path: Path, capsys: Output
 ) -> None:
-    with pytest.raises(DataError, match="1 images are on both sides of the given split, among"):
+    with pytest.raises(DataError, match="1 image on both sides of the given split: 00.jpg, leak"):
         train(image_sets.recipe(divided, **QUICK), tmp_path / "run")
     found = look(divided, tmp_path / "out")
     assert found["leaks"] == [["00.jpg", "leak.jpg"]]
@@ -179,12 +183,12 @@ def test_leaks_across_a_given_split_are_found_and_the_training_copy_is_listed(
     }
     assert (found["training_images"], found["validation_images"], found["unlabelled"]) == (7, 4, 2)
     text = capsys.readouterr().out
-    assert "1 leaks: the same bytes on both sides of the given split:\n    00.jpg, leak" in text
-    assert "  2 images have no label\n" in text
+    assert "1 leak: the same bytes on both sides of the given split:\n    00.jpg, leak" in text
+    assert "  2 images without a label\n" in text
     quarantine = str(tmp_path / "out" / "quarantine.csv")
     train(image_sets.recipe(divided, quarantine=quarantine, **QUICK), tmp_path / "run")
     assert (
-        "1 groups of near-duplicates are on both sides of the given split, among them 01.jpg and"
+        "1 group of near-duplicates on both sides of the given split, such as 01.jpg and"
         " near.jpg: see inspect"
     ) in capsys.readouterr().out
 
@@ -219,7 +223,7 @@ def test_a_single_label_and_several_labels_in_a_single_label_task_are_findings(
     for label in ("dog", "bird", "red fox", "Redfox"):
         shutil.rmtree(planted / label)
     refused = look(planted, tmp_path / "second")["refused"]
-    assert any("has 1 labels (cat)" in reason for reason in refused)
+    assert any("has 1 label (cat)" in reason for reason in refused)
 
 
 def test_a_stale_quarantine_list_is_a_finding(planted: Path, tmp_path: Path) -> None:

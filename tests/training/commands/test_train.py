@@ -170,7 +170,7 @@ def test_an_official_split_decides_which_images_validate(tmp_path: Path) -> None
 
 def test_a_single_label_task_needs_two_labels(tmp_path: Path) -> None:
     image_sets.put(tmp_path / "data", "cat/a.jpg", "cat/b.jpg", "cat/c.jpg")
-    with pytest.raises(DataError, match=r"has 1 labels \(cat\); a single-label task needs two"):
+    with pytest.raises(DataError, match=r"has 1 label \(cat\); a single-label task needs two"):
         train(image_sets.recipe(tmp_path / "data"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -195,7 +195,7 @@ def test_a_side_without_any_label_is_refused(tmp_path: Path, side: str) -> None:
     other = "False" if side == "True" else "True"
     rows = [[n, "", side] if i < 4 else [n, "cat dog", other] for i, n in enumerate(names)]
     table = image_sets.write_csv(tmp_path / "l.csv", [["fname", "labels", "is_valid"], *rows])
-    with pytest.raises(DataError, match="none of the 4 images has a label"):
+    with pytest.raises(DataError, match="4 images without a single label"):
         train(image_sets.recipe(table, **ONE_EPOCH), tmp_path / "run")
 
 
@@ -208,7 +208,7 @@ def test_a_corrupt_image_is_named_and_the_folder_can_be_used_again(
         file.write_bytes(whole[: len(whole) // 2])
         with pytest.raises(DataError) as caught:
             train(image_sets.recipe(moved, **ONE_EPOCH), tmp_path / "run")
-        assert f"1 images cannot be used: {file}: " in str(caught.value)
+        assert f"1 image cannot be used: {file}: " in str(caught.value)
         file.write_bytes(whole)
     assert train(image_sets.recipe(moved, **ONE_EPOCH), tmp_path / "run") == tmp_path / "run"
 
@@ -240,17 +240,20 @@ def test_an_empty_class_folder_and_alike_labels_are_refused_before_images_are_re
     with pytest.raises(DataError, match="'Cat ', 'cat' differ only by case or spaces"):
         train(image_sets.recipe(tmp_path / "data"), tmp_path / "run")
     (tmp_path / "data" / "dog").mkdir()
-    with pytest.raises(DataError, match="the class folders dog of"):
+    with pytest.raises(DataError, match="1 class folder of .*: dog; "):
         train(image_sets.recipe(tmp_path / "data"), tmp_path / "run")
 
 
-def test_images_next_to_class_folders_are_printed(
+def test_files_that_are_not_used_are_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = image_sets.class_folders(tmp_path / "data", 4)
-    image_sets.put(folder, "stray.jpg")
+    image_sets.put(folder, "stray.jpg", "red/a.gif", "red/b.gif", "red/.hidden.jpg")
     train(image_sets.recipe(folder, **ONE_EPOCH), tmp_path / "run")
-    expected = "1 images next to the class folders have no label: stray.jpg\n"
+    expected = (
+        "3 files not used (2 .gif, 1 .jpg), among them 1 image next to the class folders, without"
+        " a label: inspect names them\n"
+    )
     assert expected in capsys.readouterr().out
 
 

@@ -55,22 +55,24 @@ def test_a_class_folder_without_images_is_not_a_label_and_is_reported(tmp_path: 
     assert (found.labels, found.empty) == (("cat", "emu"), ("bird", "dog"))
     with pytest.raises(DataError) as caught:
         datasets.check_labels(found)
-    assert "the class folders bird, dog of" in str(caught.value)
-    assert "add some or remove the folders" in str(caught.value)
+    assert f"2 class folders of {tmp_path} without images (" in str(caught.value)
+    assert "): bird, dog; add images, or remove empty folders" in str(caught.value)
 
 
 def test_the_error_for_class_folders_without_images_names_the_suffixes(tmp_path: Path) -> None:
     put(tmp_path, "cat/a.gif")
-    assert refused(tmp_path) == f"{tmp_path} holds no images (.jpeg, .jpg, .png, .webp)"
+    assert refused(tmp_path) == (
+        f"{tmp_path} holds no images (.avif, .heic, .heif, .jpeg, .jpg, .png, .webp);"
+        " 1 file not used (1 .gif)"
+    )
 
 
 def test_images_next_to_class_folders_are_left_out_and_reported(tmp_path: Path) -> None:
     put(tmp_path, "cat/a.jpg", *(f"stray-{number}.jpg" for number in range(7)))
     found = datasets.read(str(tmp_path))
     assert labels_of(found) == {"cat/a.jpg": ("cat",)}
-    (note,) = found.notes
-    assert note.startswith("7 images next to the class folders have no label: stray-0.jpg, stray-1")
-    assert note.endswith("stray-4.jpg and 2 more")
+    assert found.notes == ()
+    assert found.unused == found.strays == tuple(f"stray-{number}.jpg" for number in range(7))
 
 
 def test_class_folders_can_be_a_multi_label_task(tmp_path: Path) -> None:
@@ -110,7 +112,7 @@ def test_the_error_for_a_folder_without_class_folders_names_the_layouts(tmp_path
 
 def test_the_error_for_a_pattern_without_images_names_the_suffixes(tmp_path: Path) -> None:
     put(tmp_path, "cat/a.gif")
-    assert refused(tmp_path, "(.)") == f"{tmp_path} holds no images (.jpeg, .jpg, .png, .webp)"
+    assert refused(tmp_path, "(.)").startswith(f"{tmp_path} holds no images (.avif, .heic, .heif,")
     assert "is not a folder: --pattern needs" in refused(tmp_path / "cat" / "a.gif", "(.)")
 
 
@@ -493,7 +495,7 @@ def test_labels_that_differ_by_more_are_not_refused(tmp_path: Path) -> None:
 
 def test_a_single_label_task_of_one_label_is_refused(tmp_path: Path) -> None:
     put(tmp_path, "cat/1.jpg", "cat/2.jpg")
-    assert "has 1 labels (cat)" in checked(tmp_path)
+    assert "has 1 label (cat)" in checked(tmp_path)
     datasets.check_labels(datasets.read(str(tmp_path), task="multi"))
 
 

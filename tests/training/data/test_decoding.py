@@ -9,6 +9,7 @@ from models.bundle import sha256
 from models.errors import DataError
 from models.manifest import Preprocess
 from models.preprocess import decode
+from models.wording import counted
 from testkit.image_sets import image, put
 from training.data import decoding
 
@@ -83,7 +84,7 @@ def test_files_that_cannot_be_used_are_all_named_at_once(tmp_path: Path, step: s
             list(decoding.decoded(found, sha256))
     message = str(caught.value)
     bad = {4} if step == "decoded" else {1, 3, 4}
-    assert message.startswith(f"{len(bad)} images cannot be used: ")
+    assert message.startswith(f"{counted(len(bad), 'image')} cannot be used: ")
     assert {number for number in range(6) if str(found[number]) in message} == bad
     assert "No such file" in message
     assert "\n" not in message

@@ -8,7 +8,7 @@ from PIL import Image
 from models.bundle import sha256
 from models.errors import DataError
 from testkit.image_sets import photo, put
-from testkit.odd_images import encoded
+from testkit.odd_images import encoded, heic
 from training.data import file_scan
 from training.data.contents import Contents
 from training.data.datasets import Dataset
@@ -46,10 +46,12 @@ def test_a_record_describes_its_file(tmp_path: Path) -> None:
     [
         ("a.JPG", "JPEG", "L", False),
         ("a.jpg", "PNG", "RGBA", True),
-        ("a.png", "WEBP", "RGB", True),
-        ("a.webp", "WEBP", "RGB", False),
+        ("a.png", "WebP", "RGB", True),
+        ("a.webp", "WebP", "RGB", False),
         ("a.png", "PNG", "P", False),
         ("a.data", "PNG", "1", False),
+        ("a.Avif", "AVIF", "RGB", False),
+        ("a.jpg", "AVIF", "RGB", True),
     ],
 )
 def test_format_and_mode_are_those_of_the_content(
@@ -60,7 +62,21 @@ def test_format_and_mode_are_those_of_the_content(
     assert found.scan.error is None
 
 
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize(
+    ("name", "lies"), [("IMG_1.HEIC", False), ("a.heif", False), ("IMG_1.jpg", True)]
+)
+def test_a_heic_is_read_whatever_its_name(tmp_path: Path, name: str, lies: bool) -> None:
+    stored = photo(1).transpose(Image.Transpose.ROTATE_90)
+    found = scanned(tmp_path, name, heic(stored, 6))
+    assert (found.scan.format, found.extension_is_wrong) == ("HEIC", lies)
+    assert (found.scan.width_px, found.scan.height_px) == photo(1).size  # the decoder turns it
+    assert (found.scan.error, found.scan.orientation) == (None, 1)
+    expected, got = perceptual_hash(photo(1)), found.scan.perceptual
+    assert expected is not None and got is not None
+    assert (expected ^ got).bit_count() <= 2
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "AVIF"])
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
 def test_the_orientation_is_found_and_the_hash_is_of_the_upright_image(
     tmp_path: Path, form: str, orientation: int
@@ -81,8 +97,8 @@ def test_the_orientation_is_found_and_the_hash_is_of_the_upright_image(
     ("data", "error"),
     [
         (b"", "the image has no bytes"),
-        (encoded(photo(0), "GIF"), "the image is a GIF; send JPEG, PNG or WebP"),
-        (b"hello", "the bytes are not a JPEG, PNG or WebP image"),
+        (encoded(photo(0), "GIF"), "the image is GIF; use JPEG, PNG, WebP, HEIC or AVIF"),
+        (b"hello", "the bytes are not a JPEG, PNG, WebP, HEIC or AVIF image"),
         (encoded(photo(0), "JPEG")[:900], "the JPEG image is damaged or incomplete"),
         (encoded(photo(0), "PNG")[:900], "the PNG image is damaged or incomplete"),
     ],

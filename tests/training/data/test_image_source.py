@@ -6,6 +6,7 @@ import torch
 
 from models.errors import DataError
 from models.hardware import cpu_cores
+from models.wording import counted
 from testkit import image_sets
 from training.commands.train import train
 from training.data import image_source as module
@@ -63,9 +64,14 @@ def test_cached_images_are_decoded_from_bytes_that_were_read_before(files: list[
 
 def test_a_source_names_where_its_images_come_from(files: list[Path]) -> None:
     assert image_source(files, image_sets.recipe(cache="memory"), CPU).place == "memory"
-    for workers, text in ((3, "3"), (0, "no other"), (None, str(cpu_cores()))):
+    for workers, text in (
+        (1, "1 process"),
+        (3, "3 processes"),
+        (0, "no other process"),
+        (None, counted(cpu_cores(), "process", "processes")),
+    ):
         place = image_source(files, image_sets.recipe(cache="none", workers=workers), CPU).place
-        assert place == f"files, by {text} processes"
+        assert place == f"files, by {text}"
 
 
 def test_training_from_files_gives_the_weights_that_training_from_memory_does(
@@ -94,7 +100,7 @@ def test_a_file_that_disappears_while_streaming_is_named_in_one_line(
         files[3].unlink()
     else:
         files[3].write_bytes(b"\xff\xd8\xff torn")
-    with pytest.raises(DataError, match="1 images cannot be used: ") as caught:
+    with pytest.raises(DataError, match="1 image cannot be used: ") as caught:
         list(given)
     assert str(files[3]) in str(caught.value)
     assert "\n" not in str(caught.value)

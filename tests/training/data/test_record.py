@@ -9,9 +9,9 @@ from training.data.record import Record, Scan
         ("a.jpg", "JPEG", False),
         ("deep/er.png/a.JPEG", "JPEG", False),
         ("a.Png", "PNG", False),
-        ("a.webp", "WEBP", False),
+        ("a.webp", "WebP", False),
         ("a.jpg", "PNG", True),
-        ("a.png.jpeg", "WEBP", True),
+        ("a.png.jpeg", "WebP", True),
         ("a.webp", "JPEG", True),
         ("a.data", "PNG", False),  # names no format
         ("jpg", "PNG", False),

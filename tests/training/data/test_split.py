@@ -224,17 +224,17 @@ def test_an_official_split_with_an_image_on_both_sides_is_refused_by_name() -> N
     contents = [name_of(n) for n in (1, 1, 2, 3)]
     with pytest.raises(DataError) as caught:
         divided(dataset(["cat"] * 4, sides=["train", "valid"] * 2), contents, 0.5, 42)
-    assert "1 images are on both sides" in str(caught.value)
-    assert "among them 0000.jpg, 0001.jpg: `python -m training inspect" in str(caught.value)
+    assert "1 image on both sides of the given split: 0000" in str(caught.value)
+    assert "split: 0000.jpg, 0001.jpg: `python -m training inspect" in str(caught.value)
     assert "--quarantine" in str(caught.value)
     assert "0002.jpg" not in str(caught.value)
 
 
 def test_of_many_images_on_both_sides_four_are_named() -> None:
     contents = [name_of(number // 2) for number in range(8)]
-    with pytest.raises(DataError, match="^4 images are on both sides") as caught:
+    with pytest.raises(DataError, match="^4 images on both sides") as caught:
         divided(dataset(["cat"] * 8, sides=["train", "valid"] * 4), contents, 0.5, 42)
-    assert "among them 0000.jpg, 0001.jpg, 0002.jpg, 0003.jpg: " in str(caught.value)
+    assert "split: 0000.jpg, 0001.jpg, 0002.jpg, 0003.jpg and 4 more: " in str(caught.value)
 
 
 def test_an_official_split_may_repeat_an_image_on_one_side() -> None:

@@ -22,7 +22,7 @@ def test_a_label_that_the_model_lacks_is_refused_with_the_valid_ones() -> None:
 
 def test_images_without_any_label_are_refused() -> None:
     with pytest.raises(
-        DataError, match="^none of the 2 images has a label: nothing to train on or evaluate$"
+        DataError, match="^2 images without a single label: nothing to train on or to evaluate$"
     ):
         encode(records((), ()), ("a", "b"))
 

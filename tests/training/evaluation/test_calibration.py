@@ -49,6 +49,21 @@ def test_huge_logits_stay_probabilities(task: Task) -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
+def test_uncalibrated_scores_are_those_of_temperature_one(task: Task, temperature: float) -> None:
+    logits = np.random.default_rng(0).normal(0, 1, (50, 4)).astype(np.float32)
+    scores = calibration.probabilities(logits, task, temperature)
+    found = calibration.uncalibrated(scores, task, temperature)
+    np.testing.assert_allclose(found, calibration.probabilities(logits, task, 1.0), atol=1e-4)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_score_of_zero_or_one_is_the_same_uncalibrated(task: Task) -> None:
+    scores = np.array([[0, 1, 0]], np.float32)
+    assert calibration.uncalibrated(scores, task, 2.0).tolist() == [[0, 1, 0]]
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
 def test_a_known_temperature_is_recovered(task: Task, temperature: float) -> None:
     logits, targets = drawn(task, 4000, temperature)
     assert calibration.fit_temperature(logits, targets, task) == pytest.approx(temperature, rel=0.1)
@@ -162,6 +177,34 @@ def test_each_image_is_scored_by_a_fit_on_most_others(task: Task) -> None:
     assert tags.any() == (task == "multi")
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_a_variant_gets_the_temperatures_and_thresholds_of_the_network(task: Task) -> None:
+    logits, targets = drawn(task, 300, 2.0)
+    variant = logits + np.float32(0.5) * drawn(task, 300, 1.0)[0][::-1]
+    scores, tags = calibration.cross_fitted(logits, targets, task, variant)
+    folds = np.random.default_rng(0).permutation(300) % 5
+    for fold in range(5):
+        rest, valid = folds != fold, folds == fold
+        temperature = calibration.fit_temperature(logits[rest], targets[rest], task)
+        expected = calibration.probabilities(variant[valid], task, temperature)
+        assert np.array_equal(scores[valid], expected)
+        if task == "multi":
+            fitted = calibration.probabilities(logits[rest], task, temperature)
+            thresholds = calibration.fit_thresholds(fitted, targets[rest])
+            assert np.array_equal(tags[valid], above(expected, thresholds))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_logits_give_their_scores_back_and_are_finite(task: Task) -> None:
+    logits = drawn(task, 40, 2.0)[0]
+    logits[0] = [-1000, 1000, 0, 1]
+    scores = calibration.probabilities(logits, task, 1.7)
+    assert {0, 1} <= set(scores.flat)
+    found = calibration.logits_of(scores, task, 1.7)
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(calibration.probabilities(found, task, 1.7), scores, atol=1e-6)
+
+
 def test_cross_fitting_has_five_folds_of_the_same_size() -> None:
     """Sigmoid scores reveal the temperature of each image's fold."""
     logits, targets = drawn("multi", 400, 2.0)
@@ -186,3 +229,6 @@ def test_very_few_images_are_fitted_too(task: Task, images: int) -> None:
     scores, tags = calibration.cross_fitted(logits, targets, task)
     assert np.isfinite(scores).all()
     assert tags.shape == scores.shape == (images, 4)
+    assert scores.dtype == np.float32 and tags.dtype == np.bool_
+    if images == 1 and task == "multi":
+        assert tags[targets].all()  # by its own threshold, as there is no other image

@@ -166,6 +166,21 @@ def test_a_few_predictions_that_all_came_true_do_not_prove_an_error() -> None:
     assert found.low == found.value == 0 < 0.02 < found.high
 
 
+def test_predictions_that_do_not_vary_count_as_independent_whatever_the_labels() -> None:
+    """Thirty images of four labels are as uncertain as 120 images of one."""
+    several, single = (
+        calibration_error.measure(np.full(shape, 0.99, np.float32), np.ones(shape, bool))
+        for shape in ((30, 4), (120, 1))
+    )
+    assert several.model_dump() == pytest.approx(single.model_dump(), rel=1e-3)
+
+
+def test_two_images_that_disagree_do_not_show_an_error() -> None:
+    """Their mean gap is 0.49, and its standard error 0.5."""
+    found = calibration_error.measure(np.full((2, 1), 0.99, np.float32), np.eye(2, 1, dtype=bool))
+    assert found.low == found.value == 0
+
+
 def test_certain_predictions_that_come_true_have_no_error() -> None:
     scores = np.eye(4, dtype=np.float32)[np.arange(40) % 4]
     found = calibration_error.measure(scores, scores > 0.5)

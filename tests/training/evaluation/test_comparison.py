@@ -130,7 +130,22 @@ def test_bounds_of_average_precision_cover_and_pairing_narrows_them(
 def test_few_images_do_not_prove_that_models_with_the_same_scores_are_equal() -> None:
     ours, _, targets = scores(0, 9, 9, images=60)
     found = comparison.average_precisions(ours, ours, targets)
-    assert found.value == 0 and found.high > 0.04
+    assert found.value == 0
+    assert found.high == pytest.approx(1.6449**2 / (60 + 1.6449**2), rel=1e-3)
+
+
+def test_the_least_width_is_counted_from_the_difference_of_the_images_themselves() -> None:
+    """One score changed: resamples differ by less than what unseen images may add."""
+    ours, _, targets = scores(0, 9, 9, images=60)
+    ours = np.asarray(0.5 + 0.1 * np.tanh(ours), np.float32)
+    theirs = ours.copy()
+    theirs[7, 0] += np.float32(0.05)
+    found = comparison.separations(ours, theirs, targets)
+    least = found.most * 1.6449**2 / (60 + 1.6449**2)
+    assert abs(found.value) > 1e-4
+    assert (found.low, found.high) == pytest.approx(
+        (found.value - least, found.value + least), rel=1e-3
+    )
 
 
 def test_a_label_that_lost_many_images_is_reported_and_chance_is_not() -> None:
@@ -142,6 +157,14 @@ def test_a_label_that_lost_many_images_is_reported_and_chance_is_not() -> None:
     assert (found.label, found.lost, found.won) == ("cat", 15, 2)
     single = binomtest(15, 17, 0.5, alternative="greater").pvalue
     assert found.p == pytest.approx(3 * single)
+
+
+def test_the_surest_regression_comes_first() -> None:
+    candidate, released = np.zeros((2, 100, 3), np.bool_)
+    for column, lost in enumerate((12, 20, 15)):
+        candidate[:lost, column] = True
+    found = comparison.regressions(candidate, released, ["cat", "dog", "eel"])
+    assert [one.label for one in found] == ["dog", "eel", "cat"]
 
 
 def test_getting_better_is_not_a_regression() -> None:

@@ -147,7 +147,7 @@ def test_images_the_model_was_trained_on_are_left_out_whatever_their_names(tmp_p
 def test_training_images_alone_are_refused(tmp_path: Path) -> None:
     folder = image_sets.class_folders(tmp_path / "new", 2, seed=9)
     trained_on = frozenset(sha256(file.read_bytes()) for file in folder.rglob("*.jpg"))
-    with pytest.raises(DataError, match="trained on all 6 images: nothing to measure"):
+    with pytest.raises(DataError, match="trained on all of 6 images: nothing to measure"):
         measured(colour_model(trained_on=trained_on), datasets.read(str(folder)), tmp_path)
     assert not (tmp_path / "metrics.json").exists()
 
@@ -173,7 +173,7 @@ def test_data_without_any_label_is_refused(tmp_path: Path) -> None:
     table = image_sets.write_csv(
         tmp_path / "l.csv", [["fname", "labels"], ["a.jpg", ""], ["b.jpg", ""]]
     )
-    with pytest.raises(DataError, match="none of the 2 images has a label"):
+    with pytest.raises(DataError, match="2 images without a single label"):
         measured(colour_model(thresholds=(0.5, 0.5, 0.5)), datasets.read(str(table)), tmp_path)
 
 

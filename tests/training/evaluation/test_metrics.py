@@ -97,6 +97,33 @@ def test_label_precisions_are_those_of_each_column() -> None:
     assert math.isnan(found[2])
 
 
+def test_separation_is_the_gap_between_the_weighted_means_with_and_without_a_label() -> None:
+    scores, targets, _ = multi(40, 4)
+    targets[:, 1] = False  # left out of the mean over labels
+    targets[:, 2] = True  # no score without the label: 0
+    weights = RANDOM.integers(0, 4, (3, 40)).astype(np.float64)
+
+    def mean(row: NDArray[np.float64], label: int, has: bool) -> float:
+        rows = targets[:, label] == has
+        return float(np.average(scores[rows, label], weights=row[rows]))
+
+    expected = [
+        (mean(w, 0, True) - mean(w, 0, False) + mean(w, 2, True))
+        + (mean(w, 3, True) - mean(w, 3, False))
+        for w in weights
+    ]
+    found = metrics.separation(scores, targets, weights)
+    assert found == pytest.approx(np.array(expected) / 3)
+
+
+def test_separation_is_one_for_the_truth_itself_and_nan_where_no_image_has_a_label() -> None:
+    _, targets, _ = multi(40, 4)
+    scores, weights = targets.astype(np.float32), np.ones((1, 40))
+    assert metrics.separation(scores, targets, weights) == pytest.approx(1)
+    assert metrics.separation(1 - scores, targets, weights) == pytest.approx(-1)
+    assert np.isnan(metrics.separation(scores, np.zeros_like(targets), weights)).all()
+
+
 @pytest.mark.parametrize("task", ["single", "multi"])
 def test_a_weight_stands_for_repeated_images(task: str) -> None:
     weights = RANDOM.integers(0, 4, 50)

@@ -34,6 +34,8 @@ def reference(run: Run) -> Reference:
         gate.reference_scores(served(run), images),
         outcome.labels,
         outcome.thresholds,
+        outcome.temperature,
+        range(len(records)),
     )
 
 
@@ -85,6 +87,16 @@ def test_an_honest_export_passes_with_what_was_measured(bundle: Bundle, run: Run
     assert found.metrics.keys() == recorded.keys() - calibration
     ranking = "error" if run.outcome.task == "single" else "accuracy_all_negative"
     assert found.metrics[ranking] == pytest.approx(recorded[ranking])
+
+
+def test_the_own_metrics_of_fp32_are_those_of_the_run(bundle: Bundle, run: Run) -> None:
+    """Also in a bundle, whose gate sees the images in another order."""
+    for kept in (checked(bundle, run), bundle.manifest.variants[0].gate):
+        assert kept.own_metrics is not None
+        assert kept.own_metrics.keys() == run.outcome.metrics.keys()
+        for name, metric in run.outcome.metrics.items():
+            own = kept.own_metrics[name].model_dump()
+            assert own == pytest.approx(metric.model_dump(), abs=1e-3), name
 
 
 def test_the_reference_is_the_network_in_batches(run: Run) -> None:

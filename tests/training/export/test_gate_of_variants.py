@@ -51,7 +51,9 @@ def reference(
     truth = truth or [(tiny_models.LABELS[label],) for label in scores.argmax(1)]
     records = [Record(f"{number}.jpg", tuple(labels)) for number, labels in enumerate(truth)]
     thresholds = (0.5, 0.5, 0.5) if task == "multi" else None
-    return Reference(pixels, records, scores, tiny_models.LABELS, thresholds)
+    return Reference(
+        pixels, records, scores, tiny_models.LABELS, thresholds, 1.0, range(len(records))
+    )
 
 
 def checked(
@@ -163,6 +165,21 @@ def test_an_honest_network_passes_with_its_metrics(tmp_path: Path) -> None:
     assert 0 < found.max_difference < 1e-5
 
 
+def test_a_variant_s_own_metrics_are_those_of_its_scores(tmp_path: Path) -> None:
+    """The network is right on all images, the variant wrong on some that are close."""
+    answers = reference(
+        np.concatenate([clear(400).images, close(3).images]),
+        "single",
+        [(tiny_models.LABELS[n % 3],) for n in range(400)] + [("red",)] * 3,
+    )
+    found = checked(tmp_path, answers, LEANING)
+    assert found.own_metrics is not None
+    error = found.own_metrics["error"]
+    assert error.value == pytest.approx(3 / 403)
+    assert error.low < error.value < error.high
+    assert passed(tiny(tmp_path / "itself"), answers).own_metrics["error"].value == 0  # type: ignore[index]
+
+
 def test_labels_in_another_order_are_refused_with_both_metrics(tmp_path: Path) -> None:
     message = (
         "^fp32: error on 24 validation images is 1.0000, the trained network's 0.0000: the labels"
@@ -177,7 +194,9 @@ def test_a_few_decisions_that_differ_are_no_excuse_for_other_labels(tmp_path: Pa
     model = tiny_models.network("single", tiny_models.WEIGHTS + np.float32(0.1) * LEANING)
     whole = bundles.read(tiny_models.add(tmp_path, "tiny", "single"))
     files, answers = whole.files, clear(24)
-    assert gate.check(model, "int8", whole.manifest, files, answers).flips > 0
+    found = gate.check(model, "int8", whole.manifest, files, answers)
+    assert found.flips > 0
+    assert found.decisions == 24 + 10 + 1  # validation, golden, and a golden one alone
     turned = whole.manifest.model_copy(update={"labels": ("green", "red", "blue")})
     with pytest.raises(GateError, match="int8: error on .* labels or thresholds are not the netw"):
         gate.check(model, "int8", turned, files, answers)

@@ -1,16 +1,54 @@
 """The images and views of a step follow from the seed and the step's number alone."""
 
+import re
+import time
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
+from models.manifest import Task
 from testkit import image_sets
 from testkit.image_sets import SIZE_PX
 from testkit.noise_images import ALONE, CPU, STILL, training, training_images
 from training.data.augment import augment, draw
+from training.data.decoding import presized
+from training.data.prepare import prepare
 from training.distributed import Ranks
 from training.fine_tuning import batches
 from training.fine_tuning.step_timer import Stages
+
+
+def test_the_training_set_is_the_pictures_of_the_training_side_and_their_targets(
+    task: Task, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    single = task == "single"
+    folder = tmp_path / "data"
+    data = image_sets.class_folders(folder, 6) if single else image_sets.table(folder, 18)
+    recipe = image_sets.recipe(data, valid=0.3)
+    images = prepare(recipe)
+    train, labels = images.split.train, images.dataset.labels
+    files = [images.dataset.root / record.file for record in train]
+    expected, _ = presized(files, recipe.presize_px)
+    for file in files:  # they have been read, and are decoded from memory
+        file.unlink()
+    capsys.readouterr()
+    began_s = time.perf_counter()
+    found = batches.training_set(images, recipe, CPU)
+    told = re.fullmatch(
+        r"training images come from memory, ready after (\d+\.\d) s\n", capsys.readouterr().out
+    )
+    assert told and float(told[1]) <= time.perf_counter() - began_s + 0.1
+    assert found.files == [record.file for record in train] and 0 < len(train) < 18
+    ((pixels, _),) = found.source.batches([torch.arange(len(train))])
+    assert torch.equal(pixels, expected)
+    if single:
+        assert [(labels[number],) for number in found.targets.tolist()] == [r.labels for r in train]
+    else:
+        has = [tuple(n for n, one in zip(labels, row, strict=True) if one) for row in found.targets]
+        assert has == [record.labels for record in train]
+        assert found.targets.dtype == torch.float32
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,7 @@ def test_learning_rates_are_a_geometric_progression() -> None:
 
 def test_phases_cover_every_step_once() -> None:
     head, whole = phases(image_sets.recipe(freeze_epochs=2, epochs=3, lr="1e-2"), 7, 6)
+    assert (head.name, whole.name) == ("head", "whole")
     assert (head.first, head.last, whole.first, whole.last) == (0, 14, 14, 35)
     assert head.peaks == [0, 0, 0, 0, 0, 1e-2]
     assert (whole.peaks[0], whole.peaks[-1]) == pytest.approx((5e-5, 5e-3))

@@ -178,7 +178,7 @@ def test_the_verdict_has_its_metrics_bounds_and_labels() -> None:
         "| difference, 95 % bounds | +0.0000 [-0.0050, +0.0050] |",
         "| largest upper bound allowed (margin) | +0.0200 |",
         "",
-        "7 validation images were left out: pets:3 was trained on them or lacks their label.",
+        "7 validation images left out, which pets:3 was trained on, or lacks the label of.",
         "dog: 12 images lost, 1 won (McNemar with Holm's correction, p = 0.0012)",
         "eel: 9 images lost, 2 won (McNemar with Holm's correction, p = 0.03, allowed)",
     ]

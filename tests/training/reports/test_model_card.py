@@ -1,10 +1,12 @@
+import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import yaml
 
 from models.bundle import Bundle
-from models.manifest import Release
+from models.manifest import Metric, Release, Variant
 from training.evaluation.evaluate import HEADLINE
 from training.reports import model_card
 from training.reports.model_card import CARD_FILE
@@ -19,6 +21,7 @@ def parts(run: Run, bundle: Bundle, release: Release | None = None) -> tuple[dic
         manifest.version,
         run.outcome,
         manifest.variants,
+        {variant.file: len(bundle.files[variant.file]) for variant in manifest.variants},
         release,
         images=24,
         trained_on=24,
@@ -46,9 +49,37 @@ def test_the_metrics_are_those_of_the_manifest(run: Run, bundle: Bundle) -> None
     value = bundle.manifest.metrics[name].value
     (first, *_) = header["model-index"][0]["results"][0]["metrics"]
     assert first["value"] == pytest.approx(1 - value if name == "error" else value, abs=1e-5)
-    assert f"| {name} | {value:.4f} |" in body
     gate = bundle.manifest.variants[0].gate
-    assert f"| `model.onnx` | fp32 | {gate.max_difference:.1e} (tolerance 0.0001) |" in body
+    assert gate.own_metrics is not None
+    own = gate.own_metrics[name]
+    shown = f"{own.value:.4f} [{own.low:.4f}, {own.high:.4f}]"
+    assert f"\n| metric | fp32 |\n|---|---|\n| {next(iter(gate.own_metrics))} | " in body
+    assert f"\n| {name} | {shown} |\n" in body
+    megabytes = len(bundle.model) / 1e6
+    assert (
+        f"\n| `model.onnx` | {megabytes:.1f} | {shown} | 0 of {gate.decisions} |"
+        f" {gate.max_difference:.1e} (tolerance 0.0001) | a CPU and CUDA | "
+    ) in body
+
+
+def test_each_form_has_its_own_figures(run: Run, bundle: Bundle) -> None:
+    manifest = bundle.manifest
+    (fp32,) = manifest.variants
+    name = HEADLINE[manifest.task]
+    worse = Metric(value=0.25, low=0.125, high=0.5)
+    gate = fp32.gate.model_copy(
+        update={"own_metrics": {**manifest.metrics, name: worse}, "flips": 2, "decisions": 1440}
+    )
+    int8 = Variant(file="model.int8.onnx", precision="int8", gate=gate)
+    both = manifest.model_copy(update={"variants": (fp32, int8)})
+    files = {**bundle.files, int8.file: bytes(1_540_000)}
+    _, body = parts(run, replace(bundle, manifest=both, files=files))
+    assert "\n| metric | fp32 | int8 |\n|---|---|---|\n" in body
+    (row,) = re.findall(rf"\n\| {name} \| .* \| (.*) \|\n", body)
+    assert row == "0.2500 [0.1250, 0.5000]"
+    assert f"\n| `model.int8.onnx` | 1.5 | {row} | 2 of 1,440 | " in body
+    assert re.search(r"\n\| `model.int8.onnx` .* \| a CPU \| ", body)
+    assert re.search(r"\n\| `model.onnx` .* \| CUDA \| ", body)
 
 
 def test_a_bundle_holds_the_card_of_its_run(run: Run, bundle: Bundle) -> None:

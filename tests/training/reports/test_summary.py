@@ -67,7 +67,7 @@ def test_the_headline_of_tags_is_average_precision_beside_chance_and_no_tags() -
 def test_notes_mention_calibration_few_images_and_confusion() -> None:
     calibration, few, confused = of("single").notes
     assert calibration.startswith("Its probabilities are off by ")
-    assert few.startswith("1 of 2 labels have fewer than 10 images here, among them dog:")
+    assert few.startswith("1 of 2 labels with fewer than 10 images here, too few for metrics")
     assert confused == "Most often, cat is predicted as dog: 9 times."
 
 

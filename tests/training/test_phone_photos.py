@@ -1,0 +1,55 @@
+"""Photos as phones save them, HEIC and AVIF, from DATA to a bundle that serves other formats."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from models import bundle
+from models.golden import inputs
+from models.preprocess import SERVED_FORMATS, image_format
+from models.store import Store
+from testkit import image_sets
+from testkit.odd_images import encoded, heic
+from training import run_folder
+from training.commands.evaluate import evaluate
+from training.commands.inspect import inspect
+from training.commands.train import train
+from training.export.export import export
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Class folders without a single JPEG; one file has the wrong extension."""
+    folder = image_sets.class_folders(tmp_path / "photos", 8)
+    for number, file in enumerate(sorted(folder.rglob("*.jpg"))):
+        image = Image.open(file)
+        phone = heic(image, 6) if number % 2 else encoded(image, "AVIF", 6)
+        file.with_suffix(".HEIC" if number % 2 else ".avif").write_bytes(phone)
+        file.unlink()
+    first = next(folder.rglob("*.HEIC"))
+    first.rename(first.with_suffix(".jpg"))
+    return folder
+
+
+@pytest.mark.parametrize("cache", ["memory", "none"])
+def test_photos_of_phones_are_trained_on_exported_and_evaluated(
+    photos: Path, tmp_path: Path, cache: str
+) -> None:
+    recipe = image_sets.recipe(photos, epochs=1, valid=0.5, cache=cache, workers=0)
+    inspect(recipe, tmp_path / "audit")
+    found = json.loads((tmp_path / "audit" / "inspection.json").read_text())
+    assert (found["formats"], found["quarantine"]) == ({"AVIF": 12, "HEIC": 12}, {})
+    assert list(found["extensions_that_lie"].values()) == ["HEIC"]
+    run = run_folder.read(train(recipe, tmp_path / "run"))
+    assert len(run.split.records) == 24
+    evaluate(run, str(photos), {}, "cpu", tmp_path / "evaluation")
+    made = bundle.read(export(run, "phones", Store(tmp_path / "store"), precisions=["int8"]))
+    golden = {
+        name: data
+        for name, data in made.files.items()
+        if name.startswith("golden/") and not name.endswith(".json")
+    }
+    assert {image_format(data) for data in golden.values()} == set(SERVED_FORMATS)
+    assert len(inputs(golden, made.manifest.preprocess)) == len(golden)
