@@ -13,7 +13,7 @@ import pytest
 
 import labrador
 from serving import __main__ as serving_main
-from testkit import image_sets
+from testkit import image_sets, tiny_models
 from testkit.servers import ROOT, free_port
 from training import arguments
 
@@ -73,10 +73,14 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return environment / "bin" / "labrador"
 
 
-def test_a_wheel_trains_exports_and_serves_from_any_folder(installed: Path, tmp_path: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+def test_a_wheel_inspects_and_serves_from_any_folder(installed: Path, tmp_path: Path) -> None:
+    """Its models lie in `models/bundles` of the current folder."""
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("PYTHONPATH", "LABRADOR_MODEL_STORE")
+    }
     environment["LABRADOR_DRAIN_S"] = "0"
-    images = image_sets.class_folders(tmp_path / "images", 8)
 
     def run(*words: object) -> str:
         done = subprocess.run(
@@ -91,10 +95,9 @@ def test_a_wheel_trains_exports_and_serves_from_any_folder(installed: Path, tmp_
         return done.stdout
 
     assert "usage: labrador train" in run("train", "--help")
-    small = ("--weights", "none", "--image-size", 32, "--epochs", 1, "--arch", "resnet18")
-    run("train", images, *small, "--out", "run")
-    run("export", "run", "--name", "tints")
-    assert (tmp_path / "models" / "bundles" / "tints" / "1" / "manifest.json").exists()
+    run("inspect", image_sets.class_folders(tmp_path / "images", 2), "--out", "audit")
+    assert (tmp_path / "audit" / "contact_sheet.jpg").exists()
+    tiny_models.add(tmp_path / "models" / "bundles", "colours", "single")
     port = free_port()
     serve = [str(installed), "serve", "--port", str(port)]
     with subprocess.Popen(serve, cwd=tmp_path, env=environment) as server:
@@ -103,8 +106,7 @@ def test_a_wheel_trains_exports_and_serves_from_any_folder(installed: Path, tmp_
             with httpx.Client(transport=transport, base_url=f"http://127.0.0.1:{port}") as client:
                 while client.get("/readyz").status_code != 200:
                     assert server.poll() is None
-                image = next(images.rglob("*.jpg")).read_bytes()
-                answer = client.post("/classify", content=image).json()
+                answer = client.post("/classify", content=tiny_models.picture()).json()
         finally:
             server.terminate()
-    assert answer["model"] == {"name": "tints", "version": "1"}
+    assert answer["model"] == {"name": "colours", "version": "1"}

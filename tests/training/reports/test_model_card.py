@@ -43,6 +43,15 @@ def test_the_metadata_has_what_the_hub_reads(run: Run, bundle: Bundle) -> None:
         assert set(metric) == {"type", "name", "value"} and 0 <= metric["value"] <= 1
 
 
+def test_a_metric_that_a_variant_does_not_have_is_a_dash(
+    single_run: Run, single_bundle: Bundle
+) -> None:
+    """As the top-5 error of three labels in a run of Labrador 0.1."""
+    metrics = {**single_run.outcome.metrics, "top5_error": Metric(value=0, low=0, high=0)}
+    old = replace(single_run, outcome=single_run.outcome.model_copy(update={"metrics": metrics}))
+    assert "\n| top5_error | – |\n" in parts(old, single_bundle)[1]
+
+
 def test_the_metrics_are_those_of_the_manifest(run: Run, bundle: Bundle) -> None:
     header, body = parts(run, bundle)
     name = HEADLINE[bundle.manifest.task]
