@@ -63,7 +63,7 @@ def measure(folder: Path, rate: float) -> Tally:
             stack.enter_context(old[number])
             old[number].enter_context(process(f"old-{number}", port))
         nginx = stack.enter_context(proxy(folder, ports))
-        with _load(nginx, rate, tally):
+        with load(nginx, rate, tally):
             time.sleep(1)
             store.release("pets", int(tiny_models.add(store.root, "pets", "single").name))
             for number, port in enumerate(ports):
@@ -85,7 +85,7 @@ def _reason(entry: dict[str, str]) -> str | None:
 
 
 @contextmanager
-def _load(nginx: Proxy, rate: float, tally: Tally) -> Iterator[None]:
+def load(nginx: Proxy, rate: float, tally: Tally) -> Iterator[None]:
     """Clients that send `rate` requests per second in all until the block ends."""
     stopped = threading.Event()
     pause_s = _CLIENTS / rate

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import BadParameter
+from models.errors import BadParameter, ModelFailed
 from models.manifest import Manifest
 
 
@@ -63,6 +63,12 @@ def tag(
     return [
         Tag(manifest.labels[i], float(scores[i]), thresholds[i]) for i in rank(scores) if tags[i]
     ]
+
+
+def check_finite(scores: NDArray[np.float32], manifest: Manifest) -> None:
+    """Raises ModelFailed if a score `[C]` is NaN or infinite."""
+    if not np.isfinite(scores).all():
+        raise ModelFailed(f"{manifest.name} failed on this image: its scores are not all finite")
 
 
 def check_top_k(top_k: int, manifest: Manifest) -> None:

@@ -125,6 +125,13 @@ class Overloaded(LabradorError):
         self.retry_after_s = retry_after_s
 
 
+class ModelFailed(LabradorError):
+    """The model's output is not usable; another image may fare better."""
+
+    code = "model_failed"
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+
+
 class NotReady(LabradorError):
     code = "not_ready"
     status = HTTPStatus.SERVICE_UNAVAILABLE

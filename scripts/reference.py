@@ -36,7 +36,9 @@ _CAUSES = {
     " first",
     "image_too_large": "the image is larger than `LABRADOR_MAX_MEGAPIXELS`",
     "image_undecodable": "the image is corrupt or incomplete, or not an image",
-    "overloaded": "the queue is full; the header `Retry-After` says when to retry",
+    "overloaded": "the queue is full, or request bodies take all of their memory; the header"
+    " `Retry-After` says when to retry",
+    "model_failed": "the model's output is not usable, as NaN; another image may fare better",
     "internal": "an error in the service; see its log",
     "not_ready": "no model is ready, or none is any longer; `detail` says why",
     "deadline_exceeded": "`LABRADOR_TIMEOUT_S`, or the request's `X-Timeout-Ms`, has passed",

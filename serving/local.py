@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models import bundle
+from models import bundle, decision
 from models.errors import BundleError, DataError, LabradorError
 from models.hardware import cpu_cores
 from models.manifest import Manifest, Preprocess, Task
@@ -61,7 +61,10 @@ class Local:
             raise pixels[0]
         good = [image for image in pixels if not isinstance(image, LabradorError)]
         batches = (good[n : n + session.max_batch] for n in range(0, len(good), session.max_batch))
-        scores = iter([row for batch in batches for row in session.run(np.stack(batch))])
+        rows = [row for batch in batches for row in session.run(np.stack(batch))]
+        for row in rows:
+            decision.check_finite(row, manifest)
+        scores = iter(rows)
         results = [
             {"error": image.problem()}
             if isinstance(image, LabradorError)

@@ -16,6 +16,7 @@ from models.errors import (
     ImageTooLarge,
     ImageUndecodable,
     LabradorError,
+    ModelFailed,
     ModelUnknown,
     NotReady,
     Overloaded,
@@ -53,6 +54,7 @@ _PREDICTION_ERRORS: tuple[type[LabradorError], ...] = (
     ImageTooLarge,
     Overloaded,
     LabradorError,
+    ModelFailed,
     NotReady,
     DeadlineExceeded,
 )

@@ -107,7 +107,9 @@ class Predictor:
         except asyncio.CancelledError:
             self._metrics.drop(expired=loop.time() >= deadline_s)
             raise
-        return await served.batcher.scores(pixels, deadline_s)
+        scores = await served.batcher.scores(pixels, deadline_s)
+        decision.check_finite(scores, served.manifest)
+        return scores
 
     def _result(
         self, answer: Scores | LabradorError, manifest: Manifest, decide: Decide

@@ -56,6 +56,16 @@ def picture(colour: tuple[int, int, int] = (200, 30, 30), size_px: int = 48) -> 
     return buffer.getvalue()
 
 
+def _through_a_root() -> list[onnx.NodeProto]:
+    """again = sqrt(means - dark)^2 + dark: the means, but NaN below `dark`."""
+    return [
+        helper.make_node("Sub", ["means", "dark"], ["above"]),
+        helper.make_node("Sqrt", ["above"], ["root"]),
+        helper.make_node("Mul", ["root", "root"], ["square"]),
+        helper.make_node("Add", ["square", "dark"], ["again"]),
+    ]
+
+
 def reference_scores(
     images: NDArray[np.uint8], task: Task, weights: NDArray[np.float32] = WEIGHTS
 ) -> NDArray[np.float32]:
@@ -69,8 +79,13 @@ def reference_scores(
     return np.asarray(scores, np.float32)
 
 
-def network(task: Task, weights: NDArray[np.float32] = WEIGHTS) -> bytes:
-    """The ONNX graph: cast, scale, mean of each channel, one linear layer, softmax or sigmoid."""
+def network(
+    task: Task, weights: NDArray[np.float32] = WEIGHTS, nan_for_black: bool = False
+) -> bytes:
+    """The ONNX graph: cast, scale, mean of each channel, one linear layer, softmax or sigmoid.
+
+    nan_for_black: the same scores, but NaN for an image with a channel that is nearly black.
+    """
     last = (
         helper.make_node("Softmax", ["logits"], ["scores"], axis=1)
         if task == "single"
@@ -81,7 +96,10 @@ def network(task: Task, weights: NDArray[np.float32] = WEIGHTS) -> bytes:
             helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT),
             helper.make_node("Div", ["floats", "white"], ["shares"]),
             helper.make_node("ReduceMean", ["shares", "axes"], ["means"], keepdims=0),
-            helper.make_node("MatMul", ["means", "weights"], ["logits"]),
+            *(_through_a_root() if nan_for_black else ()),
+            helper.make_node(
+                "MatMul", ["again" if nan_for_black else "means", "weights"], ["logits"]
+            ),
             last,
         ],
         "tiny",
@@ -91,6 +109,11 @@ def network(task: Task, weights: NDArray[np.float32] = WEIGHTS) -> bytes:
             numpy_helper.from_array(np.array(255, np.float32), "white"),
             numpy_helper.from_array(np.array([1, 2], np.int64), "axes"),
             numpy_helper.from_array(weights, "weights"),
+            *(
+                [numpy_helper.from_array(np.array(0.02, np.float32), "dark")]
+                if nan_for_black
+                else []
+            ),
         ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)

@@ -14,12 +14,15 @@ from numpy.typing import NDArray
 
 from models import preprocess
 from models.bundle import read_manifest
+from models.errors import ModelFailed
 from models.hardware import cpu_cores
 from models.manifest import Preprocess
 from serving import prediction
 from serving.bentoml_internals import PICKLE
+from serving.local import Local
 from serving.prediction import TOP_K
 from serving.session import Session
+from serving.settings import Settings
 from testkit import tiny_models
 from testkit.in_process import WITHIN_S, Hold, Inside, run_inside, until
 from testkit.servers import get, post
@@ -361,3 +364,22 @@ def test_no_thread_is_left_after_shutdown(metrics_folder: Path, store: Path) -> 
         _post(server, content=RED)
         assert len(_threads()) >= 2
     assert _threads() == []
+
+
+def test_scores_that_are_not_finite_are_an_error_of_their_image_alone(
+    inside: Start, tmp_path: Path
+) -> None:
+    model = tiny_models.network("single", nan_for_black=True)
+    tiny_models.add(tmp_path, "fragile", "single", model=model)
+    server = inside(model_store=tmp_path)
+    black = tiny_models.picture((0, 0, 0))
+    alone = _post(server, content=black)
+    assert _is(alone, 500, "model_failed")
+    assert "fragile failed on this image" in alone.json()["detail"]
+    both = _post(server, files=[("image", black), ("image", RED)]).json()["results"]
+    assert both[0]["error"]["code"] == "model_failed"
+    assert both[1]["predictions"][0]["label"] == "red"
+    file = tmp_path / "black.jpg"
+    file.write_bytes(black)
+    with pytest.raises(ModelFailed):
+        Local(Settings(model_store=tmp_path, device="cpu")).answer("single", file, {})
