@@ -4,7 +4,8 @@ python -m benchmarks.outages [KILLS [REQUESTS_A_SECOND]]
 
 Two processes serve a tiny model behind a real nginx with the configuration of deploy/nginx. KILLS
 times a worker gets SIGKILL, and BentoML starts another; then KILLS times a process gets SIGTERM and
-is replaced by a new one on the same port; each time the other process serves alone meanwhile.
+is replaced by a new one on the same port; each time the other process serves alone until nginx uses
+the new one again.
 Prints the requests and the failures of both parts.
 """
 
@@ -12,13 +13,14 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 
-from benchmarks.rolling_update import Tally, load
+from benchmarks.rolling_update import SETTLE_S, Tally, load
 from models.hardware import processor
 from models.store import Store
 from testkit import tiny_models
@@ -54,10 +56,12 @@ def measure(folder: Path, kills: int, rate: float) -> tuple[Tally, Tally]:
                 os.kill(worker, signal.SIGKILL)
                 until(lambda: worker not in server.workers())  # noqa: B023
                 until(lambda: _is_ready(server))  # noqa: B023
+                time.sleep(SETTLE_S)
         with load(nginx, rate, replaced):
             for turn in range(kills):
                 running[turn % 2].close()
                 start(turn % 2, f"next-{turn}")
+                time.sleep(SETTLE_S)
     return killed, replaced
 
 

@@ -29,7 +29,7 @@ from testkit.servers import Server, free_port, serve
 
 DRAIN_S = 3
 _CLIENTS = 8
-_SETTLE_S = 6  # longer than nginx leaves a failed server alone
+SETTLE_S = 6  # longer than nginx leaves a failed server alone
 
 
 @dataclass
@@ -69,7 +69,7 @@ def measure(folder: Path, rate: float) -> Tally:
             for number, port in enumerate(ports):
                 old[number].close()
                 stack.enter_context(process(f"new-{number}", port))
-                time.sleep(_SETTLE_S)
+                time.sleep(SETTLE_S)
     tally.passed_on = [reason for entry in nginx.log() if (reason := _reason(entry))]
     return tally
 
