@@ -17,7 +17,13 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
         "evaluate": "measure a run or a bundle",
         "export": "turn a run into a bundle that can be served",
         "release": "export, and serve it if it is no worse than what is released",
+    },
+    "models": {
+        "list": "list versions: what is released, since when, and why",
+        "show": "show what a version's manifest says",
+        "verify": "check every file of versions against its hash",
         "rollback": "serve an earlier version again",
+        "prune": "remove old versions; without --yes only say which",
     },
     "serving": {
         "serve": "start the HTTP service; the options are those of `bentoml serve`",
@@ -47,6 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
             return _serve(words[1:])
         code: int = importlib.import_module(f"{package}.__main__").main(words, prog="labrador")
     except ModuleNotFoundError as error:
+        if package not in _EXTRAS:  # `models` needs only what is always installed
+            raise
         print(
             f"labrador: error: {words[0]} needs {error.name}, which is not installed:"
             f" pip install 'labrador[{_EXTRAS[package]}]'",

@@ -1,13 +1,15 @@
 """Write and read a bundle: one folder with the network, its manifest and its golden images.
 
 A bundle is written to a temporary folder next to its destination, synced to disk and renamed; the
-manifest is written last. So a folder that has its final name and a manifest is complete.
+manifest is written last. So a folder that has its final name and a manifest is complete. Any user
+can read what is written, whatever the umask, because the service often runs as another one.
 """
 
 import contextlib
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -50,7 +52,7 @@ def write(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None:
     """
     if manifest.files != hashes(files):
         raise BundleError(f"{path}: the manifest does not list these files")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     unfinished = Path(tempfile.mkdtemp(prefix=UNFINISHED_PREFIX, dir=path.parent))
     try:
         for name, data in files.items():
@@ -113,6 +115,12 @@ def read_manifest(path: Path) -> Manifest:
         raise BundleError(f"{file} is invalid: {problem}") from error
 
 
+def size_bytes(path: Path) -> int:
+    """The size of the file `path`, or of all files in the folder `path`."""
+    files = [path] if path.is_file() else path.rglob("*")
+    return sum(file.lstat().st_size for file in files if file.is_file())
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Replace the file `path` with one that holds `data`: readers see either the old or the new."""
     handle, name = tempfile.mkstemp(prefix=UNFINISHED_PREFIX, dir=path.parent)
@@ -145,9 +153,20 @@ def _hash_line(text: bytes) -> bytes:
     return f"{sha256(text)}  {MANIFEST_FILE}\n".encode()
 
 
+def _make_folder(path: Path) -> None:
+    """Create the folder and the missing ones above it, readable by any user."""
+    if path.is_dir():
+        return
+    _make_folder(path.parent)
+    with contextlib.suppress(FileExistsError):  # another process made it
+        path.mkdir()
+        path.chmod(stat.S_IMODE(path.stat().st_mode) | 0o755)  # keeps what lets a group write
+
+
 def _write_synced(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     with path.open("xb") as file:
+        os.fchmod(file.fileno(), 0o644)
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

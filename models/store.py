@@ -5,9 +5,13 @@
 
 import os
 import re
+import secrets
+import shutil
 import sysconfig
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from models import bundle
@@ -45,9 +49,24 @@ class Store:
         """Complete versions of `name`, ascending; empty if there are none."""
         return sorted(int(p.name) for p in self._taken(name) if (p / MANIFEST_FILE).is_file())
 
+    def existing_versions(self, name: str) -> list[int]:
+        """As `versions`, but raises BundleError if there are none."""
+        if versions := self.versions(name):
+            return versions
+        raise BundleError(f"no model {name} in {self.root}; there are: {_list(self.names())}")
+
+    def chosen(self, name: str | None) -> list[str]:
+        """This name, or all, of which there must be one: a wrong folder is not an empty store."""
+        if name is not None:
+            self.existing_versions(name)
+            return [name]
+        if names := self.names():
+            return names
+        raise BundleError(f"there is no model in {self.root}: see --store and ${ROOT_VARIABLE}")
+
     def released(self, name: str) -> int:
         """The version of `name` that is served by default."""
-        versions = self._existing_versions(name)
+        versions = self.existing_versions(name)
         file = self._folder(name) / RELEASED_FILE
         try:
             text = file.read_text(encoding="utf-8", errors="replace").strip()
@@ -57,13 +76,20 @@ class Store:
             raise BundleError(f"{file} says {text!r:.40}; versions of {name}: {_list(versions)}")
         return int(text)
 
+    def released_or_none(self, name: str) -> int | None:
+        """As `released`, but None where that raises BundleError."""
+        try:
+            return self.released(name)
+        except BundleError:
+            return None
+
     def path(self, reference: str) -> Path:
         """The folder of `name` (its released version) or `name:version`."""
         name, _, version = reference.partition(":")
         if not _NAME.fullmatch(name) or (":" in reference and not _VERSION.fullmatch(version)):
             raise BundleError(f"{reference!r:.80} is not a model: use NAME or NAME:VERSION")
         number = int(version) if version else self.released(name)
-        if number not in (versions := self._existing_versions(name)):
+        if number not in (versions := self.existing_versions(name)):
             raise BundleError(f"{name} has no version {number}; it has {_list(versions)}")
         return self._folder(name) / str(number)
 
@@ -89,9 +115,39 @@ class Store:
 
     def release(self, name: str, version: int) -> None:
         """Make `version` the version that is served by default."""
-        if version not in (versions := self._existing_versions(name)):
+        if version not in (versions := self.existing_versions(name)):
             raise BundleError(f"{name} has no version {version}; it has {_list(versions)}")
         bundle.write_atomically(self._folder(name) / RELEASED_FILE, f"{version}\n".encode())
+
+    def released_since(self, name: str) -> str:
+        """When `release` was last called for `name`: UTC, ISO 8601."""
+        changed_s = (self._folder(name) / RELEASED_FILE).stat().st_mtime
+        return datetime.fromtimestamp(changed_s, UTC).isoformat(timespec="seconds")
+
+    def remove(self, name: str, version: int) -> None:
+        """Remove a version that is not released. It is gone at once, even if this is interrupted:
+        its folder is renamed to an unfinished one first.
+        """
+        if version == self.released(name):
+            raise BundleError(f"{name}:{version} is released: release another version first")
+        path = self.path(f"{name}:{version}")
+        renamed = path.with_name(f"{bundle.UNFINISHED_PREFIX}{version}-{secrets.token_hex(4)}")
+        path.rename(renamed)
+        self.remove_unfinished(renamed)
+
+    def unfinished(self, name: str | None, older_than_s: float) -> list[Path]:
+        """What interrupted writers left in the folder of `name`, or in all, sorted.
+
+        older_than_s: seconds since it was last changed; a younger one may still be written.
+        """
+        found = self.root.glob(f"{name or '*'}/{bundle.UNFINISHED_PREFIX}*")
+        return sorted(path for path in found if _age_s(path) > older_than_s)
+
+    def remove_unfinished(self, path: Path) -> None:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
     def _folder(self, name: str) -> Path:
         if not _NAME.fullmatch(name):
@@ -106,10 +162,13 @@ class Store:
         paths = folder.iterdir() if folder.is_dir() else []
         return [p for p in paths if _VERSION.fullmatch(p.name)]
 
-    def _existing_versions(self, name: str) -> list[int]:
-        if versions := self.versions(name):
-            return versions
-        raise BundleError(f"no model {name} in {self.root}; there are: {_list(self.names())}")
+
+def _age_s(path: Path) -> float:
+    """Seconds since the file, or anything in the folder, was changed; 0 if it is gone."""
+    try:
+        return time.time() - max(p.lstat().st_mtime for p in (path, *path.rglob("*")))
+    except FileNotFoundError:
+        return 0
 
 
 def _list(choices: list[str] | list[int]) -> str:

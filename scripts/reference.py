@@ -71,7 +71,7 @@ refused.
 
 ## Exit codes
 
-Of `python -m training` and `python -m serving`.
+Of `python -m training`, `python -m models` and `python -m serving`.
 
 {_table(("code", "meaning"), exit_rows())}
 
@@ -100,10 +100,11 @@ def setting_rows() -> list[Row]:
 
 
 def exit_rows() -> list[Row]:
-    """From the docstrings of both command lines, which must agree."""
-    of_training, of_serving = (_exit_codes(side) for side in ("training", "serving"))
-    if of_training != of_serving:
-        raise ValueError(f"the two command lines differ: {of_training} and {of_serving}")
+    """From the docstrings of the command lines, which must agree."""
+    of_training, *others = (_exit_codes(package) for package in ("training", "models", "serving"))
+    for other in others:
+        if other != of_training:
+            raise ValueError(f"two command lines differ: {of_training} and {other}")
     return [*of_training, ("130", "interrupted by Ctrl-C")]
 
 

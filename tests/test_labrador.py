@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 import labrador
+from models import __main__ as models_main
 from serving import __main__ as serving_main
 from testkit import image_sets, tiny_models
 from testkit.servers import ROOT, free_port
@@ -19,14 +20,16 @@ from training import arguments
 
 
 def test_it_has_every_command_of_the_packages() -> None:
-    for package, parser in (
-        ("training", arguments.parser()),
-        ("serving", serving_main.parser()),
+    for package, parser, more, elsewhere in (
+        ("training", arguments.parser(), set(), {"rollback"}),  # one verb, that of `models`
+        ("models", models_main.parser(), set(), set()),
+        ("serving", serving_main.parser(), {"serve"}, set()),
     ):
         kind = argparse._SubParsersAction
         (commands,) = (action for action in parser._actions if isinstance(action, kind))
-        expected = {*commands.choices, *(["serve"] if package == "serving" else [])}
-        assert set(labrador.COMMANDS[package]) == expected
+        assert {*labrador.COMMANDS[package]} == {*commands.choices, *more} - elsewhere
+    verbs = [verb for verbs in labrador.COMMANDS.values() for verb in verbs]
+    assert len(verbs) == len(set(verbs))
 
 
 def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:

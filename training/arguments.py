@@ -5,13 +5,13 @@ values, missing paths, folders in use, invalid names.
 """
 
 import argparse
-import difflib
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
+from models import command_line
 from models.errors import RecipeError
 from models.store import Store, default_root
 from training import run_folder
@@ -43,22 +43,9 @@ def parse(arguments: list[str] | None, prog: str) -> Call:
     prog: how the program was called. Raises RecipeError, DataError, RunError, BundleError or
     ReleaseError for what cannot be used.
     """
-    options, unknown = parser(prog).parse_known_args(arguments)
-    if unknown:
-        options.parser.error("; ".join(_unknown(unknown, options.parser)))
+    options = command_line.parse(parser(prog), arguments)
     call: Call = options.check(options)
     return call
-
-
-def _unknown(words: Sequence[str], parser: argparse.ArgumentParser) -> Iterator[str]:
-    """What is wrong with words that the command does not have."""
-    flags = [word.partition("=")[0] for word in words if word.startswith("-")]
-    for flag in flags:
-        near = difflib.get_close_matches(flag, parser._option_string_actions, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"{parser.prog} --help lists the valid ones"
-        yield f"unknown option {flag}; {hint}"
-    if not flags:
-        yield f"unexpected: {' '.join(words)}"
 
 
 def _inspect(options: argparse.Namespace) -> Call:
@@ -115,9 +102,8 @@ def _release(options: argparse.Namespace) -> Call:
 
 
 def _rollback(options: argparse.Namespace) -> Call:
-    store = Store(options.store)
-    store.released(options.name)
-    return Call("rollback", "rollback", {"name": options.name, "store": store, "to": options.to})
+    arguments = {"store": Store(options.store), **_select(options, "name", "to")}
+    return Call("rollback", "rollback", arguments)
 
 
 def _export_arguments(options: argparse.Namespace) -> dict[str, Any]:
@@ -236,14 +222,7 @@ def parser(prog: str = "python -m training") -> argparse.ArgumentParser:
     releasing.set_defaults(device="auto")
 
     returning = command("rollback", _rollback, "serve an earlier version by default again")
-    returning.add_argument("name", metavar="NAME")
-    returning.add_argument(
-        "--to",
-        type=int,
-        metavar="VERSION",
-        help="default: the one that the released version replaced",
-    )
-    _add_store(returning)
+    command_line.add_rollback(returning)
     return whole
 
 
@@ -260,16 +239,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         choices=["fp16", "int8"],
         help="a variant in addition to fp32, with a gate of its own; may be repeated",
     )
-    _add_store(parser)
-
-
-def _add_store(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--store",
-        type=Path,
-        default=default_root(),
-        help="folder with the bundles; default: $LABRADOR_MODEL_STORE or models/bundles",
-    )
+    command_line.add_store(parser)
 
 
 def _add_data(parser: argparse.ArgumentParser, optional: bool = False) -> None:

@@ -1,9 +1,11 @@
 """The manifests against the API's schemas, and against what the service really does."""
 
 import copy
+import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.container.generate import BENTO_UID_GID
 from pydantic import ValidationError
 
+from models.store import Store
 from serving.settings import PREFIX, Settings
 from testkit import tiny_models
 from testkit.servers import ROOT, Server, serve
@@ -30,6 +33,7 @@ DEPLOYMENT = BASE["deployment"]["spec"]
 POD = DEPLOYMENT["template"]["spec"]
 (CONTAINER,) = POD["containers"]
 LABELS = DEPLOYMENT["template"]["metadata"]["labels"]
+ROLLBACK = yaml.safe_load((FOLDER / "rollback" / "job.yaml").read_text())
 MONITOR = yaml.safe_load((FOLDER / "service-monitor.yaml").read_text())["spec"]
 VARIANTS = ("cpu", "gpu")
 # what its fields need, and the newest that the tool knows
@@ -214,6 +218,70 @@ def test_resources_are_limited_to_what_is_requested(variant: str) -> None:
     assert gpus == ("1" if variant == "gpu" else None)
     assert resources["limits"] == resources["requests"]
     assert resources["limits"]["cpu"].isdigit()
+
+
+def test_the_rollback_job_is_valid_and_renders_with_the_image_of_the_variants() -> None:
+    for version in VERSIONS:
+        assert kubernetes_validate.validate(ROLLBACK, version, strict=True) == version
+    (job,) = render("rollback")
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    images = [yaml.safe_load((FOLDER / v / "kustomization.yaml").read_text()) for v in VARIANTS]
+    assert container["image"] in [f"labrador:{image['images'][0]['newTag']}" for image in images]
+    kubernetes_validate.validate(job, VERSIONS[-1], strict=True)
+
+
+def test_the_rollback_job_has_the_services_store_for_writing_and_none_of_its_traffic() -> None:
+    pod = ROLLBACK["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    (volume,), (mount,) = pod["volumes"], container["volumeMounts"]
+    models = POD["volumes"][0]["persistentVolumeClaim"]
+    assert volume["persistentVolumeClaim"] == {"claimName": models["claimName"]}
+    store = environment(CONTAINER)["model_store"]
+    assert mount == {"name": volume["name"], "mountPath": store}
+    assert environment(container) == {"model_store": store}
+    assert pod["securityContext"] == POD["securityContext"]
+    assert container["securityContext"] == CONTAINER["securityContext"]
+    assert pod["automountServiceAccountToken"] is False
+    labels = ROLLBACK["spec"]["template"]["metadata"]["labels"]
+    selector = BASE["service"]["spec"]["selector"]
+    assert not selector.items() <= labels.items()
+
+
+def test_the_runbooks_commands_make_a_job_that_rolls_back(tmp_path: Path) -> None:
+    """The sed of the runbook, on what kubectl renders; then the job's command, on a real store."""
+    if shutil.which("kubectl") is None:
+        pytest.skip("kubectl is missing")
+    runbook = (ROOT / "deploy" / "RUNBOOK.md").read_text()
+    (pipeline,) = re.findall(r"kubectl kustomize deploy/kubernetes/rollback .*(?=\\\n)", runbook)
+    filled = pipeline.replace("/NAME/", "/colours/").replace("/VERSION/", "/1/")
+    rendered = subprocess.run(filled, shell=True, cwd=ROOT, capture_output=True, text=True)
+    (container,) = yaml.safe_load(rendered.stdout)["spec"]["template"]["spec"]["containers"]
+    assert all(isinstance(word, str) for word in container["args"])  # the API refuses numbers
+
+    for _ in range(2):
+        tiny_models.add(tmp_path, "colours", "single")
+    store = Store(tmp_path)
+    store.release("colours", 2)
+
+    def run(words: list[str]) -> int:
+        command = [sys.executable, *words[1:]]
+        variables = {**os.environ, "LABRADOR_MODEL_STORE": str(tmp_path)}
+        return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True).returncode
+
+    (as_it_is,) = ROLLBACK["spec"]["template"]["spec"]["containers"]
+    assert run([*as_it_is["command"], *as_it_is["args"]]) == 2
+    assert store.released("colours") == 2
+    for _ in range(2):  # the cluster may start a job twice
+        assert run([*container["command"], *container["args"]]) == 0
+        assert store.released("colours") == 1
+
+
+def test_the_rollback_job_is_not_part_of_a_variant_and_not_tried_again() -> None:
+    for variant in VARIANTS:
+        assert "rollback" not in (FOLDER / variant / "kustomization.yaml").read_text()
+    assert "rollback" not in (FOLDER / "base" / "kustomization.yaml").read_text()
+    assert ROLLBACK["spec"]["backoffLimit"] == 0
+    assert ROLLBACK["spec"]["template"]["spec"]["restartPolicy"] == "Never"
 
 
 def test_the_autoscaler_follows_a_metric_of_the_service(server: Server) -> None:

@@ -18,22 +18,24 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 
+from models.store import Store
 from testkit import tiny_models
-from testkit.servers import STOP_S, Server, free_port, wait
+from testkit.servers import ROOT, STOP_S, Server, free_port, wait
 
 NAME = os.environ.get("IMAGE", "")
 DEVICE = NAME.rpartition(":")[2]
 if not NAME:  # also with --all, as building it takes minutes
     pytest.skip("no image: scripts/container builds one and runs this", allow_module_level=True)
-# arguments: root, store, user, then those of `env`
+# arguments: root, store, how it is mounted (ro or rw), user, then those of `env`
 ENGINE = """
 mount --bind "$1" "$1"; mount -o remount,bind,ro "$1"
 mount -t tmpfs tmpfs "$1/tmp"
 mount -t proc proc "$1/proc"
 mount --rbind /dev "$1/dev"
-mount --bind "$2" "$1/models"; mount -o remount,bind,ro "$1/models"
-exec chroot --groups= --userspec="$3" "$1" env -i "${@:4}"
+mount --bind "$2" "$1/models"; mount -o "remount,bind,$3" "$1/models"
+exec chroot --groups= --userspec="$4" "$1" env -i "${@:5}"
 """
 
 
@@ -41,6 +43,23 @@ exec chroot --groups= --userspec="$3" "$1" env -i "${@:4}"
 class Image:
     root: Path
     config: dict[str, Any]  # as `docker inspect` has it
+
+    def start(self, store: Path, mode: str, user: str, *words: str) -> list[str]:
+        """The command of a container with the store mounted for reading (ro) or writing (rw).
+
+        words: the arguments of `env`, which start its process 1.
+        """
+        (self.root / "models").mkdir(exist_ok=True)  # the engine's job: the mount point, and hosts
+        (self.root / "etc/hosts").write_text("127.0.0.1 localhost\n")
+        alone = ["unshare", "--mount", "--pid", "--fork"]
+        engine = ["bash", "-euc", ENGINE, "engine", str(self.root), str(store), mode, user]
+        return [*alone, *engine, *words]
+
+    def setting(self, **variables: object) -> list[str]:
+        """Working directory and environment, for `env`."""
+        more = {"LABRADOR_MODEL_STORE": "/models", **variables}
+        given = [f"{name}={value}" for name, value in more.items()]
+        return ["-C", self.config["WorkingDir"], *self.config["Env"], *given]
 
 
 @dataclass(frozen=True)
@@ -96,21 +115,20 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def running(
-    image: Image, folder: Path, store: Path, user: str | None = None, probe: str = "readyz"
+    image: Image,
+    folder: Path,
+    store: Path,
+    user: str | None = None,
+    probe: str = "readyz",
+    **variables: object,
 ) -> Iterator[Container]:
     """The image running with this store, once the probe answers 200."""
-    (image.root / "models").mkdir(exist_ok=True)  # the engine's job: the mount point, and hosts
-    (image.root / "etc/hosts").write_text("127.0.0.1 localhost\n")
     user, port = user or image.config["User"], free_port()
-    variables = [*image.config["Env"], f"BENTOML_PORT={port}", "LABRADOR_MODEL_STORE=/models"]
-    setting = ["-C", image.config["WorkingDir"], *variables]
+    setting = image.setting(BENTOML_PORT=port, **variables)
     log_file = folder / "container.log"
-    alone = ["unshare", "--mount", "--pid", "--fork"]
-    engine = ["bash", "-euc", ENGINE, "engine", str(image.root), str(store), user]
+    command = image.start(store, "ro", user, *setting, *image.config["Entrypoint"])
     with log_file.open("wb") as log:
-        process = subprocess.Popen(
-            [*alone, *engine, *setting, *image.config["Entrypoint"]], stdout=log, stderr=log
-        )
+        process = subprocess.Popen(command, stdout=log, stderr=log)
     # not 127.0.0.1: a server listening only there cannot be reached from outside a container
     server = Server(f"http://127.0.0.2:{port}", port, process, log_file)
     try:
@@ -187,6 +205,56 @@ def test_any_user_can_run_it_and_a_killed_worker_comes_back(
             assert time.monotonic() < end_s, container.server.log()
             time.sleep(0.1)
         wait(container.server, "readyz")
+
+
+def test_a_bad_release_is_found_and_rolled_back_with_the_image_alone(
+    image: Image, tmp_path: Path
+) -> None:
+    """As at night: look inside a running container, roll back in the Job, which may write."""
+    folder = tmp_path / "store"
+    before = os.umask(0o077)  # whoever released kept their files private
+    try:
+        for _ in range(2):
+            tiny_models.add(folder, "colours", "single")
+    finally:
+        os.umask(before)
+    Store(folder).release("colours", 2)
+    user, group = map(int, image.config["User"].split(":"))
+    os.chown(folder / "colours", user, group)  # the Job's user may release; it owns no bundle
+    manifest = yaml.safe_load((ROOT / "deploy/kubernetes/rollback/job.yaml").read_text())
+    (job,) = manifest["spec"]["template"]["spec"]["containers"]
+    values = {"MODEL_NAME": "colours", "--to=MODEL_VERSION": "--to=1"}
+    rollback = [*job["command"], *(values.get(word, word) for word in job["args"])]
+
+    with running(image, tmp_path, folder, LABRADOR_RELOAD_S="0.5") as container:
+        models = ("python", "-m", "models")
+        listed = container.run(*models, "list")
+        assert (listed.returncode, listed.stderr) == (0, "")
+        assert listed.stdout.startswith("colours: version 2 is released since ")
+        verified = container.run(*models, "verify")
+        assert (verified.returncode, verified.stderr) == (0, "")
+        assert [line.split(": ")[0] for line in verified.stdout.splitlines()] == [
+            "colours:1",
+            "colours:2",
+        ]
+        refused = container.run(*rollback)  # the store is mounted for reading
+        assert refused.returncode == 1 and "Read-only file system" in refused.stderr
+        assert version_of(container) == "2"
+
+        command = image.start(folder, "rw", container.user, *image.setting(), *rollback)
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == "version 1 of colours is released, in place of version 2\n"
+        end_s = time.monotonic() + STOP_S
+        while version_of(container) != "1":
+            assert time.monotonic() < end_s, container.server.log()
+            time.sleep(0.1)
+
+
+def version_of(container: Container) -> str:
+    """Which version answers."""
+    answer = httpx.post(f"{container.server.url}/classify", content=tiny_models.picture())
+    return str(answer.json()["model"]["version"])
 
 
 def test_its_user_can_change_nothing_in_it(image: Image) -> None:

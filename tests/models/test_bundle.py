@@ -425,3 +425,47 @@ def test_a_file_is_replaced_atomically_or_not_at_all(
             assert (caught.value.filename, caught.value.filename2) == (str(file), None)
         assert file.read_text() == "2\n"
         assert [p.name for p in tmp_path.iterdir()] == ["RELEASED"]
+
+
+# File modes
+
+WRITER = """
+import os, sys
+from pathlib import Path
+from models.store import Store
+from testkit.bundles import FILES, manifest
+
+os.umask(int(sys.argv[2], 8))
+for _ in range(2):
+    Store(Path(sys.argv[1])).add("pets", lambda version: (manifest(version=version), FILES))
+Store(Path(sys.argv[1])).release("pets", 2)
+"""
+
+
+@pytest.mark.parametrize("umask", ["000", "002", "022", "027", "077", "777"])
+def test_any_user_can_read_a_store_whatever_the_umask_of_its_writer(
+    umask: str, tmp_path: Path
+) -> None:
+    if umask == "777" and os.geteuid() != 0:
+        pytest.skip("only root can write into folders that the umask closes to everybody")
+    root = tmp_path / "deep" / "store"
+    command = [sys.executable, "-c", WRITER, str(root), umask]
+    subprocess.run(command, cwd=Path(__file__).parents[2], check=True, timeout=60)
+    made = [root.parent, root, *root.rglob("*")]
+    assert {"RELEASED", "1", "2", "golden"} | {Path(name).name for name in ALL_FILES} <= {
+        path.name for path in made
+    }
+    for path in made:
+        mode, needed = path.stat().st_mode & 0o777, 0o755 if path.is_dir() else 0o644
+        assert mode & needed == needed, f"{path} {mode:o}"
+        assert path.is_dir() or mode == 0o644
+
+
+def test_a_group_that_shares_the_store_can_still_write_into_it(tmp_path: Path) -> None:
+    """Folders that a writer makes keep what the umask and their parent give to the group."""
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store").chmod(0o2775)
+    command = [sys.executable, "-c", WRITER, str(tmp_path / "store"), "002"]
+    subprocess.run(command, cwd=Path(__file__).parents[2], check=True, timeout=60)
+    assert (tmp_path / "store").stat().st_mode & 0o7777 == 0o2775
+    assert (tmp_path / "store" / "pets").stat().st_mode & 0o7777 == 0o2775

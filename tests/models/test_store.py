@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -188,6 +189,50 @@ def test_a_number_taken_meanwhile_is_skipped_and_the_bundle_made_again(store: St
     assert asked == [1, 2, 3]
     assert [read(store.path(f"pets:{n}")).model for n in (1, 2)] == [FILES["model.onnx"]] * 2
     assert read(store.path("pets:3")).manifest.version == 3
+
+
+def test_chosen_names_are_one_or_all_and_never_none(store: Store) -> None:
+    with pytest.raises(BundleError, match=r"^there is no model in .*\$LABRADOR_MODEL_STORE$"):
+        store.chosen(None)
+    for name in ("voc", "pets"):
+        store.add(name, make)
+    assert store.chosen(None) == ["pets", "voc"]
+    assert store.chosen("voc") == ["voc"]
+    with pytest.raises(BundleError, match="no model cars in .*; there are: pets, voc"):
+        store.chosen("cars")
+
+
+def test_a_version_is_released_since_its_release(store: Store) -> None:
+    for _ in range(2):
+        store.add("pets", make)
+    file = store.root / "pets" / "RELEASED"
+    os.utime(file, (1_700_000_000, 1_700_000_000))
+    assert store.released_since("pets") == "2023-11-14T22:13:20+00:00"
+    store.release("pets", 2)
+    assert store.released_since("pets") > "2023-11-14T22:13:20+00:00"
+
+
+def test_any_version_but_the_released_one_can_be_removed(store: Store) -> None:
+    for _ in range(3):
+        store.add("pets", make)
+    with pytest.raises(BundleError, match="pets:1 is released: release another version first"):
+        store.remove("pets", 1)
+    with pytest.raises(BundleError, match="pets has no version 4; it has 1, 2, 3"):
+        store.remove("pets", 4)
+    store.remove("pets", 2)
+    assert store.versions("pets") == [1, 3]
+    assert sorted(p.name for p in (store.root / "pets").iterdir()) == ["1", "3", "RELEASED"]
+
+
+def test_a_version_behind_a_symbolic_link_is_removed_without_what_it_points_to(
+    store: Store, tmp_path: Path
+) -> None:
+    store.add("pets", make)
+    elsewhere = written(tmp_path / "elsewhere")
+    (store.root / "pets" / "2").symlink_to(elsewhere)
+    store.remove("pets", 2)
+    assert store.versions("pets") == [1]
+    assert read(elsewhere).files == FILES
 
 
 ADDER = """

@@ -1,30 +1,5 @@
-"""`rollback`: serve an earlier version by default again. Needs no torch."""
+"""`rollback`: that of `python -m models`."""
 
-from models import bundle
-from models.errors import BundleError
-from models.store import Store
+from models.commands.rollback import rollback
 
-
-def rollback(name: str, store: Store, to: int | None) -> None:
-    before, now = go_back(name, store, to)
-    print(f"version {now} of {name} is released, in place of version {before}")
-
-
-def go_back(name: str, store: Store, version: int | None = None) -> tuple[int, int]:
-    """Release `version`, by default the one that the released version replaced.
-
-    Returns the numbers of the version before and now. Raises BundleError if there is no such
-    version, or it is corrupt.
-    """
-    current = store.released(name)
-    if version is None:
-        decision = bundle.read_manifest(store.path(f"{name}:{current}")).release
-        if decision is None or decision.replaced is None:
-            versions = ", ".join(map(str, store.versions(name)))
-            raise BundleError(
-                f"{name}:{current} replaced no version: choose one with --to; valid: {versions}"
-            )
-        version = decision.replaced
-    bundle.read(store.path(f"{name}:{version}"))
-    store.release(name, version)
-    return current, version
+__all__ = ["rollback"]

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from models import bundle
+from models.commands.rollback import go_back
 from models.errors import BundleError, GateError, ReleaseError
 from models.manifest import Metric, Release
 from models.store import Store
 from testkit import image_sets
 from training import run_folder
-from training.commands.rollback import go_back
 from training.commands.train import train
 from training.data.split import Split
 from training.evaluation import comparison
