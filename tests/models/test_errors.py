@@ -22,6 +22,7 @@ PROMISED = {
     "image_too_large": 422,
     "overloaded": 429,
     "internal": 500,
+    "model_failed": 500,
     "not_ready": 503,
     "deadline_exceeded": 504,
 }
