@@ -127,7 +127,8 @@ class Registry:
 
     async def _start(self, path: Path) -> Served:
         manifest, session = await asyncio.to_thread(self._open, path)
-        batcher = Batcher(session.run, self._metrics, session.max_batch, self._settings.max_queue)
+        metrics = self._metrics.of(manifest.name)
+        batcher = Batcher(session.run, metrics, session.max_batch, self._settings.max_queue)
         self._metrics.expect(manifest)
         variant, why = session.variant, session.why
         log.info(
