@@ -30,7 +30,7 @@ DEPLOYMENT = BASE["deployment"]["spec"]
 POD = DEPLOYMENT["template"]["spec"]
 (CONTAINER,) = POD["containers"]
 LABELS = DEPLOYMENT["template"]["metadata"]["labels"]
-MONITOR = yaml.safe_load((FOLDER / "service-monitor.yaml").read_text())["spec"]
+MONITOR = yaml.safe_load((FOLDER / "monitoring" / "service-monitor.yaml").read_text())["spec"]
 VARIANTS = ("cpu", "gpu")
 # what its fields need, and the newest that the tool knows
 VERSIONS = ("1.31", kubernetes_validate.latest_version().rpartition(".")[0])
