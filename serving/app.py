@@ -51,7 +51,7 @@ class Application:
 
         Raises SettingsError if the file of API keys cannot be used.
         """
-        cores = max(1, cpu_cores() // workers)
+        cores = max(1, (settings.cores or cpu_cores()) // workers)
         self._settings = settings
         self._metrics = Metrics(metrics_folder)
         self._registry = Registry(settings, self._metrics)
@@ -98,7 +98,8 @@ class Application:
             status = CLIENT_LEFT  # as it wished; no failure of the service
         endpoint = self._endpoints.get(scope["path"], "other")
         self._metrics.requests.labels(endpoint, observed.model, status).inc()
-        self._metrics.request_seconds.labels(endpoint).observe(perf_counter() - start_s)
+        elapsed_s = perf_counter() - start_s
+        self._metrics.request_seconds.labels(endpoint, observed.model).observe(elapsed_s)
 
     def _refuse(self, error: Exception) -> Response:
         problem, headers = as_problem(error, list(self._endpoints))

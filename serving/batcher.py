@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from models.errors import DeadlineExceeded, Overloaded
 from models.golden import Runner
 from models.wording import counted
-from serving.metrics import Metrics
+from serving.metrics import ModelMetrics
 
 RETRY_AFTER_MAX_S = 60
 _POLL_S = 0.05  # how often a batcher that retires checks whether it is done
@@ -37,11 +37,12 @@ class Waiting:
 class Batcher:
     """Feeds one model from one thread. Must be created, used and closed on one event loop."""
 
-    def __init__(self, run: Runner, metrics: Metrics, max_batch: int, max_queue: int) -> None:
+    def __init__(self, run: Runner, metrics: ModelMetrics, max_batch: int, max_queue: int) -> None:
         self._run = run
         self._metrics = metrics
         self._max_batch = max_batch
         self._max_queue = max_queue
+        metrics.held_images_limit.set(max_queue)
         self._held = 0  # images admitted and not yet answered
         self._queue: dict[Waiting, None] = {}  # ordered, with removal in constant time
         self._arrival = asyncio.Event()
@@ -60,10 +61,12 @@ class Batcher:
         """
         self.check_room(images)
         self._held += images
+        self._metrics.held_images.inc(images)
         try:
             yield
         finally:
             self._held -= images
+            self._metrics.held_images.dec(images)
 
     @property
     def room(self) -> int:
@@ -155,7 +158,7 @@ class Batcher:
                 waiting.scores.set_exception(DeadlineExceeded("the image waited too long"))
             elif len(batch) < self._max_batch:
                 self._leave(waiting)
-                self._metrics.stage_seconds["queue"].observe(perf_counter() - waiting.since_s)
+                self._metrics.queue_seconds.observe(perf_counter() - waiting.since_s)
                 batch.append(waiting)
         return batch
 
@@ -168,7 +171,7 @@ class Batcher:
         self._metrics.drop(expired=self._loop.time() >= waiting.deadline_s)
 
     def _infer(self, batch: list[Waiting]) -> NDArray[np.float32]:
-        with self._metrics.stage("infer"):
+        with self._metrics.infer_seconds.time():
             return self._run(np.stack([waiting.image for waiting in batch]))
 
     def _measure(self, images: int, run_s: float) -> None:

@@ -183,7 +183,11 @@ async def _stages(
     found = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
 
     def value(kind: str, stage: str) -> float:
-        return float(found.get(f'labrador_stage_seconds_{kind}{{stage="{stage}"}}', 0))
+        """Summed over the models."""
+        name, label = f"labrador_stage_seconds_{kind}{{", f'stage="{stage}"'
+        return sum(
+            float(value) for key, value in found.items() if key.startswith(name) and label in key
+        )
 
     stages = {stage: (value("sum", stage), value("count", stage)) for stage in _STAGES}
     return stages, int(float(found.get("labrador_workers", 1)))

@@ -171,7 +171,8 @@ class Follower:
             return whole.manifest, open_proved(whole, self._settings, self._place)
 
         manifest, session = await self._aside.run(opened, _OPEN_LIMIT_S)
-        batcher = Batcher(session.run, self._metrics, session.max_batch, self._settings.max_queue)
+        metrics = self._metrics.of(manifest.name)
+        batcher = Batcher(session.run, metrics, session.max_batch, self._settings.max_queue)
         self._metrics.expect(manifest)
         variant, why = session.variant, session.why
         log.info(

@@ -76,7 +76,7 @@ class Local:
 
     def _session(self, model: _Model) -> Session:
         if model.session is None:
-            place = Place(threads=cpu_cores(), worker=0)
+            place = Place(threads=self._settings.cores or cpu_cores(), worker=0)
             model.session = open_proved(bundle.read(model.path), self._settings, place)
         return model.session
 

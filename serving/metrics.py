@@ -62,16 +62,16 @@ class Metrics:
         self.request_seconds = histogram(
             "labrador_request_seconds",
             "Time from a request's headers to the end of its answer",
-            ["endpoint"],
+            ["endpoint", "model"],
             buckets=_SECONDS,
         )
-        stages = histogram(
+        self.stage_seconds = histogram(
             "labrador_stage_seconds",
-            "Time of one stage of a request; infer: of a batch",
-            ["stage"],
+            "Time of one stage of a request; infer: of a batch. A request has no model while it is"
+            " read",
+            ["stage", "model"],
             buckets=_SECONDS,
         )
-        self.stage_seconds = {name: stages.labels(name) for name in get_args(Stage)}
         self.rejected = counter(
             "labrador_rejected_total",
             "Refused requests, or images of a request with several, by problem code",
@@ -84,9 +84,26 @@ class Metrics:
         )
         for reason in ("expired", "disconnected"):
             self.dropped.labels(reason)
-        self.batch_size = histogram("labrador_batch_size", "Images per run", buckets=_IMAGES)
+        self.batch_size = histogram(
+            "labrador_batch_size", "Images per run", ["model"], buckets=_IMAGES
+        )
         self.queue_images = gauge(
-            "labrador_queue_images", "Images waiting for their model", multiprocess_mode="livesum"
+            "labrador_queue_images",
+            "Images waiting for their model",
+            ["model"],
+            multiprocess_mode="livesum",
+        )
+        self.held_images = gauge(
+            "labrador_held_images",
+            "Images that a model holds: being decoded, waiting or running",
+            ["model"],
+            multiprocess_mode="livesum",
+        )
+        self.held_images_limit = gauge(
+            "labrador_held_images_limit",
+            "Where refusing begins: MAX_QUEUE of every worker",
+            ["model"],
+            multiprocess_mode="livesum",
         )
         self.predictions = counter(
             "labrador_predictions_total",
@@ -117,21 +134,27 @@ class Metrics:
         )
         gauge("labrador_workers", "Workers that are alive", multiprocess_mode="livesum").set(1)
 
+    def of(self, model: str) -> "ModelMetrics":
+        """Those of a model's queue and runs. model: the name of a served model."""
+        return ModelMetrics(self, model)
+
     def expect(self, manifest: Manifest) -> None:
         """Start the model's counters at 0: rate() does not count a series' first value."""
         self.confidence.labels(manifest.name)
+        for stage in get_args(Stage):
+            self.stage_seconds.labels(stage, "" if stage == "read" else manifest.name)
         for label in manifest.labels:
             self.predictions.labels(manifest.name, label)
         for result in ("swapped", "failed"):
             self.reloads.labels(manifest.name, result)
 
     @contextmanager
-    def stage(self, name: Stage) -> Iterator[None]:
+    def stage(self, name: Stage, model: str = "") -> Iterator[None]:
         start = perf_counter()
         try:
             yield
         finally:
-            self.stage_seconds[name].observe(perf_counter() - start)
+            self.stage_seconds.labels(name, model).observe(perf_counter() - start)
 
     def drop(self, expired: bool) -> None:
         """Count an image that won't reach the model: deadline passed or client disconnected."""
@@ -194,6 +217,19 @@ class Metrics:
         shared = MultiProcessCollector(None, str(self._folder))  # type: ignore[no-untyped-call]
         families = [*shared.collect(), info, shares, confidences]  # type: ignore[no-untyped-call]
         return generate_latest(_Families(families))
+
+
+class ModelMetrics:
+    """The metrics of one model's queue and runs, in one worker."""
+
+    def __init__(self, metrics: Metrics, model: str) -> None:
+        self.drop = metrics.drop
+        self.batch_size = metrics.batch_size.labels(model)
+        self.queue_images = metrics.queue_images.labels(model)
+        self.held_images = metrics.held_images.labels(model)
+        self.held_images_limit = metrics.held_images_limit.labels(model)
+        self.queue_seconds = metrics.stage_seconds.labels("queue", model)
+        self.infer_seconds = metrics.stage_seconds.labels("infer", model)
 
 
 class _Families:

@@ -42,7 +42,7 @@ def predict(reference: str, paths: Sequence[Path], out: Path, settings: Settings
     """
     files = find(paths)
     loaded = bundle.read(Store(settings.model_store).path(reference))
-    cores = cpu_cores()
+    cores = settings.cores or cpu_cores()
     session = open_proved(loaded, settings, Place(threads=cores, worker=0))
     manifest = loaded.manifest
     header = [*_COLUMNS, *manifest.labels]

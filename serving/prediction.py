@@ -84,7 +84,7 @@ class Predictor:
                     [self._scores(image, served, deadline_s) for image in content.images]
                 )
 
-        with self._metrics.stage("respond"):
+        with self._metrics.stage("respond", observed.model):
             results = [self._result(answer, served.manifest, decide) for answer in answers]
             only = results[0] if len(results) == 1 else {"results": results}
             answer = {"model": naming(served.manifest), **only}
@@ -100,7 +100,7 @@ class Predictor:
         preprocess, megapixels = served.manifest.preprocess, self._settings.max_megapixels
         loop = asyncio.get_running_loop()
         try:
-            with self._metrics.stage("decode"):
+            with self._metrics.stage("decode", served.manifest.name):
                 pixels = await loop.run_in_executor(
                     self._decoders, decode, image, preprocess, megapixels
                 )

@@ -44,6 +44,12 @@ class Settings(BaseSettings):
     gpu_memory_mb: int = Field(
         default=0, ge=0, description="GPU memory that a model may use; 0: no limit"
     )
+    cores: int = Field(
+        default=0,
+        ge=0,
+        description="CPU cores to use, divided among the workers; 0: the process's quota, or else"
+        " all that it may run on",
+    )
     reload_s: float = Field(
         default=0,
         ge=0,

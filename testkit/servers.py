@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -47,12 +48,21 @@ class Server:
 
 
 def metric(url: str, series: str) -> float:
-    """The value of one series of /metrics, 0 if it does not exist yet."""
+    """The sum of all series of /metrics with this name and at least these labels; 0 for none."""
+    name, labels = _series(series)
+    total = 0.0
     for line in get(f"{url}/metrics").text.splitlines():
-        name, _, value = line.rpartition(" ")
-        if name == series:
-            return float(value)
-    return 0.0
+        if line.startswith(name):
+            found, _, value = line.rpartition(" ")
+            if (given := _series(found))[0] == name and labels <= given[1]:
+                total += float(value)
+    return total
+
+
+def _series(text: str) -> tuple[str, set[str]]:
+    """A series' name and its labels, each with its value."""
+    name, _, labels = text.partition("{")
+    return name, set(re.findall(r'\w+="[^"]*"', labels))
 
 
 def command(

@@ -34,7 +34,7 @@ POD = DEPLOYMENT["template"]["spec"]
 (CONTAINER,) = POD["containers"]
 LABELS = DEPLOYMENT["template"]["metadata"]["labels"]
 ROLLBACK = yaml.safe_load((FOLDER / "rollback" / "job.yaml").read_text())
-MONITOR = yaml.safe_load((FOLDER / "service-monitor.yaml").read_text())["spec"]
+MONITOR = yaml.safe_load((FOLDER / "monitoring" / "service-monitor.yaml").read_text())["spec"]
 VARIANTS = ("cpu", "gpu")
 # what its fields need, and the newest that the tool knows
 VERSIONS = ("1.31", kubernetes_validate.latest_version().rpartition(".")[0])

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from scripts import prometheus_rule
 from serving.openapi import specification
 from serving.settings import PREFIX, Settings
 from testkit.prometheus import RULES
@@ -48,16 +49,22 @@ def test_promtool_finds_the_alerts_that_its_tests_expect(file: Path) -> None:
     assert tested.returncode == 0, tested.stdout + tested.stderr
 
 
+def _kind(labels: dict[str, str]) -> tuple[str, str | None]:
+    """What tells rules of one alert apart."""
+    return labels["severity"], labels.get("window")
+
+
 def test_every_alert_is_tested_firing_and_silent() -> None:
     fired, silent = set(), set()
     for file in TEST_FILES:
         for test in yaml.safe_load(file.read_text())["tests"]:
             for case in test.get("alert_rule_test", ()):
                 for alert in case["exp_alerts"]:
-                    fired.add((case["alertname"], alert["exp_labels"]["severity"]))
+                    fired.add((case["alertname"], *_kind(alert["exp_labels"])))
                 if not case["exp_alerts"]:
                     silent.add(case["alertname"])
-    assert fired == {(rule["alert"], rule["labels"]["severity"]) for rule in ALERTS}
+    assert fired == {(rule["alert"], *_kind(rule["labels"])) for rule in ALERTS}
+    assert len(fired) == len(ALERTS)  # no two have the same labels
     assert silent == {rule["alert"] for rule in ALERTS}
 
 
@@ -72,7 +79,8 @@ def test_every_alert_has_a_summary_a_value_and_a_runbook_section(rule: dict[str,
 
 
 def test_the_runbook_begins_with_the_way_back_and_has_a_section_for_every_alert() -> None:
-    first, *sections = re.split(r"^## ", RUNBOOK, flags=re.MULTILINE)[1:]
+    alerts, _, _ = RUNBOOK.partition("\n# ")  # then come tasks
+    first, *sections = re.split(r"^## ", alerts, flags=re.MULTILINE)[1:]
     assert first.startswith("A bad release at night: roll back\n")
     assert [section.splitlines()[0] for section in sections] == list(
         dict.fromkeys(rule["alert"] for rule in ALERTS)
@@ -91,6 +99,46 @@ def test_recorded_names_are_level_metric_operations() -> None:
         level, metric, operations = rule["record"].split(":")
         assert metric.startswith("labrador_") and operations
         assert set(level.split("_")) <= {"job", "model", "label", "le", "code"}
+
+
+def test_every_rule_keeps_the_cluster_and_the_namespace() -> None:
+    """`absent` cannot: it knows only the labels that it asks for."""
+    for kind in ("record", "alert"):
+        for rule in _rules(kind):
+            if "absent(" in rule["expr"]:
+                continue
+            groupings = re.findall(r"\b(?:by|on|ignoring|without) *\(([^)]*)\)", rule["expr"])
+            assert all(each.startswith("cluster, namespace, job") for each in groupings), rule
+            aggregating = r"(?<!:)\b(?:sum|avg|min|max|count)\b(?! by \(cluster, namespace, job)"
+            assert not re.search(aggregating, rule["expr"]), rule
+
+
+def test_the_operator_gets_the_same_rules_with_links_that_open() -> None:
+    assert prometheus_rule.FILE.read_text() == prometheus_rule.text(), (
+        "run python -m scripts.prometheus_rule"
+    )
+    if shutil.which("kubectl") is None:
+        pytest.skip("kubectl is missing")
+    command = ["kubectl", "kustomize", str(prometheus_rule.FILE.parent)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    objects = {each["kind"]: each for each in yaml.safe_load_all(done.stdout)}
+    assert objects.keys() == {"ServiceMonitor", "PrometheusRule"}
+    setting = yaml.safe_load((prometheus_rule.FILE.parent / "runbook.yaml").read_text())
+    assert setting["data"]["url"].startswith("https://")
+    expected = [
+        group
+        for file in RULE_FILES
+        if file.stem != "cuda"
+        for group in yaml.safe_load(file.read_text())["groups"]
+    ]
+    for group in expected:
+        for rule in group["rules"]:
+            if "annotations" in rule:
+                _, _, anchor = rule["annotations"]["runbook_url"].partition("#")
+                rule["annotations"]["runbook_url"] = f"{setting['data']['url']}#{anchor}"
+    found = {group["name"]: group for group in objects["PrometheusRule"]["spec"]["groups"]}
+    assert found == {group["name"]: group for group in expected}
 
 
 def test_every_prediction_endpoint_is_counted() -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # the library chooses its storage when it is imported, which 
     from prometheus_client import Histogram
 
 NEVER_S = 1e9
+NAME = "colours"
 
 
 class Model:
@@ -49,7 +50,7 @@ def _run(
     max_queue: int = 64,
 ) -> None:
     async def scenario() -> None:
-        batcher = Batcher(model, metrics, max_batch, max_queue)
+        batcher = Batcher(model, metrics.of(NAME), max_batch, max_queue)
         try:
             await test(batcher)
         finally:
@@ -106,7 +107,7 @@ def test_an_abandoned_image_never_reaches_the_model(metrics: Metrics) -> None:
         await asyncio.wait([waiting[1]])
         assert waiting[1].cancelled()
         # it was dropped at once, while the model still runs
-        assert metrics.queue_images._value.get() == 2
+        assert metrics.of(NAME).queue_images._value.get() == 2
         assert metrics.dropped.labels("disconnected")._value.get() == before + 1
         model.go.set()
         await asyncio.gather(first, waiting[0], waiting[2])
@@ -185,6 +186,19 @@ def test_a_client_that_disconnects_during_its_run_affects_no_other(metrics: Metr
     _run(test, model, metrics)
 
 
+def test_the_images_held_and_their_limit_are_exported_by_model(metrics: Metrics) -> None:
+    own = metrics.of(NAME)
+
+    async def test(batcher: Batcher) -> None:
+        with batcher.admitted(3), batcher.admitted(2):
+            assert own.held_images._value.get() == 5
+        assert own.held_images._value.get() == 0
+
+    _run(test, Model(), metrics, max_queue=64)
+    assert own.held_images_limit._value.get() == 64
+    assert metrics.of("another").held_images_limit._value.get() == 0
+
+
 def test_a_full_queue_refuses_and_says_when_to_try_again(metrics: Metrics) -> None:
     async def test(batcher: Batcher) -> None:
         with batcher.admitted(60), batcher.admitted(4):
@@ -250,26 +264,27 @@ def test_queued_images_and_runs_are_counted(metrics: Metrics) -> None:
     def count(histogram: "Histogram") -> float:
         return sum(float(bucket.get()) for bucket in histogram._buckets)
 
-    stages = [metrics.stage_seconds["queue"], metrics.stage_seconds["infer"], metrics.batch_size]
+    own, other = metrics.of(NAME), metrics.of("another")
+    stages = [own.queue_seconds, own.infer_seconds, own.batch_size, other.infer_seconds]
     before = [count(histogram) for histogram in stages]
-    ran = metrics.batch_size._sum.get()
-    waited_s, began_s = metrics.stage_seconds["queue"]._sum.get(), perf_counter()
+    ran = own.batch_size._sum.get()
+    waited_s, began_s = own.queue_seconds._sum.get(), perf_counter()
 
     async def test(batcher: Batcher) -> None:
         tasks = _ask(batcher, 0)
         await _started(model)
         tasks += _ask(batcher, 1, 2, 3)
         await asyncio.sleep(0)
-        assert metrics.queue_images._value.get() == 3
+        assert own.queue_images._value.get() == 3
         model.go.set()
         await asyncio.gather(*tasks)
-        assert metrics.queue_images._value.get() == 0
+        assert own.queue_images._value.get() == 0
 
     _run(test, model, metrics)
     after = [count(histogram) for histogram in stages]
-    assert [new - old for new, old in zip(after, before, strict=True)] == [4, 2, 2]
-    assert metrics.batch_size._sum.get() == ran + 4
-    waited_s = metrics.stage_seconds["queue"]._sum.get() - waited_s
+    assert [new - old for new, old in zip(after, before, strict=True)] == [4, 2, 2, 0]
+    assert own.batch_size._sum.get() == ran + 4
+    waited_s = own.queue_seconds._sum.get() - waited_s
     assert 0 < waited_s < 4 * (perf_counter() - began_s)
 
 
@@ -277,7 +292,7 @@ def test_a_retiring_batcher_answers_what_it_admitted_and_stops(metrics: Metrics)
     model = Model(held=True)
 
     async def test() -> None:
-        batcher = Batcher(model, metrics, max_batch=4, max_queue=64)
+        batcher = Batcher(model, metrics.of(NAME), max_batch=4, max_queue=64)
         with batcher.admitted(1):
             (task,) = _ask(batcher, 7)
             await _started(model)
@@ -297,7 +312,7 @@ def test_a_retiring_batcher_answers_what_it_admitted_and_stops(metrics: Metrics)
 
 def test_a_batcher_has_stopped_when_its_closing_returns(metrics: Metrics) -> None:
     async def test() -> None:
-        batcher = Batcher(Model(), metrics, max_batch=4, max_queue=64)
+        batcher = Batcher(Model(), metrics.of(NAME), max_batch=4, max_queue=64)
         await batcher.close()
         assert batcher.fault(timeout_s=60) == "its batcher stopped"
 

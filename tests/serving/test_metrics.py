@@ -13,7 +13,7 @@ from pathlib import Path
 from serving.metrics import Metrics
 metrics = Metrics(Path(sys.argv[1]))
 metrics.requests.labels("classify", "colours", 200).inc(2)
-metrics.queue_images.set(5)
+metrics.queue_images.labels("colours").set(5)
 metrics.model_ready.labels("colours").set(0)
 """
 
@@ -25,7 +25,7 @@ def test_counters_are_summed_over_workers_and_gauges_over_living_ones(tmp_path: 
     run = [sys.executable, "-c", script, str(tmp_path)]
     text = subprocess.run(run, check=True, capture_output=True, text=True).stdout
     assert 'requests_total{code="200",endpoint="classify",model="colours"} 6.0' in text
-    assert "labrador_queue_images 5.0" in text
+    assert 'labrador_queue_images{model="colours"} 5.0' in text
 
 
 def test_model_info_names_what_runs(metrics: Metrics, store: Path) -> None:
@@ -61,6 +61,8 @@ def test_a_model_s_counters_start_at_0(tmp_path: Path, store: Path) -> None:
     assert 'labrador_predictions_total{label="red",model="tags"} 0.0' in text
     assert 'labrador_confidence_count{model="tags"} 0.0' in text
     assert 'labrador_reload_total{model="tags",result="failed"} 0.0' in text
+    assert 'labrador_stage_seconds_count{model="",stage="read"} 0.0' in text
+    assert 'labrador_stage_seconds_count{model="tags",stage="decode"} 0.0' in text
     assert 'labrador_dropped_total{reason="expired"} 0.0' in text
 
 
@@ -78,8 +80,7 @@ def test_the_top_label_or_every_tag_is_counted(metrics: Metrics, store: Path) ->
 
 
 def test_stages_have_buckets_from_half_a_millisecond(metrics: Metrics) -> None:
-    with metrics.stage("decode"):
+    with metrics.stage("decode", "colours"):
         pass
-    assert (
-        'labrador_stage_seconds_bucket{le="0.0005",stage="decode"}' in metrics.scrape([]).decode()
-    )
+    series = 'labrador_stage_seconds_bucket{le="0.0005",model="colours",stage="decode"}'
+    assert series in metrics.scrape([]).decode()

@@ -218,6 +218,19 @@ def test_a_full_queue_refuses_before_reading_and_says_when_to_try_again(
     assert _post(server, content=RED).status_code == 200
 
 
+@pytest.mark.parametrize(("cores", "decoders"), [(0, min(8, cpu_cores())), (3, 3)])
+def test_as_many_images_are_decoded_at_once_as_there_are_cores(
+    inside: Start, decoding: Hold, cores: int, decoders: int
+) -> None:
+    server = inside(cores=cores)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(_post, server, files=[("image", RED)] * 8)
+        decoding.wait()
+        until(lambda: len([name for name in _threads() if name.startswith("decode")]) == decoders)
+        decoding.go.set()
+        assert asked.result(WITHIN_S).status_code == 200
+
+
 # Answers.
 
 
@@ -303,13 +316,18 @@ def test_another_bentoml_service_gets_its_answer_as_a_pickle(inside: Start) -> N
 def test_every_stage_is_timed_once_where_it_happens(inside: Start) -> None:
     server = inside()
     stages = ("read", "decode", "queue", "infer", "respond")
-    series = [f'labrador_stage_seconds_count{{stage="{stage}"}}' for stage in stages]
+    models = ("", "colours", "colours", "colours", "colours")  # unknown while reading
+    series = [
+        f'labrador_stage_seconds_count{{model="{model}",stage="{stage}"}}'
+        for stage, model in zip(stages, models, strict=True)
+    ]
+    series.append('labrador_request_seconds_count{endpoint="classify",model="colours"}')
     before = [server.metric(name) for name in series]
-    runs = server.metric("labrador_batch_size_count")
+    runs = server.metric('labrador_batch_size_count{model="colours"}')
     _post(server, files=[("image", RED)] * 3)
-    runs = server.metric("labrador_batch_size_count") - runs
+    runs = server.metric('labrador_batch_size_count{model="colours"}') - runs
     after = [server.metric(name) for name in series]
-    assert [new - old for new, old in zip(after, before, strict=True)] == [1, 3, 3, runs, 1]
+    assert [new - old for new, old in zip(after, before, strict=True)] == [1, 3, 3, runs, 1, 1]
 
 
 def test_each_path_has_its_own_parameters(inside: Start) -> None:

@@ -23,6 +23,7 @@ def test_defaults_are_as_documented_and_each_setting_is_described() -> None:
         "device": "auto",
         "precision": "auto",
         "gpu_memory_mb": 0,
+        "cores": 0,
         "reload_s": 0,
         "wait_for_models": False,
         "require_all_models": False,
