@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 from testkit import tiny_models
+from testkit.in_process import until
 from testkit.servers import ROOT, command, free_port, get, serve
 
 
@@ -51,6 +52,5 @@ def test_a_port_in_use_is_named_with_the_option(tmp_path: Path, store: Path) -> 
 
 def test_told_to_wait_it_starts_without_a_model(tmp_path: Path) -> None:
     with serve(tmp_path, ready=False, model_store=tmp_path, wait_for_models="true") as server:
-        answer = get(f"{server.url}/readyz")
-    assert answer.status_code == 503
-    assert "there is no model in" in answer.json()["detail"]
+        until(lambda: "there is no model in" in get(f"{server.url}/readyz").json()["detail"])
+        assert get(f"{server.url}/readyz").status_code == 503
