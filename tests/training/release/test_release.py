@@ -22,6 +22,7 @@ from training.evaluation import comparison
 from training.evaluation.scorer import Scorer, load
 from training.export import export, onnx_export
 from training.export.run_images import validation_images
+from training.release import MARGIN
 from training.release.release import (
     Comparison,
     _decision,
@@ -218,8 +219,16 @@ def test_the_first_release_has_nothing_to_compare_with(run: Run, task: str, tmp_
     store = Store(tmp_path)
     path = release(run, "new", store, CPU)
     assert store.released("new") == 1
-    decision = bundle.read(path).manifest.release
-    assert decision is not None and decision.replaced is None and not decision.forced
+    assert bundle.read(path).manifest.release == Release(
+        verdict="released: the first version, nothing to compare with",
+        replaced=None,
+        images=0,
+        margin=MARGIN,
+        difference=None,
+        worse_labels=(),
+        allowed_labels=(),
+        forced=False,
+    )
 
 
 def test_the_same_model_again_is_refused_for_too_few_images(
