@@ -4,6 +4,7 @@ import copy
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -36,6 +37,9 @@ LABELS = DEPLOYMENT["template"]["metadata"]["labels"]
 ROLLBACK = yaml.safe_load((FOLDER / "rollback" / "job.yaml").read_text())
 MONITOR = yaml.safe_load((FOLDER / "monitoring" / "service-monitor.yaml").read_text())["spec"]
 VARIANTS = ("cpu", "gpu")
+SIDE_BY_SIDE = (*VARIANTS, "canary")
+STORE = yaml.safe_load((FOLDER / "model-store.yaml").read_text())
+ADAPTER = yaml.safe_load((FOLDER / "prometheus-adapter.yaml").read_text())
 # what its fields need, and the newest that the tool knows
 VERSIONS = ("1.31", kubernetes_validate.latest_version().rpartition(".")[0])
 
@@ -52,9 +56,39 @@ def render(variant: str) -> list[dict[str, Any]]:
 
 def environment(container: dict[str, Any]) -> dict[str, str]:
     """Setting -> value, as keyword arguments of Settings."""
-    names = {entry["name"]: entry["value"] for entry in container["env"]}
+    requested = container.get("resources", {}).get("requests", {})
+    names = {
+        entry["name"]: entry["value"] if "value" in entry else requested.get("cpu", "1")
+        for entry in container["env"]
+    }
     assert all(name.startswith(PREFIX) for name in names)
     return {name.removeprefix(PREFIX).lower(): value for name, value in names.items()}
+
+
+def rendered(variant: str, *components: str, folder: Path | None = None) -> dict[str, Any]:
+    """Kind -> the only object of it. components: used as the README says."""
+    if folder is None:
+        objects = render(variant)
+    else:
+        folder.mkdir()
+        text = {"resources": [variant], "components": list(components)}
+        (folder / "kustomization.yaml").write_text(
+            yaml.safe_dump(
+                {
+                    key: [os.path.relpath(FOLDER / name, folder) for name in names]
+                    for key, names in text.items()
+                }
+            )
+        )
+        objects = render(str(folder))
+    kinds = {manifest["kind"]: manifest for manifest in objects}
+    assert len(kinds) == len(objects)
+    return kinds
+
+
+def container_of(objects: dict[str, Any]) -> dict[str, Any]:
+    (container,) = objects["Deployment"]["spec"]["template"]["spec"]["containers"]
+    return dict(container)
 
 
 def patched(variant: str) -> dict[str, Any]:
@@ -75,7 +109,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("server")
     tiny_models.add(folder / "store", "colours", "single")
     settings: dict[str, Any] = environment(CONTAINER) | environment(patched("cpu"))
-    settings |= {"model_store": str(folder / "store"), "drain_s": "0"}
+    settings |= {"model_store": str(folder / "store"), "models": "colours", "drain_s": "0"}
     with serve(folder, **settings) as running:
         yield running
 
@@ -94,6 +128,110 @@ def test_each_variant_is_valid_and_complete(variant: str) -> None:
         kubernetes_validate.validate(manifest, VERSIONS[-1], strict=True)
 
 
+@pytest.mark.parametrize("variant", ["one-gpu", "canary"])
+def test_one_pod_without_an_autoscaler_is_valid(variant: str) -> None:
+    objects = rendered(variant)
+    assert objects.keys() == {manifest["kind"] for manifest in BASE.values()} - {
+        "HorizontalPodAutoscaler"
+    }
+    for manifest in objects.values():
+        kubernetes_validate.validate(manifest, VERSIONS[-1], strict=True)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_claim_of_the_store_is_valid_and_outlives_every_variant(version: str) -> None:
+    assert kubernetes_validate.validate(STORE, version, strict=True) == version
+    for variant in (*SIDE_BY_SIDE, "one-gpu"):
+        objects = rendered(variant)
+        assert STORE["kind"] not in objects
+        (models, _) = objects["Deployment"]["spec"]["template"]["spec"]["volumes"]
+        assert models["persistentVolumeClaim"]["claimName"] == STORE["metadata"]["name"]
+
+
+def selectors(objects: dict[str, Any]) -> list[dict[str, str]]:
+    """Every selector of pods."""
+    deployment = objects["Deployment"]["spec"]
+    spread = deployment["template"]["spec"]["topologySpreadConstraints"]
+    found = [each["labelSelector"]["matchLabels"] for each in spread]
+    found += [deployment["selector"]["matchLabels"], objects["Service"]["spec"]["selector"]]
+    found.append(objects["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"])
+    found.append(objects["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"])
+    return found
+
+
+def test_variants_live_side_by_side() -> None:
+    """No object replaces another, and none selects another's pods."""
+    whole = {variant: rendered(variant) for variant in SIDE_BY_SIDE}
+    names = [
+        (kind, each["metadata"]["name"])
+        for objects in whole.values()
+        for kind, each in objects.items()
+    ]
+    assert len(set(names)) == len(names)
+    for objects in whole.values():
+        for selector in selectors(objects):
+            chosen = [
+                other
+                for other in whole.values()
+                if selector.items()
+                <= other["Deployment"]["spec"]["template"]["metadata"]["labels"].items()
+            ]
+            assert chosen == [objects]
+    for variant in VARIANTS:
+        target = whole[variant]["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]
+        assert target["name"] == whole[variant]["Deployment"]["metadata"]["name"]
+
+
+def test_the_canary_serves_one_version_whether_released_or_not() -> None:
+    objects = rendered("canary")
+    (served,) = Settings.model_validate(environment(container_of(objects))).models
+    name, _, version = served.partition(":")
+    assert name and version.isdigit()
+    assert objects["Deployment"]["spec"].get("replicas", 1) == 1
+
+
+def test_where_there_is_one_gpu_an_update_needs_no_second() -> None:
+    strategy = rendered("one-gpu")["Deployment"]["spec"]["strategy"]
+    assert strategy["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
+
+
+def test_api_keys_come_from_a_secret_and_the_service_reads_them_there(tmp_path: Path) -> None:
+    objects = rendered("cpu", "api-keys", folder=tmp_path / "own")
+    kubernetes_validate.validate(objects["Deployment"], VERSIONS[-1], strict=True)
+    container = container_of(objects)
+    file = Path(environment(container)["api_keys_file"])
+    mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
+    assert len(mounts) == 3
+    mount = mounts[str(file.parent)]
+    volumes = {v["name"]: v for v in objects["Deployment"]["spec"]["template"]["spec"]["volumes"]}
+    assert mount["readOnly"] and "subPath" not in mount  # with it a new key would never come
+    secret = volumes[mount["name"]]["secret"]["secretName"]
+    command = re.search(
+        r"create secret generic (\S+) --from-file=(\S+)=FILE",
+        (FOLDER / "api-keys" / "kustomization.yaml").read_text(),
+    )
+    assert command and command.groups() == (secret, file.name)
+
+
+def test_with_ipv6_the_server_answers_both_families(tmp_path: Path) -> None:
+    objects = rendered("cpu", "ipv6", folder=tmp_path / "own")
+    assert objects["Service"]["spec"]["ipFamilyPolicy"] == "PreferDualStack"
+    for manifest in objects.values():
+        kubernetes_validate.validate(manifest, VERSIONS[-1], strict=True)
+    (host,) = (e["value"] for e in container_of(objects)["env"] if e["name"] == "BENTOML_HOST")
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    tiny_models.add(tmp_path / "store", "colours", "single")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BENTOML_HOST", host)
+        with serve(tmp_path, model_store=tmp_path / "store") as running:
+            for address in ("127.0.0.1", "[::1]"):
+                url = f"http://{address}:{running.port}/readyz"
+                assert httpx.get(url, trust_env=False).status_code == 200
+
+
 @pytest.mark.parametrize("place", [(), ("spec",), ("spec", "template", "spec", "containers", 0)])
 def test_the_check_refuses_a_field_that_there_is_not(place: tuple[str | int, ...]) -> None:
     manifest = copy.deepcopy(BASE["deployment"])
@@ -107,7 +245,8 @@ def test_the_check_refuses_a_field_that_there_is_not(place: tuple[str | int, ...
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_setting_exists_and_has_a_valid_value(variant: str) -> None:
-    settings = environment(CONTAINER) | environment(patched(variant))
+    settings = environment(container_of(rendered(variant)))
+    assert settings["cores"] == patched(variant)["resources"]["requests"]["cpu"]
     assert set(settings) <= set(Settings.model_fields)
     read = Settings.model_validate(settings)
     assert read.device == ("cuda" if variant == "gpu" else "cpu")
@@ -142,6 +281,7 @@ def test_probes_leave_time_to_load_and_to_drain() -> None:
 
 def test_an_update_takes_no_pod_away_before_another_is_ready() -> None:
     assert DEPLOYMENT["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
+    assert DEPLOYMENT["minReadySeconds"] >= 10
     assert "replicas" not in DEPLOYMENT  # each apply would undo the autoscaler
 
 
@@ -156,9 +296,6 @@ def test_labels_selectors_and_names_agree() -> None:
         key: target[key] for key in ("apiVersion", "kind")
     }
     assert target["name"] == BASE["deployment"]["metadata"]["name"]
-    (models, _) = POD["volumes"]
-    claim = models["persistentVolumeClaim"]["claimName"]
-    assert claim == BASE["model-store"]["metadata"]["name"]
 
 
 def test_every_port_is_the_one_that_bentoml_listens_on() -> None:
@@ -183,7 +320,12 @@ def test_traffic_comes_in_by_that_port_only_and_none_goes_out() -> None:
     policy = BASE["network-policy"]["spec"]
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     assert policy["egress"] == []
-    assert policy["ingress"] == [{"ports": [{"protocol": "TCP", "port": "http"}]}]
+    (allowed,) = policy["ingress"]
+    assert allowed["ports"] == [{"protocol": "TCP", "port": "http"}]
+    same_namespace, others = allowed["from"]
+    assert same_namespace == {"podSelector": {}}
+    (named,) = others["namespaceSelector"]["matchExpressions"]
+    assert (named["key"], named["operator"]) == ("kubernetes.io/metadata.name", "In")
 
 
 def test_the_pod_meets_the_restricted_security_standard() -> None:
@@ -284,39 +426,77 @@ def test_the_rollback_job_is_not_part_of_a_variant_and_not_tried_again() -> None
     assert ROLLBACK["spec"]["template"]["spec"]["restartPolicy"] == "Never"
 
 
-def test_the_autoscaler_follows_a_metric_of_the_service(server: Server) -> None:
-    (metric,) = BASE["autoscaler"]["spec"]["metrics"]
-    name = metric["pods"]["metric"]["name"]
-    (endpoint,) = MONITOR["endpoints"]
-    scraped = httpx.get(server.url + endpoint["path"]).text
-    assert f"# TYPE {name} gauge" in scraped.splitlines()
-    waiting = int(metric["pods"]["target"]["averageValue"])
-    settings = Settings.model_validate(environment(CONTAINER))
-    assert 0 < waiting <= settings.max_queue / 8  # pods must come before requests are refused
+def test_the_autoscaler_grows_before_refusals_and_shrinks_slowly() -> None:
+    spec = BASE["autoscaler"]["spec"]
+    targets = {
+        metric["pods"]["metric"]["name"]: metric["pods"]["target"]["averageValue"]
+        for metric in spec["metrics"]
+    }
+    assert targets.keys() == {rule["name"]["as"] for rule in ADAPTER["rules"]["custom"]}
+    for target in targets.values():  # of shares, in thousandths
+        assert re.fullmatch(r"\d+m", target) and 0 < int(target[:-1]) < 1000
+    assert int(targets["labrador_held_share"][:-1]) <= 1000 / 8
+    down = spec["behavior"]["scaleDown"]
+    assert down["policies"] == [{"type": "Pods", "value": 1, "periodSeconds": 60}]
+    assert spec["behavior"].keys() == {"scaleDown"}  # up as fast as Kubernetes does
 
 
-def test_the_adapters_rule_makes_that_metric(tmp_path: Path) -> None:
-    if shutil.which("promtool") is None:
-        pytest.skip("promtool is missing: Debian's package prometheus")
-    (metric,) = BASE["autoscaler"]["spec"]["metrics"]
-    name = metric["pods"]["metric"]["name"]
-    values = yaml.safe_load((FOLDER / "prometheus-adapter.yaml").read_text())
-    (rule,) = values["rules"]["custom"]
-    assert rule["seriesQuery"].startswith(f"{name}{{")
+def _filled(rule: dict[str, Any]) -> tuple[str, str]:
+    """The series and the query of an adapter's rule, as the adapter asks for two pods."""
+    series = rule["seriesQuery"]
     query = rule["metricsQuery"]
     for placeholder, text in {
-        "<<.Series>>": name,
+        "<<.Series>>": series.partition("{")[0],
         "<<.LabelMatchers>>": 'namespace="a",pod=~"b|c"',
         "<<.GroupBy>>": "pod",
     }.items():
         assert placeholder in query
         query = query.replace(placeholder, text)
+    return series, query
 
-    def check(expression: str) -> int:
-        file = tmp_path / "rules.yml"
-        rules = [{"record": f"a:{number}", "expr": e} for number, e in enumerate([expression])]
-        file.write_text(yaml.safe_dump({"groups": [{"name": "a", "rules": rules}]}))
-        return subprocess.run(["promtool", "check", "rules", file], capture_output=True).returncode
 
-    assert check(query) == check(rule["seriesQuery"]) == 0
-    assert check(query.replace("))", ")")) != 0
+def test_the_adapter_s_metrics_exist(server: Server) -> None:
+    (endpoint,) = MONITOR["endpoints"]
+    scraped = set(re.findall(r"^labrador_\w+", httpx.get(server.url + endpoint["path"]).text, re.M))
+    for rule in ADAPTER["rules"]["custom"]:
+        for text in _filled(rule):
+            assert set(re.findall(r"labrador_\w+", text)) <= scraped
+
+
+@pytest.mark.skipif(
+    shutil.which("promtool") is None, reason="promtool is missing: Debian's package prometheus"
+)
+def test_the_adapter_s_rules_make_each_pod_s_share_of_its_busiest_model(tmp_path: Path) -> None:
+    """Pod b's model pets holds 64 of two workers' 512 images and runs half of the time of both."""
+
+    def series(name: str, values: str, **labels: str) -> dict[str, str]:
+        given = {"namespace": "a", "pod": "b", "instance": "1"} | labels
+        inside = ",".join(f'{key}="{value}"' for key, value in given.items())
+        return {"series": f"{name}{{{inside}}}", "values": values}
+
+    expected = {"labrador_held_share": 0.125, "labrador_busy_share": 0.5}
+    test = {
+        "interval": "15s",
+        "input_series": [
+            series("labrador_held_images", "64x40", model="pets"),
+            series("labrador_held_images_limit", "512x40", model="pets"),
+            series("labrador_held_images", "1x40", model="voc"),
+            series("labrador_held_images_limit", "512x40", model="voc"),
+            series("labrador_stage_seconds_sum", "0+15x40", model="pets", stage="infer"),
+            series("labrador_stage_seconds_sum", "0+1x40", model="voc", stage="infer"),
+            series("labrador_stage_seconds_sum", "0+60x40", model="pets", stage="decode"),
+            series("labrador_workers", "2x40"),
+        ],
+        "promql_expr_test": [
+            {
+                "expr": _filled(rule)[1],
+                "eval_time": "5m",
+                "exp_samples": [{"labels": '{pod="b"}', "value": expected[rule["name"]["as"]]}],
+            }
+            for rule in ADAPTER["rules"]["custom"]
+        ],
+    }
+    file = tmp_path / "test.yml"
+    file.write_text(yaml.safe_dump({"tests": [test]}))
+    done = subprocess.run(["promtool", "test", "rules", file], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
