@@ -42,13 +42,16 @@ Answers = list[tuple[str, list[dict[str, Any]]]]  # for each target: its legend 
 
 
 def panels() -> Iterator[dict[str, Any]]:
-    """Those with queries; rows have none."""
-    yield from (panel for panel in DASHBOARD["panels"] if "targets" in panel)
+    """Those of the service's own metrics; rows have none, and some show the cluster's."""
+    for panel in DASHBOARD["panels"]:
+        if any("labrador_" in target["expr"] for target in panel.get("targets", ())):
+            yield panel
 
 
 def filled(expression: str, model: str = ".*") -> str:
     """A panel's expression with its variables filled in as by Grafana, for all instances."""
-    for name, value in {"$__rate_interval": "20s", "$model": model, "$instance": ".*"}.items():
+    values = {"$__rate_interval": "20s", "$model": model, "$instance": ".*", "$namespace": ".*"}
+    for name, value in values.items():
         expression = expression.replace(name, value)
     return expression
 
@@ -156,7 +159,7 @@ def _lines(axes: Axes, answers: Answers) -> None:
 
 def _named(legend: str, labels: dict[str, str]) -> str:
     """The legend as Grafana fills it in: {{model}} becomes the model's name."""
-    return re.sub(r"{{(\w+)}}", lambda place: labels[place[1]], legend)
+    return re.sub(r"{{(\w+)}}", lambda place: labels.get(place[1], ""), legend)
 
 
 def _bars(axes: Axes, answers: Answers, field: str) -> None:

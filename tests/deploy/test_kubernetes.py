@@ -56,13 +56,18 @@ def render(variant: str) -> list[dict[str, Any]]:
 
 def environment(container: dict[str, Any]) -> dict[str, str]:
     """Setting -> value, as keyword arguments of Settings."""
-    requested = container.get("resources", {}).get("requests", {})
-    names = {
-        entry["name"]: entry["value"] if "value" in entry else requested.get("cpu", "1")
-        for entry in container["env"]
-    }
+    names = {entry["name"]: _value(entry, container) for entry in container["env"]}
     assert all(name.startswith(PREFIX) for name in names)
     return {name.removeprefix(PREFIX).lower(): value for name, value in names.items()}
+
+
+def _value(entry: dict[str, Any], container: dict[str, Any]) -> str:
+    """A variable's value; of one from the downward API what the container's resources make it."""
+    if "value" in entry:
+        return str(entry["value"])
+    kind, _, resource = entry["valueFrom"]["resourceFieldRef"]["resource"].partition(".")
+    assert kind == "requests"  # a limit may be left out
+    return str(container.get("resources", {}).get(kind, {}).get(resource, "1"))
 
 
 def rendered(variant: str, *components: str, folder: Path | None = None) -> dict[str, Any]:

@@ -141,6 +141,24 @@ def test_the_operator_gets_the_same_rules_with_links_that_open() -> None:
     assert found == {group["name"]: group for group in expected}
 
 
+@needs_promtool
+def test_every_query_of_the_dashboard_is_valid_and_of_the_namespace(tmp_path: Path) -> None:
+    """Those of the cluster's metrics too, which no test here can have."""
+    dashboard = json.loads((ROOT / "deploy" / "grafana" / "dashboard.json").read_text())
+    queries = [
+        target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())
+    ]
+    assert all('namespace=~"$namespace"' in query for query in queries)
+    file = tmp_path / "rules.yml"
+    rules = [
+        {"record": f"query:{number}", "expr": query.replace("$__rate_interval", "1m")}
+        for number, query in enumerate(queries)
+    ]
+    file.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
+    checked = subprocess.run(["promtool", "check", "rules", file], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
 def test_every_prediction_endpoint_is_counted() -> None:
     paths = specification(Settings())["paths"]
     asking = {path.removeprefix("/") for path, methods in paths.items() if "post" in methods}
