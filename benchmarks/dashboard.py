@@ -59,6 +59,8 @@ def filled(expression: str, model: str = ".*") -> str:
 def add_models(store: Path, random: np.random.Generator) -> None:
     for name, task in TASKS.items():
         add(store, name, task, colours(random, VALIDATION_IMAGES))
+    broken = tiny_models.network("single", nan_for_black=True)
+    tiny_models.add(store, "fragile", "single", broken)  # for answers with 5xx
 
 
 def swap(server: Server, store: Path, random: np.random.Generator) -> None:
@@ -78,14 +80,18 @@ def swap(server: Server, store: Path, random: np.random.Generator) -> None:
 
 
 def overload(server: Server, random: np.random.Generator) -> None:
-    """Send more than the workers can handle, some of it with deadlines too short to meet."""
+    """Send more than the workers can handle, some with deadlines too short to meet, and images
+    on which a model fails.
+    """
     images = [tiny_models.picture(colour, 400) for colour in colours(random, PARTS_MAX)]
 
     def client() -> None:
         for timeout_ms in ("5", "30000", "5", "30000"):
             parts = [("image", ("image.jpg", image, "image/jpeg")) for image in images]
             headers = {"X-Timeout-Ms": timeout_ms}
-            httpx.post(f"{server.url}/classify", files=parts, headers=headers, timeout=30)
+            url = f"{server.url}/classify?model=colours"
+            httpx.post(url, files=parts, headers=headers, timeout=30)
+        httpx.post(f"{server.url}/classify?model=fragile", content=tiny_models.picture((0, 0, 0)))
 
     series = ('rejected_total{reason="overloaded"}', 'dropped_total{reason="expired"}')
     before = [server.metric(f"labrador_{name}") for name in series]

@@ -4,9 +4,11 @@ Only this is reachable from the network; BentoML starts it (`serving/service.py`
 """
 
 import asyncio
+import logging
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from time import perf_counter
@@ -20,9 +22,10 @@ from starlette.routing import Mount, Router
 from starlette.staticfiles import StaticFiles
 from starlette.types import Message, Receive, Scope, Send
 
-from models.errors import BadParameter
+from models.errors import BadParameter, LabradorError
 from models.hardware import cpu_cores
 from serving import bentoml_internals
+from serving.aside import Aside
 from serving.auth import Keys
 from serving.endpoints import Endpoints
 from serving.follower import Follower
@@ -33,6 +36,9 @@ from serving.registry import Registry
 from serving.session import Place
 from serving.settings import Settings, read_api_keys
 
+log = logging.getLogger(__name__)
+
+KEYS_S = 10.0  # between two looks at the file of API keys
 CLIENT_LEFT = 499  # never sent, only in the metrics; nginx's code for a disconnected client
 
 
@@ -57,9 +63,9 @@ class Application:
         self._registry = Registry(settings, self._metrics)
         self._follower = Follower(settings, self._registry, self._metrics, Place(cores, worker))
         self._predictor = Predictor(settings, self._registry, self._metrics, cores)
-        keys = Keys(read_api_keys(settings.api_keys_file))
+        self._keys = Keys(read_api_keys(settings.api_keys_file))
         endpoints = Endpoints(
-            settings, keys, self._registry, self._predictor, self._metrics, schema
+            settings, self._keys, self._registry, self._predictor, self._metrics, schema
         )
         routes = endpoints.routes()
         self._endpoints = {route.path: route.name for route in routes}
@@ -108,12 +114,26 @@ class Application:
 
     @asynccontextmanager
     async def _lifespan(self, _: Any) -> AsyncIterator[None]:
-        following = asyncio.create_task(self._follower.follow())
+        tasks = [asyncio.create_task(self._follower.follow())]
+        if self._settings.api_keys_file is not None:
+            tasks.append(asyncio.create_task(self._follow_keys()))
         self._drain_on_sigterm()
         yield
-        following.cancel()
+        for task in tasks:
+            task.cancel()
         await self._registry.close()
         self._predictor.close()
+
+    async def _follow_keys(self) -> None:
+        """Take over keys that were rotated; those before stay valid while the file is unusable."""
+        aside = Aside()
+        while True:
+            await asyncio.sleep(KEYS_S)
+            try:
+                read = partial(read_api_keys, self._settings.api_keys_file)
+                self._keys.replace(await aside.run(read, self._settings.store_timeout_s))
+            except (LabradorError, TimeoutError) as error:
+                log.error("the API keys cannot be read again: %s", error)
 
     def _drain_on_sigterm(self) -> None:
         """At SIGTERM report not ready, and call the server's own handler DRAIN_S later.

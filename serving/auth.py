@@ -13,6 +13,10 @@ class Keys:
     """The keys in the operator's file; without any, no key is required."""
 
     def __init__(self, keys: Iterable[bytes]) -> None:
+        self.replace(keys)
+
+    def replace(self, keys: Iterable[bytes]) -> None:
+        """From now on these are valid, and no others."""
         self._digests = [sha256(key).digest() for key in keys]
 
     def check(self, headers: Headers) -> None:
