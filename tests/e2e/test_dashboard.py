@@ -82,7 +82,7 @@ def test_the_dashboard_s_variables_offer_what_there_is(watched: Watched) -> None
             offered[variable["name"]] = {one["metric"].get(asked[2]) for one in found}
     assert offered == {
         "namespace": {None},  # outside Kubernetes
-        "model": {"colours", "tags"},
+        "model": {"colours", "fragile", "tags"},
         "instance": {f"127.0.0.1:{watched.server.port}"},
     }
 
@@ -99,6 +99,7 @@ def test_the_alerts_fire_for_what_was_done_to_the_service(watched: Watched) -> N
         ("LabradorShedding", None),
         ("LabradorReloadFailed", "colours"),
         ("LabradorNotOnCuda", "colours"),
+        ("LabradorNotOnCuda", "fragile"),
         ("LabradorNotOnCuda", "tags"),
     }
     until(lambda: expected <= firing(watched.prometheus))
