@@ -10,7 +10,6 @@ from pathlib import Path
 
 from models.errors import LabradorError
 from models.wording import counted
-from serving import bench, predict
 from serving.settings import read_api_keys, read_settings
 
 _BAD_SHOWN = 5
@@ -29,6 +28,8 @@ def main(arguments: list[str] | None = None, prog: str = "python -m serving") ->
 
 
 def _predict(options: argparse.Namespace) -> int:
+    from serving import predict  # imported late, so that help takes no time
+
     bad = predict.predict(options.model, options.images, options.out, read_settings())
     print(f"wrote {options.out}")
     if bad:
@@ -38,6 +39,8 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
+    from serving import bench, predict
+
     key = next(iter(read_api_keys(options.api_keys_file)), None)
     plan = bench.Plan(
         options.url.rstrip("/"),

@@ -1,10 +1,12 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from serving.__main__ import main
 from testkit import tiny_models
-from testkit.servers import Server
+from testkit.servers import ROOT, Server
 
 Output = pytest.CaptureFixture[str]
 
@@ -52,3 +54,18 @@ def test_an_invalid_load_is_wrong_usage(option: list[str], capsys: Output) -> No
         main(["bench", "http://localhost:1", "x.jpg", *option])
     assert caught.value.code == 2
     assert option[0] in capsys.readouterr().err
+
+
+def test_help_imports_neither_a_client_nor_a_runtime() -> None:
+    script = """
+import sys
+from serving.__main__ import main
+try:
+    main(["--help"])
+except SystemExit:
+    print("imported", sorted({"aiohttp", "onnxruntime", "bentoml", "starlette"} & set(sys.modules)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.endswith("imported []\n")
