@@ -117,10 +117,11 @@ class Batcher:
         await self.close()
 
     async def close(self) -> None:
-        """Stop. Nothing may be waiting any more."""
+        """Stop, and let the model go at once. Nothing may be waiting any more."""
         self._feeding.cancel()
         await asyncio.wait([self._feeding])
         self._thread.shutdown()
+        self._run = _closed  # a session has memory and threads, and who holds a batcher may linger
 
     async def _feed(self) -> None:
         while True:
@@ -178,3 +179,7 @@ class Batcher:
         self._metrics.batch_size.observe(images)
         image_s = run_s / images
         self._image_s = 0.8 * self._image_s + 0.2 * image_s if self._image_s else image_s
+
+
+def _closed(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    raise RuntimeError("the batcher is closed")

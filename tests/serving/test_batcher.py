@@ -1,5 +1,7 @@
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import Awaitable, Callable
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -387,3 +389,23 @@ def test_a_run_that_does_not_end_is_a_fault(metrics: Metrics) -> None:
         await task
 
     _run(test, model, metrics)
+
+
+def test_a_closed_batcher_no_longer_holds_the_model(metrics: Metrics) -> None:
+    """An hour of swaps would keep the sessions of many versions otherwise."""
+
+    async def scenario() -> None:
+        model = Model()
+        batcher = Batcher(model, metrics.of(NAME), max_batch=4, max_queue=64)
+        await batcher.scores(_image(1), NEVER_S)
+        held = weakref.ref(model)
+        del model
+        assert held() is not None
+        await batcher.close()
+        assert held() is None
+
+    gc.disable()
+    try:
+        asyncio.run(asyncio.wait_for(scenario(), 20))
+    finally:
+        gc.enable()
