@@ -198,7 +198,7 @@ def _is_the_stores(error: Exception) -> bool:
 
 def _check_memory(path: Path) -> None:
     """Raises OSError if a second version would not fit beside the first."""
-    needed = _MEMORY_PER_BYTE * sum(file.stat().st_size for file in path.rglob("*"))
+    needed = _MEMORY_PER_BYTE * bundle.size_bytes(path)
     free = free_memory()
     if needed > free:
         raise OSError(

@@ -17,8 +17,8 @@ from models.hardware import cpu_cores
 from models.manifest import Manifest, Preprocess, Task
 from models.preprocess import decode
 from models.store import Store
-from serving.prediction import decision_of, entry
-from serving.registry import naming, pick
+from serving.prediction import answer_of, decision_of, entry
+from serving.registry import pick
 from serving.session import Place, Session, open_proved
 from serving.settings import Settings
 
@@ -71,8 +71,7 @@ class Local:
             else entry(next(scores), manifest, decide)
             for image in pixels
         ]
-        answer = results[0] if len(results) == 1 else {"results": results}
-        return {"model": naming(manifest), **answer}
+        return answer_of(results, manifest)
 
     def _session(self, model: _Model) -> Session:
         if model.session is None:

@@ -86,8 +86,7 @@ class Predictor:
 
         with self._metrics.stage("respond", observed.model):
             results = [self._result(answer, served.manifest, decide) for answer in answers]
-            only = results[0] if len(results) == 1 else {"results": results}
-            answer = {"model": naming(served.manifest), **only}
+            answer = answer_of(results, served.manifest)
             if asks_for_pickle(request.headers):
                 return Response(pickle.dumps(answer), media_type=PICKLE)
             return JSONResponse(answer)
@@ -127,6 +126,12 @@ def entry(scores: Scores, manifest: Manifest, decide: Decide) -> dict[str, Any]:
     kind = "predictions" if manifest.task == "single" else "tags"
     # dataclasses.asdict makes deep copies: 10 µs per label
     return {kind: [{n: getattr(d, n) for n in d.__slots__} for d in decide(scores)]}
+
+
+def answer_of(results: Sequence[dict[str, Any]], manifest: Manifest) -> dict[str, Any]:
+    """The whole answer: the model's name, and the result of one image or those of several."""
+    only = results[0] if len(results) == 1 else {"results": results}
+    return {"model": naming(manifest), **only}
 
 
 async def _each(scores: Sequence[Awaitable[Scores]]) -> Sequence[Scores | LabradorError]:

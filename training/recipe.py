@@ -170,18 +170,18 @@ GROUPS: Mapping[str, Sequence[str]] = {  # every option of a recipe but DATA, as
 
 def data_arguments(recipe: Recipe) -> str:
     """DATA and its options as on a command line, without the quarantine list."""
-    arguments = [recipe.data]
-    for name in ("pattern", "images", "relabel", "task"):
-        if (value := getattr(recipe, name)) is not None:
-            arguments += [f"--{name}", str(value)]
-    return shlex.join(arguments)
+    return _arguments(recipe, ("pattern", "images", "relabel", "task"))
 
 
 def train_arguments(recipe: Recipe) -> str:
     """The recipe as arguments of `train`, without the options that have their default."""
+    return _arguments(recipe, [name for name in Recipe.model_fields if name != "data"])
+
+
+def _arguments(recipe: Recipe, names: Sequence[str]) -> str:
     arguments = [recipe.data]
-    for name, field in Recipe.model_fields.items():
-        if name != "data" and (value := getattr(recipe, name)) != field.default:
+    for name in names:
+        if (value := getattr(recipe, name)) != Recipe.model_fields[name].default:
             arguments += [f"--{name.replace('_', '-')}", str(value)]
     return shlex.join(arguments)
 
