@@ -4,6 +4,7 @@ Every label's values are a closed set: declared endpoints, served models, their 
 """
 
 import os
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 # Set once per server: its supervisor creates the folder before it starts the workers.
 FOLDER_VARIABLE = "PROMETHEUS_LABRADOR_DIR"
+# The files are mapped: where their disk is full, the kernel ends a process that writes to them
+# (SIGBUS), and so each worker after it. Others fill a /tmp, but hardly the shared memory.
+_SHARED_MEMORY = Path("/dev/shm")
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -37,6 +41,12 @@ class Observation:
 
     model: str = ""  # the name of a served model, never a client's text
     own_deadline: bool = False  # the client's X-Timeout-Ms is shorter than the service's limit
+
+
+def new_folder() -> str:
+    """A new folder for the metrics of one server's workers."""
+    in_memory = _SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK) else None
+    return tempfile.mkdtemp(prefix="labrador-metrics-", dir=in_memory)
 
 
 class Metrics:

@@ -9,7 +9,6 @@ import logging
 import os
 import shutil
 import sys
-import tempfile
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from starlette.types import ASGIApp
 
 from models.errors import LabradorError
 from serving import bentoml_internals, preflight
-from serving.metrics import FOLDER_VARIABLE
+from serving.metrics import FOLDER_VARIABLE, new_folder
 from serving.settings import read_settings
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ class Service(bentoml.Service):  # type: ignore[misc]
         self.inject_config()
         logging.getLogger("serving").setLevel(logging.INFO)  # logs which model runs where
         logging.getLogger("python_multipart").setLevel(logging.ERROR)  # its warnings quote input
-        folder = os.environ.get(FOLDER_VARIABLE) or tempfile.mkdtemp(prefix="labrador-metrics-")
+        folder = os.environ.get(FOLDER_VARIABLE) or new_folder()
         return Application(
             read_settings(),
             Path(folder),
@@ -84,6 +83,5 @@ class Labrador:
             preflight.check()
         except LabradorError as error:
             sys.exit(f"error: {error}")
-        folder = tempfile.mkdtemp(prefix="labrador-metrics-")
-        os.environ[FOLDER_VARIABLE] = folder
+        os.environ[FOLDER_VARIABLE] = folder = new_folder()
         atexit.register(shutil.rmtree, folder, ignore_errors=True)

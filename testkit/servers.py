@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -91,11 +91,13 @@ def serve(
     workers: int = 1,
     port: int | None = None,
     service: str = ".",
+    inside: Sequence[str] = (),
     **settings: object,
 ) -> Iterator[Server]:
     """A server with these settings, running in the context; `ready`: wait until it is ready.
 
-    service: as `bentoml serve` takes it; default: the one of bentofile.yaml.
+    service: as `bentoml serve` takes it; default: the one of bentofile.yaml. inside: the beginning
+    of a command line that executes the rest of it.
     """
     port = port or free_port()
     script, environment = command(folder, port, service, **{"drain_s": 0, **settings})
@@ -103,7 +105,7 @@ def serve(
     log_file = folder / "server.log"
     with log_file.open("wb") as log:
         process = subprocess.Popen(
-            script, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
+            [*inside, *script], cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
         )
     server = Server(f"http://127.0.0.1:{port}", port, process, log_file)
     try:

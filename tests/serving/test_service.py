@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from serving.metrics import FOLDER_VARIABLE
 from testkit import tiny_models
 from testkit.in_process import Inside, until
 from testkit.servers import ROOT, Server, command, serve
@@ -86,6 +87,12 @@ def test_the_client_of_bentoml_sends_its_token_as_the_key(
         assert word in answer
 
 
+def metrics_folder(server: Server) -> Path:
+    environment = Path(f"/proc/{server.worker()}/environ").read_text().split("\0")
+    (folder,) = (value for value in environment if value.startswith(f"{FOLDER_VARIABLE}="))
+    return Path(folder.partition("=")[2])
+
+
 def test_after_sigterm_it_is_not_ready_keeps_serving_for_a_while_and_finishes_accepted_requests(
     tmp_path: Path, store: Path, file: Path
 ) -> None:
@@ -98,7 +105,8 @@ def test_after_sigterm_it_is_not_ready_keeps_serving_for_a_while_and_finishes_ac
     ):
         accepted.sendall(head.encode() + image[:-1])
         assert client.get("/readyz").headers.get("connection") != "close"
-        assert len(list(tmp_path.glob("labrador-metrics-*/*.db"))) > 0
+        metrics = metrics_folder(server)
+        assert len(list(metrics.glob("*.db"))) > 0
         server.process.send_signal(signal.SIGTERM)
         until(lambda: client.get("/readyz").status_code == 503)
         assert "draining" in client.get("/readyz").json()["detail"]
@@ -112,7 +120,7 @@ def test_after_sigterm_it_is_not_ready_keeps_serving_for_a_while_and_finishes_ac
     assert len(answers) > 0
     assert {answer.status_code for answer in answers} == {200}
     assert {answer.headers["connection"] for answer in answers} == {"close"}
-    assert list(tmp_path.glob("labrador-metrics-*")) == []
+    assert not metrics.exists()
 
 
 def test_a_bad_setting_stops_the_service_with_one_line(tmp_path: Path) -> None:
