@@ -126,7 +126,8 @@ def measure(copy: Path, module: str, lines: range | None, listed: list[dict[str,
     result, survivors = Result(module), []
     for number, mutant in enumerate(found):
         _write(copy / module, mutant.source, number)
-        code = _in_fork(copy, limit_s, _Tests(unbroken.that_run(mutant, tests)))
+        chosen = unbroken.that_run(mutant, tests)
+        code = _in_fork(copy, limit_s, _Tests(chosen, fixtures=chosen != tests))
         if code == 0 and (others := unbroken.that_start_processes(tests)):
             code = _in_fork(copy, limit_s, _Tests(others))
         if code is None:
@@ -173,19 +174,24 @@ def _write(path: Path, source: str, number: int) -> None:
 
 @dataclass(frozen=True)
 class _Unbroken:
-    """How long the tests take, which of them run each line, and which start processes.
+    """How long the tests take, in all and each, which of them run each line, and which start
+    processes.
 
     "" stands for code outside any test's call: in a fixture or, for lines, also an import.
     """
 
     seconds: float
+    durations: dict[str, float]
     tests_by_line: dict[str, list[str]]
     starting: list[str]
 
     def that_run(self, mutant: Mutant, tests: list[str]) -> list[str]:
+        """Those that run the mutant, the quickest first; all tests if a fixture runs it too."""
         body = mutant.function or range(0)
         chosen = {test for line in body for test in self.tests_by_line.get(str(line), [])}
-        return tests if not chosen or "" in chosen else sorted(chosen)
+        return (
+            tests if not chosen or "" in chosen else sorted(chosen, key=self.durations.__getitem__)
+        )
 
     def that_start_processes(self, tests: list[str]) -> list[str]:
         """Their lines are not traced completely: the processes they start may run the mutant."""
@@ -206,7 +212,7 @@ def _run_unbroken(copy: Path, module: str, tests: list[str]) -> _Unbroken:
         for library in seen["libraries"]:
             importlib.import_module(library)
         gc.freeze()  # or else each fork's first collection copies everything
-    return _Unbroken(seconds, seen["tests_by_line"], seen["starting"])
+    return _Unbroken(seconds, seen["durations"], seen["tests_by_line"], seen["starting"])
 
 
 def _in_fork(copy: Path, limit_s: float, work: Callable[[], int]) -> int | None:
@@ -242,14 +248,20 @@ def _in_fork(copy: Path, limit_s: float, work: Callable[[], int]) -> int | None:
 
 @dataclass
 class _Tests:
-    """Runs tests until one fails; returns pytest's exit code. As its plugin, it traces them."""
+    """Runs tests until one fails; returns pytest's exit code. As its plugin, it traces them.
+
+    fixtures: use those that an earlier run of the session has made.
+    """
 
     tests: list[str]
+    fixtures: bool = True
     traced: str | None = None
     report: Path | None = None
 
     def __call__(self) -> int:
         folder = tempfile.mkdtemp(prefix="pytest-")
+        if self.fixtures:
+            os.environ["TEST_FIXTURES"] = os.environ["TMPDIR"]
         quiet = ["-x", "-q", "-p", "no:cacheprovider", f"--basetemp={folder}"]
         # for a pytest plugin (anyio) of a library imported before the fork
         quiet += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
@@ -260,12 +272,14 @@ class _Tests:
             self.tracer = coverage.Coverage(data_file=None, config_file=False, include=[path])
             self.starting: set[str] = set()
             self.running: str | None = None
+            self.durations: dict[str, float] = {}
             sys.addaudithook(self.audit)
             self.tracer.start()
             code = pytest.main([*quiet, *self.tests], plugins=[self])
             self.tracer.stop()
             seen = {
                 "libraries": [name for name in LIBRARIES if name in sys.modules],
+                "durations": self.durations,
                 "tests_by_line": self.tracer.get_data().contexts_by_lineno(path),
                 "starting": sorted(self.starting),
             }
@@ -284,9 +298,11 @@ class _Tests:
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, None, None]:
         self.running = item.nodeid
         self.tracer.switch_context(item.nodeid)
+        began = time.monotonic()
         try:
             yield
         finally:
+            self.durations[item.nodeid] = time.monotonic() - began
             self.running = None
             self.tracer.switch_context("")
 

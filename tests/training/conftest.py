@@ -44,8 +44,11 @@ def real_networks() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
-    """Returns a folder by name; the first test process that asks for it fills it."""
-    root = tmp_path_factory.getbasetemp()
+    """Returns a folder by name; the first test process that asks for it fills it.
+
+    The folders are in TEST_FIXTURES, if the environment has it (`scripts/mutate`).
+    """
+    root = Path(os.environ.get("TEST_FIXTURES", tmp_path_factory.getbasetemp()))
     if "PYTEST_XDIST_WORKER" in os.environ:
         root = root.parent  # of all workers
 
