@@ -3,7 +3,7 @@
 import random
 from pathlib import Path
 
-from benchmarks import soak
+from benchmarks import mutants, soak
 
 
 def test_mixed_load_gets_the_expected_answers_while_versions_are_swapped(tmp_path: Path) -> None:
@@ -28,3 +28,11 @@ def test_mutants_differ_and_are_the_same_for_a_seed() -> None:
     made = [soak.mutant(file, random.Random(seed)) for seed in range(50)]
     assert len(set(made)) > 40
     assert soak.mutant(file, random.Random(3)) == made[3]
+
+
+def test_every_mutant_is_answered_and_not_by_a_fault(tmp_path: Path) -> None:
+    answers, memory_mb = mutants.measure(tmp_path, soak.drawn(), 400)
+    assert answers.total() == 400
+    assert set(answers) <= set(map(str, soak.MUTANT_STATUSES))
+    assert answers["422"] > 20
+    assert len(memory_mb) > 10
