@@ -1,6 +1,7 @@
 import re
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -11,7 +12,7 @@ import torch
 
 from models import bundle
 from models.commands.rollback import go_back
-from models.errors import BundleError, GateError, ReleaseError
+from models.errors import BundleError, DataError, GateError, ReleaseError
 from models.manifest import Metric, Release
 from models.store import Store
 from testkit import image_sets
@@ -21,6 +22,7 @@ from training.data.split import Split
 from training.evaluation import comparison
 from training.evaluation.scorer import Scorer, load
 from training.export import export, onnx_export
+from training.export.gate import TooFewImagesError
 from training.export.run_images import validation_images
 from training.release import MARGIN
 from training.release.release import (
@@ -388,6 +390,39 @@ def test_labels_that_only_one_model_has_are_left_out_and_missing_ones_named(
     tags = load(store.path("stripes:1"), CPU)
     found = compare(multi_run, replace(tags, labels=("blue", "green", "crimson")))
     assert (found.gone, found.left_out) == (["crimson"], 0)
+
+
+def test_the_suggested_margin_holds_for_the_labels_that_are_allowed_to_be_missing(
+    single_run: Run, own_store: Store
+) -> None:
+    def renamed(labels: Sequence[str]) -> tuple[str, ...]:
+        return tuple("crimson" if label == "red" else label for label in labels)
+
+    outcome = single_run.outcome.model_copy(update={"labels": renamed(single_run.outcome.labels)})
+    train, valid = (
+        tuple(replace(record, labels=renamed(record.labels)) for record in side)
+        for side in (single_run.split.train, single_run.split.valid)
+    )
+    run = replace(single_run, outcome=outcome, split=Split(train, valid))
+    with pytest.raises(ReleaseError, match=r"\(--margin 0\.\d+ would accept it, --force"):
+        release(run, "colours", own_store, CPU, allowed=["red"])
+    with pytest.raises(ReleaseError, match=r"released \(--force releases it anyway\)$"):
+        release(run, "colours", own_store, CPU)
+
+
+def test_images_that_were_moved_since_training_are_read_where_they_are_now(
+    single_run: Run, single_data: Path, own_store: Store, tmp_path: Path
+) -> None:
+    gone, moved = tmp_path / "gone", tmp_path / "moved"
+    shutil.copytree(single_data, moved)
+    outcome = single_run.outcome.model_copy(update={"root": str(gone)})
+    run = replace(single_run, outcome=outcome)
+    with pytest.raises(DataError, match="give its folder with --data"):
+        release(run, "colours", own_store, CPU, margin=0.3)
+    options: dict[str, Any] = {"margin": 0.3, "precisions": ("int8",), "data_path": str(moved)}
+    with suppress(TooFewImagesError):  # of int8, which is made of the training images
+        release(run, "colours", own_store, CPU, **options)
+        assert own_store.released("colours") == 2
 
 
 def test_the_other_task_is_refused(single_run: Run, own_store: Store) -> None:

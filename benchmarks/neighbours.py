@@ -1,0 +1,137 @@
+"""Training beside busy processes: how long OpenMP's threads should spin, and what it costs.
+
+python -m benchmarks.neighbours [ROUNDS [SIZE_PX]]
+
+OpenMP's threads meet at a barrier hundreds of times a step. In torch's own OpenMP, GNU's, they spin
+there for a while before they sleep. That is fastest on idle cores; but while the thread that the
+others wait for has no core, they burn its time. Trains a ResNet-18 on noise images at SIZE_PX
+(128), in one process for each GOMP_SPINCOUNT, alone and beside one and two processes that compute.
+They take turns, ROUNDS (7) times; prints medians in images a second, and their range.
+"""
+
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
+from statistics import median
+
+from models.hardware import cpu_cores, processor
+
+OURS, LIBRARY = "as training sets it", "the library's own"
+SETTINGS = (OURS, LIBRARY, "0", "1000", "10000", "100000")
+NEIGHBOURS = (0, 1, 2)
+_STEPS, _BATCH = 6, 32
+
+
+def train(setting: str, size_px: int) -> None:
+    """The process that trains: for each line of its input, the images a second of some steps."""
+    if setting == OURS:
+        importlib.import_module("training")
+    import torch  # reads GOMP_SPINCOUNT
+
+    from testkit import noise_images
+    from training.fine_tuning import batches
+    from training.fine_tuning.schedule import phases
+    from training.fine_tuning.step_timer import Stages
+    from training.fine_tuning.trainer import FineTuning
+    from training.hardware import pick_dtype
+    from training.network.resnet import Network
+    from training.recipe import Recipe
+
+    cpu = torch.device("cpu")
+    recipe = Recipe(data=".", image_size=size_px, batch_size=_BATCH, dtype=pick_dtype("auto", cpu))
+    side = size_px * 5 // 4
+    pixels = torch.randint(0, 256, (_STEPS * _BATCH, side, side, 3), dtype=torch.uint8)
+    images = noise_images.training(pixels, torch.arange(len(pixels)) % 3)
+    network = Network("resnet18", 3).to(memory_format=torch.channels_last)
+    tuning = FineTuning(network, images, "single", recipe, noise_images.ALONE)
+    phase = phases(recipe, _STEPS, len(network.blocks))[-1]
+    optimizer = tuning.prepare(phase)
+    rows = batches.order(images, recipe, 0)
+    for _ in chain([""], sys.stdin):  # the first round warms up
+        began = time.perf_counter()
+        for batch in batches.batches(images, rows, 0, recipe, noise_images.ALONE, Stages(cpu)):
+            tuning.step(network, optimizer, batch)
+        print(len(pixels) / (time.perf_counter() - began), flush=True)
+
+
+@contextmanager
+def _busy(count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Processes that compute, stopped at first."""
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    for process in busy:
+        process.send_signal(signal.SIGSTOP)
+    try:
+        yield busy
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
+def _started(setting: str, size_px: int) -> subprocess.Popen[str]:
+    environment = {k: v for k, v in os.environ.items() if k != "GOMP_SPINCOUNT"}
+    if setting not in (OURS, LIBRARY):
+        environment["GOMP_SPINCOUNT"] = setting
+    command = [sys.executable, "-m", "benchmarks.neighbours", "--train", setting, str(size_px)]
+    process = subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    _read(process)
+    return process
+
+
+def _read(process: subprocess.Popen[str]) -> float:
+    assert process.stdout is not None
+    return float(process.stdout.readline())
+
+
+def _asked(process: subprocess.Popen[str]) -> float:
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    return _read(process)
+
+
+def measure(rounds: int, size_px: int) -> dict[tuple[str, int], list[float]]:
+    """Images a second of each round, by setting and number of neighbours."""
+    seen: dict[tuple[str, int], list[float]] = {}
+    with _busy(max(NEIGHBOURS)) as busy:
+        trainings = {setting: _started(setting, size_px) for setting in SETTINGS}
+        try:
+            for _ in range(rounds):
+                for count in NEIGHBOURS:
+                    for neighbour in busy[:count]:
+                        neighbour.send_signal(signal.SIGCONT)
+                    for setting, training in trainings.items():
+                        seen.setdefault((setting, count), []).append(_asked(training))
+                    for neighbour in busy[:count]:
+                        neighbour.send_signal(signal.SIGSTOP)
+        finally:
+            for training in trainings.values():
+                training.kill()
+                training.wait()
+    return seen
+
+
+def main(rounds: int, size_px: int) -> None:
+    print(f"{processor()}, {cpu_cores()} cores; ResNet-18 at {size_px}, images a second\n")
+    seen = measure(rounds, size_px)
+    print("| GOMP_SPINCOUNT | alone | beside one busy process | beside two |\n|---|---|---|---|")
+    for setting in SETTINGS:
+        cells = (seen[setting, count] for count in NEIGHBOURS)
+        row = (f"{median(cell):.0f} ({min(cell):.0f} to {max(cell):.0f})" for cell in cells)
+        print(f"| {setting} | {' | '.join(row)} |")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--train"]:
+        train(sys.argv[2], int(sys.argv[3]))
+    else:
+        given = [int(word) for word in sys.argv[1:]]
+        main(*(given + [7, 128][len(given) :]))
