@@ -55,8 +55,8 @@ def main(work: Path, rounds: int) -> None:
     python = installed(work, "openvino") / "python"
     print(f"{processor()}, {cpu_cores()} cores\n")
     for arch in _ARCHS:
-        command: list[str | Path] = [python, PEERS / "openvino_run.py", str(cpu_cores()), str(rounds)]
-        command += [json.dumps(_SPEC)]
+        command: list[str | Path] = [python, PEERS / "openvino_run.py"]
+        command += [str(cpu_cores()), str(rounds), json.dumps(_SPEC)]
         command += [f"{form}={file}" for form, file in networks(work, arch).items()]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         seen = json.loads(done.stdout)
