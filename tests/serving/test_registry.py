@@ -12,10 +12,12 @@ from models.manifest import MODEL_FILE, Task
 from models.store import Store
 from serving import follower as module
 from serving.follower import Follower
+from serving.forms import open_proved
 from serving.hardware import gpus
 from serving.metrics import Metrics
+from serving.onnx_runtime import CPU
 from serving.registry import Registry, naming
-from serving.session import CPU, Place, Session, open_proved
+from serving.session import Place, Session
 from serving.settings import Settings
 from testkit import tiny_models
 
