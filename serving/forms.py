@@ -78,8 +78,8 @@ def _open_on(
         variants = [_requested(bundle.manifest, settings.precision)]
         why = f"{PREFIX}PRECISION={settings.precision}"
     if device == "cuda":
-        limits = {"gpu": place.worker % gpu_count, "memory_mb": settings.gpu_memory_mb}
-        opener = partial(onnx_runtime.on_cuda, bundle, **limits)
+        gpu, memory_mb = place.worker % gpu_count, settings.gpu_memory_mb
+        opener = partial(onnx_runtime.on_cuda, bundle, gpu=gpu, memory_mb=memory_mb)
     else:
         opener = partial(onnx_runtime.on_cpu, bundle, threads=place.threads)
     # Another runtime for the device adds its forms here; the first one is what others must beat.
@@ -125,8 +125,8 @@ def _fastest(forms: Sequence[Form], bundle: Bundle, max_batch: int) -> Session:
         del session  # its memory, before the next one is opened
     if first is None or best is None:
         raise next(iter(failed.values()))
-    for name, error in failed.items():
-        log.warning("%s: %s is left out: %s", bundle.path, name, error)
+    for name, why in failed.items():
+        log.warning("%s: %s is left out: %s", bundle.path, name, why)
     if rivals or failed:
         best.why = f"auto: {'; '.join(_reasons(first, rivals, won, failed))}"
     if rivals:
