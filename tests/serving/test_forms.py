@@ -186,6 +186,17 @@ def test_forms_that_do_not_serve_are_closed(int8: bytes, tmp_path: Path) -> None
         gc.enable()
 
 
+def test_memory_is_given_back_once_the_others_are_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, open_then = _bundle(tmp_path, FAST, SLOW), list[int]()
+    monkeypatch.setattr(forms, "give_back_memory", lambda: open_then.append(_open_now()))
+    gc.collect()
+    before = _open_now()
+    _opened(whole)
+    assert open_then == [before + 1]
+
+
 def test_at_most_three_forms_are_open_at_once(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, beside = bundle_of(store, "colours"), list[int]()
     names = ["fp32", "a", "b", "c", "d"]

@@ -113,7 +113,7 @@ def test_a_run_that_was_disturbed_does_not_count(monkeypatch: pytest.MonkeyPatch
         (0.0001, 50),  # a tiny network: no longer than it needs
         (0.03, 7),  # until 0.4 s have passed
         (0.5, 3),  # enough for a median
-        (1.0, 2),  # a slow one: until 3 s have passed
+        (0.75, 2),  # a slow one: until 3 s have passed
         (60.0, 1),
     ],
 )
