@@ -67,11 +67,11 @@ def _through_a_root() -> list[onnx.NodeProto]:
     ]
 
 
-def _slowly() -> list[onnx.NodeProto]:
-    """logits = linear + 0, after averaging all pixels sixteen times, which no optimizer skips."""
+def _slowly(times: int) -> list[onnx.NodeProto]:
+    """logits = linear + 0, after averaging all pixels so many times, which no optimizer skips."""
     pixels = SIZE_PX * SIZE_PX * 3
     equal = helper.make_tensor("equal", TensorProto.FLOAT, [1], [1 / pixels])
-    rows = [f"rows{count}" for count in range(17)]
+    rows = [f"rows{count}" for count in range(times + 1)]
     return [
         helper.make_node("ConstantOfShape", ["square"], ["averaging"], value=equal),
         helper.make_node("Flatten", ["shares"], rows[:1]),
@@ -105,12 +105,12 @@ def network(
     task: Task,
     weights: NDArray[np.float32] = WEIGHTS,
     nan_for_black: bool = False,
-    slow: bool = False,
+    slow: int = 0,
 ) -> bytes:
     """The ONNX graph: cast, scale, mean of each channel, one linear layer, softmax or sigmoid.
 
     nan_for_black: the same scores, but NaN for an image with a channel that is nearly black.
-    slow: the same scores, after some hundred times the work.
+    slow: the same scores, after this many times some ten times the work.
     """
     last = (
         helper.make_node("Softmax", ["logits"], ["scores"], axis=1)
@@ -128,7 +128,7 @@ def network(
                 ["again" if nan_for_black else "means", "weights"],
                 ["linear" if slow else "logits"],
             ),
-            *(_slowly() if slow else ()),
+            *(_slowly(slow) if slow else ()),
             last,
         ],
         "tiny",

@@ -141,7 +141,7 @@ def test_the_figures_are_those_of_the_form_that_is_served(
     inside: Callable[..., Inside], tmp_path: Path, precision: str
 ) -> None:
     int8 = tiny_models.network("single", tiny_models.WEIGHTS * 1.01)
-    slow = tiny_models.network("single", slow=True)
+    slow = tiny_models.network("single", slow=16)
     path = tiny_models.add(tmp_path, "small", "single", slow, int8=int8)
     manifest = bundle.read_manifest(path)
     served = inside(model_store=tmp_path, precision=precision)
@@ -184,7 +184,7 @@ def test_an_older_bundle_s_metrics_are_said_to_be_those_of_fp32(
 ) -> None:
     def older(version: int) -> tuple[Manifest, dict[str, bytes]]:
         int8 = tiny_models.network("single", tiny_models.WEIGHTS * 1.01)
-        slow = tiny_models.network("single", slow=True)
+        slow = tiny_models.network("single", slow=16)
         manifest, files = tiny_models.content("old", version, "single", slow, int8=int8)
         fp32, small = manifest.variants
         small = small.model_copy(update={"gate": fp32.gate.model_copy(update={"tolerance": 0.25})})

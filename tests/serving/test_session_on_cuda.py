@@ -199,7 +199,7 @@ def test_the_golden_scores_may_differ_as_the_provider_rounds_or_as_the_variants_
 
 def _with(folder: Path, *others: Precision) -> Bundle:
     """A bundle with a slow fp32 network, and a fast one for the other precisions."""
-    slow, fast = (tiny_models.network("single", slow=slow) for slow in (True, False))
+    slow, fast = (tiny_models.network("single", slow=times) for times in (16, 0))
     whole = bundle.read(tiny_models.add(folder, "colours", "single", slow, int8=fast))
     fp32, int8 = whole.manifest.variants
     faster = [int8.model_copy(update={"precision": other}) for other in others]
