@@ -44,7 +44,10 @@ class Settings(BaseSettings):
         " with single images",
     )
     gpu_memory_mb: int = Field(
-        default=0, ge=0, description="GPU memory that a model may use; 0: no limit"
+        default=0,
+        ge=0,
+        description="GPU memory that a model may use, and as much again while another form of it"
+        " is timed or its next version is loaded; 0: no limit",
     )
     cores: int = Field(
         default=0,
