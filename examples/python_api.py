@@ -13,7 +13,8 @@ from models.decision import Prediction
 from models.hardware import cpu_cores
 from models.preprocess import decode
 from models.store import Store
-from serving.session import Place, Session, open_proved
+from serving.forms import open_proved
+from serving.session import Place, Session
 from serving.settings import Settings
 from training import run_folder
 from training.commands.train import train

@@ -41,7 +41,8 @@ MODULES = {
     "training/evaluation": "calibration calibration_error comparison decisions metrics",
     "training/export": "gate",
     "training/release": "release",
-    "serving": "batcher body deadline prediction registry session settings",
+    "serving": "batcher body deadline forms onnx_runtime prediction registry session settings"
+    " timing",
 }
 TESTS = {  # if not just tests/<package>/test_<module>.py
     "training/export/gate.py": [
@@ -49,6 +50,11 @@ TESTS = {  # if not just tests/<package>/test_<module>.py
         "tests/training/export/test_gate_of_variants.py",
     ],
     "serving/registry.py": ["tests/serving/test_registry.py", "tests/serving/test_following.py"],
+    "serving/forms.py": ["tests/serving/test_forms.py", "tests/serving/test_session_on_cuda.py"],
+    "serving/onnx_runtime.py": [
+        "tests/serving/test_onnx_runtime.py",
+        "tests/serving/test_session_on_cuda.py",
+    ],
     "serving/session.py": [
         "tests/serving/test_session.py",
         "tests/serving/test_session_on_cuda.py",

@@ -1,6 +1,7 @@
 """The handlers of all paths. `routes` lists the paths, in the order of /docs."""
 
 import asyncio
+from dataclasses import asdict
 from typing import Any
 
 from starlette.requests import Request
@@ -78,7 +79,9 @@ class Endpoints:
         return JSONResponse(answer)
 
     async def metrics(self, request: Request) -> Response:
-        served = [(s.manifest, s.variant, s.provider) for s in self._registry.served.values()]
+        served = [
+            (s.manifest, s.variant, s.provider, s.speeds) for s in self._registry.served.values()
+        ]
         text = await asyncio.to_thread(self._metrics.scrape, served)
         return Response(text, headers={"Content-Type": self._metrics.content_type})
 
@@ -100,6 +103,7 @@ def _describe(served: Served) -> dict[str, Any]:
         "labels": manifest.labels,
         "sha256": manifest.files[served.variant.file],
         **_form(served),
+        "timed": [asdict(speed) for speed in served.speeds],
         "gate": gate.model_dump(include={"images", "decisions", "flips", "max_difference"}),
     }
 

@@ -17,9 +17,10 @@ from models.manifest import Manifest
 from models.store import Store
 from serving.aside import Aside
 from serving.batcher import Batcher
+from serving.forms import open_proved
 from serving.metrics import Metrics
 from serving.registry import Registry, Served, naming
-from serving.session import Place, Session, open_proved
+from serving.session import Place, Session
 from serving.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -182,7 +183,7 @@ class Follower:
             session.provider,
             why,
         )
-        return Served(path, manifest, variant, why, session.provider, batcher)
+        return Served(path, manifest, variant, why, session.provider, batcher, session.speeds)
 
     def _count_failure(self, error: Exception) -> None:
         log.warning("the store cannot be read: %s", error)

@@ -17,9 +17,10 @@ from models.hardware import cpu_cores
 from models.manifest import Manifest, Preprocess, Task
 from models.preprocess import decode
 from models.store import Store
+from serving.forms import open_proved
 from serving.prediction import answer_of, decision_of, entry
 from serving.registry import pick
-from serving.session import Place, Session, open_proved
+from serving.session import Place, Session
 from serving.settings import Settings
 
 

@@ -5,7 +5,7 @@ Every label's values are a closed set: declared endpoints, served models, their 
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from models.decision import above
 from models.manifest import Manifest, Variant
+from serving.timing import Speed
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -180,8 +181,9 @@ class Metrics:
         for index in predicted:
             self.predictions.labels(manifest.name, manifest.labels[index]).inc()
 
-    def scrape(self, served: Iterable[tuple[Manifest, Variant, str]]) -> bytes:
-        """The text for Prometheus, summed over all workers. served: each with its provider.
+    def scrape(self, served: Iterable[tuple[Manifest, Variant, str, Sequence[Speed]]]) -> bytes:
+        """The text for Prometheus, summed over all workers. served: each with its provider, and the
+        speeds of its forms.
 
         Series about the versions served now are created here: in the shared files they would stay
         for ever.
@@ -196,6 +198,12 @@ class Metrics:
             "What this worker serves",
             labels=["model", "version", "provider", "precision", "sha256"],
         )
+        speeds = GaugeMetricFamily(
+            "labrador_variant_images_per_second",
+            "What each form of the network that this worker could serve answered, timed when the"
+            " model was loaded; none if there was no choice",
+            labels=["model", "provider", "precision", "batch"],
+        )
         shares = GaugeMetricFamily(
             "labrador_baseline_share",
             "Share of the validation images for which the label was predicted: the reference for"
@@ -208,9 +216,12 @@ class Metrics:
             " sum is estimated from the bins' middles",
             labels=["model"],
         )
-        for manifest, variant, provider in served:
+        for manifest, variant, provider, timed in served:
             name, sha256 = manifest.name, manifest.files[variant.file]
             info.add_metric([name, str(manifest.version), provider, variant.precision, sha256], 1)
+            for speed in timed:
+                form = [name, speed.provider, speed.precision, str(speed.batch)]
+                speeds.add_metric(form, speed.images_per_second)
             baseline = manifest.baseline
             for label, share in zip(manifest.labels, baseline.label_share, strict=True):
                 shares.add_metric([name, label], share)
@@ -225,7 +236,7 @@ class Metrics:
                 # removes its gauges and keeps its counters
                 mark_process_dead(pid, str(self._folder))  # type: ignore[no-untyped-call]
         shared = MultiProcessCollector(None, str(self._folder))  # type: ignore[no-untyped-call]
-        families = [*shared.collect(), info, shares, confidences]  # type: ignore[no-untyped-call]
+        families = [*shared.collect(), info, speeds, shares, confidences]  # type: ignore[no-untyped-call]
         return generate_latest(_Families(families))
 
 

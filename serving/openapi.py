@@ -106,12 +106,20 @@ _FORM: dict[str, Any] = {
     "metrics": {"type": "object", "additionalProperties": Metric.model_json_schema()},
 }
 _COUNT = {"type": "integer", "minimum": 0}
+_SPEED = _object(
+    provider=_TEXT,
+    precision=_PRECISION,
+    batch=_COUNT | {"description": "images per run"},
+    images_per_second={"type": "number"},
+)
 _MODEL = _object(
     **_NAMING,
     task={"enum": ["single", "multi"]},
     labels=_array(_TEXT),
     sha256=_TEXT,
     **_FORM,
+    timed=_array(_SPEED)
+    | {"description": "what LABRADOR_PRECISION=auto measured when the model was loaded"},
     gate=_object(
         max_difference={"type": "number", "description": "of a score, from the trained network's"},
         flips=_COUNT | {"description": "decisions that differ from the trained network's"},

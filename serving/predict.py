@@ -24,7 +24,8 @@ from models.hardware import cpu_cores
 from models.manifest import Manifest
 from models.preprocess import decode
 from models.store import Store
-from serving.session import Place, Session, open_proved
+from serving.forms import open_proved
+from serving.session import Place, Session
 from serving.settings import Settings
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp"}  # in folders; a file given by name is always read

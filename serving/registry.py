@@ -14,13 +14,14 @@ from models.manifest import Manifest, Task, Variant
 from serving.batcher import Batcher
 from serving.metrics import Metrics
 from serving.settings import Settings
+from serving.timing import Speed
 
 ENDPOINTS: dict[Task, str] = {"single": "/classify", "multi": "/tag"}
 
 
 @dataclass(frozen=True)
 class Served:
-    """One version of a model that is being served."""
+    """One version of a model that is being served; speeds: of the forms that `auto` timed."""
 
     path: Path
     manifest: Manifest
@@ -28,6 +29,7 @@ class Served:
     why: str
     provider: str
     batcher: Batcher
+    speeds: tuple[Speed, ...] = ()
 
 
 class Registry:

@@ -1,6 +1,7 @@
 """Tiny real bundles for tests, made without torch: the mean colour of an image decides."""
 
 import io
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,27 @@ def _through_a_root() -> list[onnx.NodeProto]:
     ]
 
 
+def _slowly(times: int) -> list[onnx.NodeProto]:
+    """logits = linear + 0, after averaging all pixels so many times, which no optimizer skips."""
+    pixels = SIZE_PX * SIZE_PX * 3
+    equal = helper.make_tensor("equal", TensorProto.FLOAT, [1], [1 / pixels])
+    rows = [f"rows{count}" for count in range(times + 1)]
+    return [
+        helper.make_node("ConstantOfShape", ["square"], ["averaging"], value=equal),
+        helper.make_node("Flatten", ["shares"], rows[:1]),
+        *(helper.make_node("MatMul", [row, "averaging"], [to]) for row, to in pairwise(rows)),
+        helper.make_node("ReduceMean", [rows[-1], "last"], ["average"], keepdims=1),
+        helper.make_node("Mul", ["average", "zero"], ["nothing"]),
+        helper.make_node("Add", ["linear", "nothing"], ["logits"]),
+    ]
+
+
+def _constants_of_slowly() -> list[onnx.TensorProto]:
+    square = np.array([SIZE_PX * SIZE_PX * 3] * 2, np.int64)
+    values = {"square": square, "last": np.array([1]), "zero": np.array(0, np.float32)}
+    return [numpy_helper.from_array(value, name) for name, value in values.items()]
+
+
 def reference_scores(
     images: NDArray[np.uint8], task: Task, weights: NDArray[np.float32] = WEIGHTS
 ) -> NDArray[np.float32]:
@@ -80,11 +102,15 @@ def reference_scores(
 
 
 def network(
-    task: Task, weights: NDArray[np.float32] = WEIGHTS, nan_for_black: bool = False
+    task: Task,
+    weights: NDArray[np.float32] = WEIGHTS,
+    nan_for_black: bool = False,
+    slow: int = 0,
 ) -> bytes:
     """The ONNX graph: cast, scale, mean of each channel, one linear layer, softmax or sigmoid.
 
     nan_for_black: the same scores, but NaN for an image with a channel that is nearly black.
+    slow: the same scores, after this many times some ten times the work.
     """
     last = (
         helper.make_node("Softmax", ["logits"], ["scores"], axis=1)
@@ -98,8 +124,11 @@ def network(
             helper.make_node("ReduceMean", ["shares", "axes"], ["means"], keepdims=0),
             *(_through_a_root() if nan_for_black else ()),
             helper.make_node(
-                "MatMul", ["again" if nan_for_black else "means", "weights"], ["logits"]
+                "MatMul",
+                ["again" if nan_for_black else "means", "weights"],
+                ["linear" if slow else "logits"],
             ),
+            *(_slowly(slow) if slow else ()),
             last,
         ],
         "tiny",
@@ -114,6 +143,7 @@ def network(
                 if nan_for_black
                 else []
             ),
+            *(_constants_of_slowly() if slow else ()),
         ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)

@@ -17,9 +17,12 @@ SERIES_OF_A_POD_MAX = 2 * LABELS + 500
 SCRAPE = """
 import sys
 from pathlib import Path
+from typing import get_args
 import numpy as np
 from models import bundle, errors
+from models.manifest import Precision
 from serving.metrics import Metrics
+from serving.timing import Speed
 metrics = Metrics(Path(sys.argv[1]))
 manifest = bundle.read_manifest(Path(sys.argv[2]))
 labels = [f"label {number}" for number in range(int(sys.argv[3]))]
@@ -36,7 +39,12 @@ for endpoint, model in (
         metrics.requests.labels(endpoint, model, code).inc()
 for error in [errors.LabradorError, *errors.LabradorError.__subclasses__()]:
     metrics.rejected.labels(error.code).inc()
-print(metrics.scrape([(manifest, manifest.variants[0], "SomeProvider")]).decode())
+speeds = [
+    Speed("SomeProvider", precision, batch, 1.0)
+    for precision in get_args(Precision)
+    for batch in (1, 8)
+]
+print(metrics.scrape([(manifest, manifest.variants[0], "SomeProvider", speeds)]).decode())
 """
 
 

@@ -10,7 +10,8 @@ import pytest
 from models import bundle
 from models.store import Store
 from scripts import drawings
-from serving.session import Place, open_proved
+from serving.forms import open_proved
+from serving.session import Place
 from serving.settings import Settings
 from tests.e2e.conftest import ROOT
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import socket
 import struct
 import threading
@@ -140,13 +141,15 @@ def test_the_figures_are_those_of_the_form_that_is_served(
     inside: Callable[..., Inside], tmp_path: Path, precision: str
 ) -> None:
     int8 = tiny_models.network("single", tiny_models.WEIGHTS * 1.01)
-    path = tiny_models.add(tmp_path, "small", "single", int8=int8)
+    slow = tiny_models.network("single", slow=16)
+    path = tiny_models.add(tmp_path, "small", "single", slow, int8=int8)
     manifest = bundle.read_manifest(path)
     served = inside(model_store=tmp_path, precision=precision)
     (ready,) = get(f"{served.url}/readyz").json()["models"]
     (model,) = get(f"{served.url}/models").json()["models"]
     if precision == "auto":
-        why, form, metrics = "auto on a CPU: int8 passed its gate", "int8", tiny_models.INT8_METRICS
+        why, form, metrics = ready["why"], "int8", tiny_models.INT8_METRICS
+        assert re.match(r"auto: int8 answers \d+\.\d\d times as many images a second", why)
     else:
         why, form, metrics = "LABRADOR_PRECISION=fp32", "fp32", manifest.metrics
     expected = {
@@ -161,6 +164,15 @@ def test_the_figures_are_those_of_the_form_that_is_served(
     assert ready == expected
     assert expected.items() <= model.items()
     assert model["gate"] == {"images": 0, "decisions": None, "flips": 0, "max_difference": 0}
+    timed = {(speed["precision"], speed["batch"]): speed for speed in model["timed"]}
+    both = [("fp32", 1), ("fp32", 8), ("int8", 1), ("int8", 8)]
+    assert sorted(timed) == (both if precision == "auto" else [])
+    text = get(f"{served.url}/metrics").text
+    series = 'labrador_variant_images_per_second{batch="%s",model="small",precision="%s",'
+    for (named, batch), speed in timed.items():
+        (line,) = [one for one in text.splitlines() if one.startswith(series % (batch, named))]
+        assert float(line.split()[-1]) == pytest.approx(speed["images_per_second"])
+    assert text.count("\nlabrador_variant_images_per_second{") == len(timed)
     paths = get(f"{served.url}/openapi.json").json()["paths"]
     for name, one in (("/models", model), ("/readyz", ready)):
         answer = paths[name]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
@@ -172,7 +184,8 @@ def test_an_older_bundle_s_metrics_are_said_to_be_those_of_fp32(
 ) -> None:
     def older(version: int) -> tuple[Manifest, dict[str, bytes]]:
         int8 = tiny_models.network("single", tiny_models.WEIGHTS * 1.01)
-        manifest, files = tiny_models.content("old", version, "single", int8=int8)
+        slow = tiny_models.network("single", slow=16)
+        manifest, files = tiny_models.content("old", version, "single", slow, int8=int8)
         fp32, small = manifest.variants
         small = small.model_copy(update={"gate": fp32.gate.model_copy(update={"tolerance": 0.25})})
         return manifest.model_copy(update={"variants": (fp32, small)}), files

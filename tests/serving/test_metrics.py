@@ -6,6 +6,7 @@ import numpy as np
 
 from models import bundle
 from serving.metrics import Metrics
+from serving.timing import Speed
 
 WORKER = """
 import sys
@@ -30,7 +31,7 @@ def test_counters_are_summed_over_workers_and_gauges_over_living_ones(tmp_path: 
 
 def test_model_info_names_what_runs(metrics: Metrics, store: Path) -> None:
     manifest = bundle.read_manifest(store / "tags" / "1")
-    text = metrics.scrape([(manifest, manifest.variants[0], "SomeProvider")]).decode()
+    text = metrics.scrape([(manifest, manifest.variants[0], "SomeProvider", ())]).decode()
     assert (
         'labrador_model_info{model="tags",precision="fp32",provider="SomeProvider",'
         f'sha256="{manifest.files["model.onnx"]}",version="1"}} 1.0' in text
@@ -38,9 +39,24 @@ def test_model_info_names_what_runs(metrics: Metrics, store: Path) -> None:
     assert "labrador_model_info{" not in metrics.scrape([]).decode()
 
 
+def test_the_speeds_of_the_forms_are_those_of_what_is_served(metrics: Metrics, store: Path) -> None:
+    manifest = bundle.read_manifest(store / "tags" / "1")
+    speeds = (Speed("One", "fp32", 1, 20.5), Speed("Other", "int8", 8, 60.25))
+    text = metrics.scrape([(manifest, manifest.variants[0], "Other", speeds)]).decode()
+    found = [line for line in text.splitlines() if line.startswith("labrador_variant_images")]
+    assert found == [
+        'labrador_variant_images_per_second{batch="1",model="tags",precision="fp32",'
+        'provider="One"} 20.5',
+        'labrador_variant_images_per_second{batch="8",model="tags",precision="int8",'
+        'provider="Other"} 60.25',
+    ]
+    swapped = metrics.scrape([(manifest, manifest.variants[0], "Other", ())]).decode()
+    assert "labrador_variant_images_per_second{" not in swapped
+
+
 def test_the_baseline_is_exported_for_comparison(metrics: Metrics, store: Path) -> None:
     manifest = bundle.read_manifest(store / "tags" / "1")
-    text = metrics.scrape([(manifest, manifest.variants[0], "SomeProvider")]).decode()
+    text = metrics.scrape([(manifest, manifest.variants[0], "SomeProvider", ())]).decode()
     assert 'labrador_baseline_share{label="red",model="tags"} 0.4' in text
     for le, count in (("0.5", 1), ("1.0", 3), ("+Inf", 3)):
         assert f'labrador_baseline_confidence_bucket{{le="{le}",model="tags"}} {count}.0' in text

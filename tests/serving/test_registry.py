@@ -12,10 +12,12 @@ from models.manifest import MODEL_FILE, Task
 from models.store import Store
 from serving import follower as module
 from serving.follower import Follower
+from serving.forms import open_proved
 from serving.hardware import gpus
 from serving.metrics import Metrics
+from serving.onnx_runtime import CPU
 from serving.registry import Registry, naming
-from serving.session import CPU, Place, Session, open_proved
+from serving.session import Place, Session
 from serving.settings import Settings
 from testkit import tiny_models
 
@@ -168,13 +170,13 @@ def test_a_served_model_knows_its_path_variant_and_provider(
         served = registry.served["described"]
         assert (served.path, served.manifest.name) == (path, "described")
         assert (served.provider, served.variant.precision) == (CPU, "fp32")
-        assert served.why == "auto on a CPU: the bundle has no int8"
+        assert served.why == "auto: the bundle has only fp32 for a CPU"
         assert (served.batcher._max_batch, served.batcher.room) == (5, 77)
         assert naming(served.manifest) == {"name": "described", "version": "1"}
 
     settings = Settings(model_store=tmp_path, device="cpu", max_batch=5, max_queue=77)
     _loaded(settings, metrics, test)
-    why = "auto on a CPU: the bundle has no int8"
+    why = "auto: the bundle has only fp32 for a CPU"
     assert caplog.messages == [f"described:1 runs in fp32 on {CPU} ({why})"]
 
 

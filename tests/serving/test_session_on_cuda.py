@@ -5,6 +5,7 @@
 
 import asyncio
 import json
+import re
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,16 +13,19 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
+from models import bundle
 from models.bundle import Bundle
 from models.errors import GateError
 from models.golden import TOLERANCE_CPU, TOLERANCE_CUDA
-from models.manifest import GOLDEN_SCORES_FILE
-from serving import session as session_module
+from models.manifest import GOLDEN_SCORES_FILE, Precision
+from serving import forms
 from serving.follower import Follower
+from serving.forms import open_proved
 from serving.hardware import gpus
 from serving.metrics import Metrics
+from serving.onnx_runtime import CPU, CUDA, DeviceError
 from serving.registry import Registry
-from serving.session import CPU, CUDA, DeviceError, Place, Session, open_proved
+from serving.session import Place
 from serving.settings import Settings
 from testkit import tiny_models
 from tests.serving.test_session import PLACE, Device, bundle_of, images_of, session_of
@@ -55,7 +59,7 @@ def on_cuda(monkeypatch: pytest.MonkeyPatch) -> type[OnCuda]:
         monkeypatch.setattr(OnCuda, name, value)
     monkeypatch.setattr(ort, "InferenceSession", OnCuda)
     monkeypatch.setattr(ort, "preload_dlls", lambda: OnCuda.asked.append({"preload_dlls": True}))
-    monkeypatch.setattr(session_module, "gpus", lambda: 2)
+    monkeypatch.setattr(forms, "gpus", lambda: 2)
     return OnCuda
 
 
@@ -69,7 +73,7 @@ def test_cuda_is_requested_without_fallback_or_tf32_and_with_its_memory_limit(
     ):
         settings = Settings(device="auto", gpu_memory_mb=memory_mb)
         place = Place(threads=1, worker=worker)
-        assert Session(whole, whole.manifest.variants[0], settings, place).provider == CUDA
+        assert open_proved(whole, settings, place).provider == CUDA
         first, asked = on_cuda.asked
         assert first == {"preload_dlls": True}  # otherwise the wheels' libraries are not found
         assert (asked["providers"], asked["enable_fallback"]) == (
@@ -101,7 +105,7 @@ def test_cpu_threads_are_those_of_the_place_and_do_not_spin(
 ) -> None:
     whole = bundle_of(store, "colours")
     place = Place(threads=3, worker=0)
-    session = Session(whole, whole.manifest.variants[0], Settings(device="cpu"), place)
+    session = open_proved(whole, Settings(device="cpu"), place)
     assert (session.provider, session.buckets) == (CPU, [])
     (asked,) = on_cuda.asked
     assert asked["providers"] == [CPU]
@@ -123,14 +127,14 @@ def test_a_fallback_from_cuda_is_an_error_and_with_auto_a_warning(
         session_of(whole, "cuda")
     assert session_of(whole, "auto").provider == CPU
     assert caplog.messages == [f"there is a GPU, but falling back to the CPU: {reason}"]
-    assert caplog.records[0].name == "serving.session"
+    assert caplog.records[0].name == "serving.forms"
 
 
 @pytest.mark.skipif(gpus() > 0, reason="there is a GPU")
 def test_a_broken_gpu_is_an_error_and_with_auto_the_cpu_is_used(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session_module, "gpus", lambda: 1)
+    monkeypatch.setattr(forms, "gpus", lambda: 1)
     monkeypatch.setattr(
         ort, "preload_dlls", lambda: None
     )  # it prints the libraries that it does not find
@@ -144,12 +148,12 @@ def test_on_cuda_batches_are_padded_to_few_sizes_which_all_run_before_the_golden
     store: Path, on_cuda: type[OnCuda]
 ) -> None:
     whole = bundle_of(store, "colours")
-    variant = whole.manifest.variants[0]
-    assert Session(whole, variant, Settings(device="cuda"), PLACE).buckets == [1, 2, 4, 8, 16, 32]
-    one = Session(whole, variant, Settings(device="cuda", max_batch=1), PLACE)
+    assert open_proved(whole, Settings(device="cuda"), PLACE).buckets == [1, 2, 4, 8, 16, 32]
+    one = open_proved(whole, Settings(device="cuda", max_batch=1), PLACE)
     assert (one.max_batch, one.buckets) == (1, [1])
-    session = Session(whole, variant, Settings(device="cuda", max_batch=6), PLACE)
+    session = open_proved(whole, Settings(device="cuda", max_batch=6), PLACE)
     assert (session.max_batch, session.buckets) == (6, [1, 2, 4, 6])
+    on_cuda.batches.clear()
     for count in range(1, 7):
         images = images_of(count)
         np.testing.assert_allclose(
@@ -157,12 +161,11 @@ def test_on_cuda_batches_are_padded_to_few_sizes_which_all_run_before_the_golden
         )
     assert on_cuda.batches == [1, 2, 4, 4, 6, 6]
     on_cuda.batches.clear()
-    few = Session(whole, variant, Settings(device="cuda", max_batch=32), PLACE)
-    few.prove(whole)
+    open_proved(whole, Settings(device="cuda", max_batch=32), PLACE)
     assert on_cuda.batches[:6] == [1, 2, 4, 8, 16, 32]
     assert on_cuda.batches[6:] == [16, 1]  # the ten golden images together, and the first alone
     on_cuda.batches.clear()
-    session_of(whole).prove(whole)
+    session_of(whole)
     assert on_cuda.batches == [1, 10, 1]
 
 
@@ -179,45 +182,54 @@ def test_the_golden_scores_may_differ_as_the_provider_rounds_or_as_the_variants_
 ) -> None:
     exact = bundle_of(store, "colours")
     on_cpu = on_cuda_too = _off_by(exact, TOLERANCE_CPU / 2)
-    session_of(on_cpu, "cpu").prove(on_cpu)
-    session_of(on_cuda_too, "cuda").prove(on_cuda_too)
+    session_of(on_cpu, "cpu")
+    session_of(on_cuda_too, "cuda")
     on_cuda_only = _off_by(exact, TOLERANCE_CUDA / 2)
     with pytest.raises(GateError):
-        session_of(on_cuda_only, "cpu").prove(on_cuda_only)
-    session_of(on_cuda_only, "cuda").prove(on_cuda_only)
+        session_of(on_cuda_only, "cpu")
+    session_of(on_cuda_only, "cuda")
     nowhere = _off_by(exact, TOLERANCE_CUDA * 2)
     with pytest.raises(GateError):
-        session_of(nowhere, "cuda").prove(nowhere)
+        session_of(nowhere, "cuda")
     gate = exact.manifest.variants[0].gate.model_copy(update={"tolerance": TOLERANCE_CUDA * 3})
     variant = exact.manifest.variants[0].model_copy(update={"gate": gate})
-    Session(nowhere, variant, Settings(device="cpu"), PLACE).prove(nowhere)
+    manifest = exact.manifest.model_copy(update={"variants": (variant,)})
+    open_proved(Bundle(nowhere.path, manifest, nowhere.files), Settings(device="cpu"), PLACE)
 
 
-def test_auto_uses_fp16_only_on_cuda(store: Path, on_cuda: type[OnCuda]) -> None:
-    whole = bundle_of(store, "colours")
-    (fp32,) = whole.manifest.variants
-    variants = (fp32, fp32.model_copy(update={"precision": "fp16"}))
-    manifest = whole.manifest.model_copy(update={"variants": variants})
-    both = Bundle(whole.path, manifest, whole.files)
+def _with(folder: Path, *others: Precision) -> Bundle:
+    """A bundle with a slow fp32 network, and a fast one for the other precisions."""
+    slow, fast = (tiny_models.network("single", slow=times) for times in (16, 0))
+    whole = bundle.read(tiny_models.add(folder, "colours", "single", slow, int8=fast))
+    fp32, int8 = whole.manifest.variants
+    faster = [int8.model_copy(update={"precision": other}) for other in others]
+    manifest = whole.manifest.model_copy(update={"variants": (fp32, *faster)})
+    return Bundle(whole.path, manifest, whole.files)
+
+
+def test_auto_times_fp16_only_on_cuda(tmp_path: Path, on_cuda: type[OnCuda]) -> None:
+    both = _with(tmp_path, "fp16")
     for device, precision in (("auto", "fp16"), ("cuda", "fp16"), ("cpu", "fp32")):
-        settings = Settings(device=device)
-        assert open_proved(both, settings, PLACE).variant.precision == precision
-    assert open_proved(both, Settings(device="cuda"), PLACE).why == (
-        "auto on CUDA: fp16 passed its gate"
-    )
+        session = open_proved(both, Settings(device=device), PLACE)
+        assert session.variant.precision == precision
+        assert {speed.provider for speed in session.speeds} <= {CUDA}
+    assert session.why == "auto: the bundle has only fp32 for a CPU"
+    fast = open_proved(both, Settings(device="cuda"), PLACE)
+    assert re.fullmatch(r"auto: fp16 answers .* at batch 32, .* at batch 1", fast.why)
 
 
 def test_where_the_gpu_does_not_work_auto_chooses_as_on_a_cpu(
-    store: Path, on_cuda: type[OnCuda], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    on_cuda: type[OnCuda],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(on_cuda, "works", False)
-    whole = bundle_of(store, "colours")
-    (fp32,) = whole.manifest.variants
-    others = [fp32.model_copy(update={"precision": other}) for other in ("fp16", "int8")]
-    manifest = whole.manifest.model_copy(update={"variants": (fp32, *others)})
-    session = open_proved(Bundle(whole.path, manifest, whole.files), Settings(), PLACE)
+    session = open_proved(_with(tmp_path, "fp16", "int8"), Settings(), PLACE)
     assert (session.provider, session.variant.precision) == (CPU, "int8")
-    assert session.why == "auto on a CPU: int8 passed its gate"
+    assert re.fullmatch(r"auto: int8 answers .* at batch 8, .* at batch 1", session.why)
+    (message,) = caplog.messages
+    assert message.startswith("there is a GPU, but falling back to the CPU: ")
 
 
 @pytest.mark.parametrize(("found", "provider"), [(0, CPU), (1, CUDA)])
@@ -229,7 +241,7 @@ def test_auto_uses_cuda_if_the_driver_reports_a_gpu(
     found: int,
     provider: str,
 ) -> None:
-    monkeypatch.setattr(session_module, "gpus", lambda: found)
+    monkeypatch.setattr(forms, "gpus", lambda: found)
     whole = bundle_of(store, "colours")
     assert session_of(whole, "auto").provider == provider
     assert session_of(whole, "cpu").provider == CPU

@@ -6,7 +6,7 @@ from pathlib import Path
 from models.bundle import read_manifest
 from models.manifest import Manifest, Precision
 from models.store import Store
-from models.variants import NAMES, automatic, differing, metrics_of
+from models.variants import NAMES, candidates, differing, metrics_of
 from training.evaluation.evaluate import HEADLINE
 from training.export import export as exporting
 from training.run_folder import Run
@@ -42,6 +42,9 @@ def print_result(path: Path, store: Store) -> None:
 
 
 def _served(manifest: Manifest) -> str:
-    """`int8 on a CPU, fp16 on CUDA`."""
-    chosen = [(automatic(manifest.variants, device)[0], name) for device, name in NAMES.items()]
-    return ", ".join(f"{variant.precision} on {name}" for variant, name in chosen)
+    """`the faster of fp32 and int8 on a CPU, fp32 on CUDA`."""
+    places = []
+    for device, name in NAMES.items():
+        found = [variant.precision for variant in candidates(manifest.variants, device)]
+        places.append(f"{'the faster of ' * (len(found) > 1)}{' and '.join(found)} on {name}")
+    return ", ".join(places)

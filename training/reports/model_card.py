@@ -56,7 +56,7 @@ def write(
                 "gate": variant.gate,
                 "metrics": variant.gate.own_metrics,
                 "differing": differing(variant.gate),
-                "served_on": served_on(variants, variant),
+                "served_on": served_on(variant),
             }
             for variant in variants
         ],

@@ -88,7 +88,7 @@ def test_each_form_has_its_own_figures(run: Run, bundle: Bundle) -> None:
     assert row == "0.2500 [0.1250, 0.5000]"
     assert f"\n| `model.int8.onnx` | 1.5 | {row} | 2 of 1,440 | " in body
     assert re.search(r"\n\| `model.int8.onnx` .* \| a CPU \| ", body)
-    assert re.search(r"\n\| `model.onnx` .* \| CUDA \| ", body)
+    assert re.search(r"\n\| `model.onnx` .* \| a CPU and CUDA \| ", body)
 
 
 def test_a_bundle_holds_the_card_of_its_run(run: Run, bundle: Bundle) -> None:
