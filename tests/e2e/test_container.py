@@ -13,12 +13,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import yaml
+from packageurl import PackageURL
+from packaging.utils import canonicalize_name
 
 from models.store import Store
 from testkit import tiny_models
@@ -284,6 +287,59 @@ def test_no_compiler_no_git_no_torch_and_no_caches_are_in_it(image: Image) -> No
 
 def compiled(file: Path) -> bool:
     return any((file.parent / "__pycache__").glob(f"{file.stem}.*.pyc"))
+
+
+def test_what_is_listed_accounts_for_every_binary_and_every_module_in_it(image: Image) -> None:
+    bill = json.loads((ROOT / "dist" / f"sbom-{DEVICE}.json").read_text())
+    image_id = output_of("buildah", "inspect", "--type=image", "--format={{.FromImageID}}", NAME)
+    assert [each["content"] for each in bill["metadata"]["component"]["hashes"]] == [image_id]
+    purls = [PackageURL.from_string(part["purl"]) for part in bill["components"] if "purl" in part]
+    base = image.config["Labels"]["org.opencontainers.image.base.name"]
+    assert [part["name"] for part in bill["components"] if part["bom-ref"] == "base"] == [
+        base.partition("@")[0]
+    ]
+    accounted = {file for purl in purls for file in files_of(purl, image.root)}
+    ours = ["bento/src"] + ["usr/local"] * any(purl.type == "generic" for purl in purls)
+    found = set()
+    for folder, _, files in os.walk(image.root):
+        for path in (Path(folder, name) for name in files):
+            if path.is_file() and not path.is_symlink():
+                with path.open("rb") as file:
+                    binary = file.read(4) == b"\x7fELF"
+                if binary or path.suffix == ".py":
+                    found.add(str(path.relative_to(image.root)))
+    assert len(found) > 3000  # it looked at the right place
+    assert {f for f in found - accounted if not f.startswith(tuple(ours))} == set()
+
+
+def files_of(package: PackageURL, root: Path) -> Iterator[str]:
+    """The files of a listed package, relative to the root, as dpkg or pip noted them."""
+    if package.type == "deb":
+        infos = root / "var/lib/dpkg/info"
+        for listed in (infos / f"{package.name}.list", *infos.glob(f"{package.name}:*.list")):
+            if listed.is_file():
+                for line in listed.read_text().splitlines():  # /lib is a link to /usr/lib
+                    yield re.sub(r"^/(bin|sbin|lib\w*)/", r"/usr/\1/", line).removeprefix("/")
+    elif package.type == "pypi":
+        for info in root.glob("venv/lib/python*/site-packages/*.dist-info"):
+            name, _, version = info.stem.rpartition("-")
+            if (canonicalize_name(name), version) == (package.name, package.version):
+                for line in (info / "RECORD").read_text().splitlines():
+                    path = os.path.normpath(
+                        info.parent / line.rpartition(",")[0].rpartition(",")[0]
+                    )
+                    yield os.path.relpath(path, root)
+
+
+def test_its_configuration_names_no_builder(image: Image) -> None:
+    found = json.loads(output_of("buildah", "inspect", "--type=image", NAME))
+    assert "container" not in json.loads(found["Config"])
+    assert image.config["Hostname"] == ""
+    revision = image.config["Labels"]["org.opencontainers.image.revision"]
+    bento = yaml.safe_load((image.root / "bento/bento.yaml").read_text())
+    assert bento["version"] == revision
+    made, built = bento["creation_time"], found["Docker"]["created"]
+    assert datetime.fromisoformat(made) == datetime.fromisoformat(built)
 
 
 def test_the_device_it_was_built_for_decides_what_is_in_it(

@@ -58,17 +58,14 @@ def audited(url: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
-def test_every_pinned_package_is_asked_about_and_what_ships_is_listed() -> None:
+def test_every_pinned_package_is_asked_about() -> None:
     with database(vulnerable="none") as (url, asked):
         done = audited(url)
     assert done.returncode == 0, done.stderr
     assert "No known vulnerabilities found" in done.stderr
-    assert {"pillow", "torch", "bentoml", "uv"} <= set(asked)
-    bill = json.loads((ROOT / "dist" / "sbom.json").read_text())
-    lock = (ROOT / "requirements" / "serve.txt").read_text()
-    pinned = {line.split("==")[0] for line in lock.splitlines() if "==" in line}
-    assert {component["name"] for component in bill["components"]} == pinned
-    assert "torch" not in pinned
+    locks = [(ROOT / "requirements" / name).read_text() for name in ("all.txt", "uv.txt")]
+    lines = "\n".join(locks).splitlines()
+    assert {line.split("==")[0] for line in lines if "==" in line and ";" not in line} <= set(asked)
 
 
 def test_a_vulnerable_package_fails_it() -> None:

@@ -12,6 +12,7 @@ import yaml
 from testkit.servers import ROOT
 
 FOLDER = ROOT / ".github"
+DEVICES = {"cpu", "cuda"}
 WORKFLOWS = sorted(FOLDER.glob("workflows/*.yml"))
 WORKFLOW = FOLDER / "workflows" / "release.yml"
 
@@ -62,4 +63,21 @@ def test_its_scripts_exist_and_only_a_tag_is_published_where_there_is_a_registry
     writing = {name: job for name, job in workflow["jobs"].items() if "permissions" in job}
     assert writing.keys() == {"publish"}
     assert writing["publish"]["if"] == "github.ref_type == 'tag' && vars.REGISTRY != ''"
-    assert writing["publish"]["needs"] == "release"
+    assert {"release", "image"} <= set(writing["publish"]["needs"])
+
+
+def test_both_images_are_built_tested_listed_and_published_on_one_base() -> None:
+    jobs = yaml.safe_load(WORKFLOW.read_text())["jobs"]
+    assert {each["device"] for each in jobs["image"]["strategy"]["matrix"]["include"]} == DEVICES
+    assert set(jobs["publish"]["strategy"]["matrix"]["device"]) == DEVICES
+    for job in ("image", "publish"):
+        assert jobs[job]["env"]["BASE"] == "${{ needs.base.outputs.image }}"
+        commands = [step["run"] for step in jobs[job]["steps"] if "run" in step]
+        (built,) = (line for line in commands if "scripts/container" in line)
+        assert '--base "$BASE"' in built and "--stand-in" not in built
+    signed = [step["with"] for step in jobs["publish"]["steps"] if "attest" in step.get("uses", "")]
+    assert len({(each["subject-name"], each["subject-digest"]) for each in signed}) == 1
+    assert [each.get("sbom-path") for each in signed] == [
+        None,
+        "dist/sbom-${{ matrix.device }}.json",
+    ]
