@@ -1,8 +1,11 @@
 /* What ONNX Runtime's CUDA provider calls while a session is opened, on a machine without a GPU.
    "Device" memory is the host's; nothing is ever computed. Every other function that the provider
    needs is made by `no_gpu.py`, and only returns 0, which means success. */
-#include <stdlib.h>
-#include <string.h>
+typedef unsigned long size_t; /* no header: a compiler is all that the test needs */
+void *memcpy(void *, const void *, size_t);
+void *memset(void *, int, size_t);
+int posix_memalign(void **, size_t, size_t);
+void free(void *);
 
 static char handle[256]; /* of every stream, event and library */
 

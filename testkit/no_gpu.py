@@ -82,10 +82,11 @@ def _build(folder: Path) -> Path:
     rest = "".join(f"int {name}() {{ return 0; }}\n" for name in sorted(needed - written))
     folder.mkdir()
     (folder / "all.c").write_text(source + rest)
-    first = folder / libraries[0]
-    subprocess.run(["cc", "-w", "-shared", "-fPIC", folder / "all.c", "-o", first], check=True)
-    for name in libraries[1:]:
-        shutil.copy(first, folder / name)
+    for name in libraries:
+        (folder / "version").write_text(f"{name} {{ global: *; }};")  # as CUDA's own do
+        # without libc, whose development files may be missing; ONNX Runtime's process has it
+        build = ["cc", "-w", "-shared", "-fPIC", "-nostdlib", "-Wl,--version-script=version"]
+        subprocess.run([*build, "all.c", "-o", name], check=True, cwd=folder)
     return folder
 
 
