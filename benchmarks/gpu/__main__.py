@@ -5,8 +5,8 @@
 
 Runs the tests marked `gpu`; trains a ResNet-50 at 224 pixels in bfloat16 from JPEG files; exports
 it and proves it on CUDA; serves it in fp32 and fp16 with 1 to 8 workers; swaps versions under
-load; tries what else ONNX Runtime offers. Each step is a process that may fail. Prints one table, which
-FOLDER also gets, with all values and logs (gpu.md, gpu.json, gpu.log), anew after each step.
+load; tries what else ONNX Runtime offers. Each step is a process that may fail. Prints one table,
+which FOLDER also gets, with all values and logs (gpu.md, gpu.json, gpu.log), anew after each step.
 `--device cpu --small` rehearses it: every line but CUDA's own runs. `pack` prepares a machine
 without any network.
 """

@@ -6,6 +6,8 @@ import numpy as np
 import onnx.parser
 import pytest
 
+from benchmarks.gpu.plan import small
+from benchmarks.gpu.trials import TRIALS, options_of
 from models.bundle import Bundle
 from testkit import no_gpu
 from testkit.no_gpu import CPU, CUDA
@@ -45,10 +47,10 @@ def test_cuda_has_a_kernel_for_every_node_with_its_types(
         assert placement.nodes[CUDA] >= LAYERS | {last}, precision
 
 
-def test_int8_is_not_for_cuda(bundle: Bundle, tmp_path: Path) -> None:
+def test_int8_is_not_for_cuda(single_bundle: Bundle, tmp_path: Path) -> None:
     """It has no kernel for the biases, int32, and computes the rest in float32."""
     images = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)
-    graph = quantized(bundle.model, "images", images)
+    graph = quantized(single_bundle.model, "images", images)
     placement = no_gpu.placements({"int8": graph}, tmp_path, OPTIONS)["int8"]
     assert "fallback to CPU EP has been explicitly disabled" in placement.refused
     assert placement.nodes[CPU] == {"DequantizeLinear"}
@@ -64,3 +66,13 @@ def test_a_node_that_runs_on_the_cpu_would_be_seen(tmp_path: Path) -> None:
     assert found["shapes"].nodes[CPU] == {"Gather", "Concat"}
     for placement in found.values():
         assert "fallback to CPU EP has been explicitly disabled" in placement.refused
+
+
+@pytest.mark.parametrize("name", [name for name, one in TRIALS.items() if one.provider == CUDA])
+def test_the_trials_of_scripts_gpu_run_on_cuda_alone(
+    single_bundle: Bundle, tmp_path: Path, name: str
+) -> None:
+    """With an option that this ONNX Runtime does not have, no session would open."""
+    options = options_of(small("cuda", tmp_path), TRIALS[name])
+    placement = no_gpu.placements({"fp32": single_bundle.model}, tmp_path, options)["fp32"]
+    assert (placement.refused, set(placement.nodes)) == ("", {CUDA})
