@@ -46,14 +46,14 @@ def placements(
     models: Mapping[str, bytes], folder: Path, options: Mapping[str, str] = MappingProxyType({})
 ) -> dict[str, Placement]:
     """The placement of each ONNX file. folder: an empty one; options: of the CUDA provider."""
-    libraries = _build(folder / "libraries")
+    environment = pretending(folder / "libraries")
     files = [folder / f"{name}.onnx" for name in models]
     for file, model in zip(files, models.values(), strict=True):
         file.write_bytes(model)
     done = subprocess.run(
         [sys.executable, "-m", __name__, json.dumps(dict(options)), *map(str, files)],
         cwd=ROOT,
-        env={**os.environ, "LD_LIBRARY_PATH": str(libraries)},
+        env=environment,
         capture_output=True,
         text=True,
         timeout=120,
@@ -67,12 +67,12 @@ def placements(
     }
 
 
-def _provider() -> Path:
-    return Path(ort.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
+def pretending(folder: Path) -> dict[str, str]:
+    """The environment of a process to which there is a GPU that computes nothing.
 
-
-def _build(folder: Path) -> Path:
-    """Write a library for each of CUDA's that the provider asks for; all have all functions."""
+    Writes to `folder`, a new one, a library for each of CUDA's that the provider asks for; all have
+    all functions. `onnxruntime.preload_dlls` must not load the real ones there.
+    """
     read = ["readelf", "--wide", "--dynamic", "--dyn-syms", str(_provider())]
     text = subprocess.run(read, check=True, capture_output=True, text=True).stdout
     libraries = re.findall(r"NEEDED.*\[(libcu\w+\.so\.\d+)\]", text)
@@ -87,7 +87,11 @@ def _build(folder: Path) -> Path:
         # without libc, whose development files may be missing; ONNX Runtime's process has it
         build = ["cc", "-w", "-shared", "-fPIC", "-nostdlib", "-Wl,--version-script=version"]
         subprocess.run([*build, "all.c", "-o", name], check=True, cwd=folder)
-    return folder
+    return {**os.environ, "LD_LIBRARY_PATH": str(folder)}
+
+
+def _provider() -> Path:
+    return Path(ort.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
 
 
 def _place(file: str, options: Mapping[str, str]) -> tuple[str, dict[str, list[str]]]:
