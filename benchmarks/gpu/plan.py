@@ -21,6 +21,7 @@ class Plan:
     size_px: int = 224
     photo_px: tuple[int, int] = (500, 375)
     images_per_label: int = 800
+    valid: float = 0.1
     epochs: int = 8
     batch_size: int = 128
     batches: tuple[int, ...] = (1, 8, 32)
@@ -54,6 +55,7 @@ def small(device: Literal["cuda", "cpu"], work: Path) -> Plan:
         size_px=32,
         photo_px=(64, 48),
         images_per_label=12,
+        valid=0.3,
         epochs=2,
         batch_size=16,
         batches=(1, 2),

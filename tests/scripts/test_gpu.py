@@ -119,7 +119,14 @@ def test_every_step_runs_on_the_cpu(tmp_path: Path) -> None:
     code, outcomes, text = rehearse(tmp_path, "--minutes", "9")
     assert [o.step for o in outcomes] == [step.name for step in steps(small("cpu", tmp_path))]
     assert code == 0 and "failed" not in text, text
-    assert {"session int8", "trial TensorRT, fp32"} <= {outcome.step for outcome in outcomes}
+    assert "trial TensorRT, fp32" in {outcome.step for outcome in outcomes}
+
+
+@pytest.mark.long
+def test_without_a_run_of_the_gpu_the_bundle_is_trained_on_the_cpu(tmp_path: Path) -> None:
+    code, (made, served), _ = rehearse(tmp_path, "--steps", "bundle", "session fp16")
+    assert (code, made.error, served.error) == (0, "", "")
+    assert "run" in str(made.values["the run of training"])
 
 
 def wheel(folder: Path, name: str, padding: int) -> None:
