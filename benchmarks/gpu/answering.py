@@ -19,7 +19,8 @@ from models.errors import BundleError
 from models.manifest import GOLDEN_SCORES_FILE, Precision, Variant
 from models.store import Store
 from serving.bench import Load
-from serving.session import Place, Session
+from serving.forms import open_proved
+from serving.session import Place
 from serving.settings import Settings
 from testkit.servers import serve
 from training.evaluation import onnx_session
@@ -43,19 +44,16 @@ def golden_images(found: Bundle) -> NDArray[np.uint8]:
 
 def session_alone(plan: Plan, precision: Precision) -> Values:
     """The service's own session: its gate, its scores beside fp32 on the CPU, and its speed."""
-    found, variant = network_of(plan, precision)
+    found, _ = network_of(plan, precision)
     settings = Settings(device=plan.device, precision=precision, model_store=plan.store)
     before_mb, began = card.memory_mb(plan), time.perf_counter()
-    session = Session(found, variant, settings, Place(threads=2, worker=0))
-    opened = time.perf_counter()
-    session.prove(found)
-    proved = time.perf_counter()
+    session = open_proved(found, settings, Place(threads=2, worker=0))
+    opened_s = time.perf_counter() - began
     images = golden_images(found)
     exact = onnx_session.runner(found.model, found.manifest.tensors)(images)
     values: Values = {
         "provider": session.provider,
-        "opens in s": opened - began,
-        "proved in s": proved - opened,
+        "opened and proved in s": opened_s,
         "largest difference": float(np.abs(session.run(images) - exact).max()),
         "GPU memory MB": card.memory_mb(plan) - before_mb,
     }

@@ -17,7 +17,11 @@ from training.network.resnet import Served
 from training.run_folder import Run
 
 pytestmark = pytest.mark.skipif(bool(no_gpu.missing()), reason=no_gpu.missing())
-OPTIONS = {"device_id": "0", "use_tf32": "0", "gpu_mem_limit": str(2**30)}  # serving/session.py
+OPTIONS = {
+    "device_id": "0",
+    "use_tf32": "0",
+    "gpu_mem_limit": str(2**30),
+}  # serving/onnx_runtime.py
 LAYERS = {"Cast", "Sub", "Div", "Transpose", "Conv", "Add", "MaxPool", "ReduceMean", "Gemm"}
 WITHOUT_KERNEL = """
     <ir_version: 9, opset_import: ["": 20]>
