@@ -77,7 +77,7 @@ def undisturbed(measurement: Callable[[], _T]) -> _T:
 
 def drive(
     server: Server,
-    at: Running,
+    url: str,
     bodies: Sequence[bytes],
     seconds: float,
     clients: int = 0,
@@ -90,9 +90,9 @@ def drive(
         load, connector = Load(server.name), aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(connector=connector, headers=headers_of(server)) as http:
             if clients:
-                load_run = closed(http, at.url, bodies, clients, seconds, load)
+                load_run = closed(http, url, bodies, clients, seconds, load)
             else:
-                load_run = opened(http, at.url, bodies, rate, seconds, load, even)
+                load_run = opened(http, url, bodies, rate, seconds, load, even)
             await timed(load, load_run)
         return load
 
@@ -104,13 +104,13 @@ def measure(server: Server, at: Running, bodies: Sequence[bytes], found: Measure
     """Add the measurements; returns the share of a core this client used at the highest rate."""
 
     def load(seconds: float, clients: int = 0, rate: float = 0, even: bool = False) -> Load:
-        return undisturbed(lambda: drive(server, at, bodies, seconds, clients, rate, even))
+        return undisturbed(lambda: drive(server, at.url, bodies, seconds, clients, rate, even))
 
     def at_the_highest() -> tuple[Load, float]:
         before_s = at.cpu_s()
-        return drive(server, at, bodies, SECONDS, CLIENTS), at.cpu_s() - before_s
+        return drive(server, at.url, bodies, SECONDS, CLIENTS), at.cpu_s() - before_s
 
-    drive(server, at, bodies, 2.0, clients=4)  # warm-up
+    drive(server, at.url, bodies, 2.0, clients=4)  # warm-up
     alone = load(SECONDS / 2, clients=1)
     highest, cpu_s = undisturbed(at_the_highest)
     rate = len(highest.times) / highest.wall_s
@@ -135,7 +135,7 @@ def _p99_ms(load: Load) -> float:
 
 def overload(at: Running, bodies: Sequence[bytes], rate: float) -> str:
     """Ten times the highest rate: how much is still answered, and how fast the rest is refused."""
-    load = undisturbed(lambda: drive(LABRADOR, at, bodies, SECONDS, rate=10 * rate))
+    load = undisturbed(lambda: drive(LABRADOR, at.url, bodies, SECONDS, rate=10 * rate))
     p50, p99 = 1000 * np.quantile(load.shed_times or [np.nan], [0.5, 0.99])
     return (
         f"At ten times that: {len(load.times) / load.wall_s / rate:.2f} of the highest rate is"

@@ -1,11 +1,14 @@
 """A session on CUDA: what it requests from ONNX Runtime, and what it does without CUDA.
 
-`OnCuda` stands in for ONNX Runtime's session on a GPU; the last test needs a real GPU.
+`OnCuda` stands in for ONNX Runtime's session on a GPU. The test before the last opens a real one on
+a GPU that computes nothing; the last needs a real GPU.
 """
 
 import asyncio
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,7 +30,8 @@ from serving.onnx_runtime import CPU, CUDA, DeviceError
 from serving.registry import Registry
 from serving.session import Place
 from serving.settings import Settings
-from testkit import tiny_models
+from testkit import no_gpu, tiny_models
+from testkit.servers import ROOT
 from tests.serving.test_session import PLACE, Device, bundle_of, images_of, session_of
 
 
@@ -246,6 +250,38 @@ def test_auto_uses_cuda_if_the_driver_reports_a_gpu(
     assert session_of(whole, "auto").provider == provider
     assert session_of(whole, "cpu").provider == CPU
     assert caplog.messages == []
+
+
+OPENS = """
+import sys
+from pathlib import Path
+import onnxruntime
+from models import bundle
+from serving.hardware import gpus
+from serving.onnx_runtime import on_cuda
+onnxruntime.preload_dlls = lambda: None
+whole = bundle.read(Path(sys.argv[1]))
+network = on_cuda(whole, whole.manifest.variants[0], gpu=0, memory_mb=512)
+options = network._session.get_provider_options()[network.provider]
+wanted = ("device_id", "use_tf32", "gpu_mem_limit")
+print(gpus(), network.provider, *(options[name] for name in wanted))
+"""
+
+
+@pytest.mark.skipif(bool(no_gpu.missing()), reason=no_gpu.missing())
+def test_onnx_runtime_opens_the_session_on_cuda_as_it_is_asked_to(
+    store: Path, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", OPENS, bundle_of(store, "colours").path],
+        cwd=ROOT,
+        env=no_gpu.pretending(tmp_path / "libraries"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"1 {CUDA} 0 0 {512 * 2**20}\n"
 
 
 @pytest.mark.gpu
