@@ -144,12 +144,17 @@ def test_no_image_to_compare_on_is_a_reason() -> None:
 
 
 def test_a_label_that_got_worse_is_a_reason_unless_allowed() -> None:
-    found = compared(regressions=[comparison.Regression("dog", 12, 1, 0.01)], gone=["cat"])
+    lost = [comparison.Regression("dog", 12, 1, 0.01), comparison.Regression("eel", 9, 1, 0.02)]
+    found = compared(regressions=lost, gone=["cat", "owl"])
     assert judge(found, 0.01, ()) == [
-        "worse on dog by more than chance (see --allow-label)",
-        "it no longer has the label cat (see --allow-label)",
+        "worse on dog, eel by more than chance (see --allow-label)",
+        "it no longer has the label cat, owl (see --allow-label)",
     ]
-    assert judge(found, 0.01, ("dog", "cat")) == []
+    assert judge(found, 0.01, ("dog", "cat")) == [
+        "worse on eel by more than chance (see --allow-label)",
+        "it no longer has the label owl (see --allow-label)",
+    ]
+    assert judge(found, 0.01, ("dog", "eel", "cat", "owl")) == []
 
 
 def decided(found: Comparison, allowed: Sequence[str] = (), forced: bool = False) -> Release:
