@@ -30,16 +30,21 @@ _IMAGES = 64
 
 @dataclass(frozen=True)
 class Server:
-    """A server; `path` takes POST requests, as a form with the part `image` if `form`."""
+    """A server; `path` takes POST requests, as a form with the part `image` if `form`.
+
+    precision: of Labrador.
+    """
 
     name: str
     path: str
     form: bool
+    precision: str = "auto"
 
 
 LABRADOR = Server("Labrador", "/classify", form=False)
 SERVERS = [
     LABRADOR,
+    Server("Labrador, fp32", "/classify", form=False, precision="fp32"),
     Server("FastAPI", "/predict", form=True),
     Server("LitServe", "/predict", form=True),
     Server("BentoML's tutorial", "/predict", form=True),
@@ -100,6 +105,7 @@ def running(
         "MODEL": str(store.path("bench") / MODEL_FILE),
         "THREADS": str(THREADS),
         "LABRADOR_MODEL_STORE": str(store.root),
+        "LABRADOR_PRECISION": server.precision,
         "LABRADOR_DRAIN_S": "0",
         "BENTOML_HOME": str(work / "bentoml-home"),
         "BENTOML_DO_NOT_TRACK": "True",
@@ -163,7 +169,7 @@ def stores(work: Path) -> dict[str, tuple[Store, int]]:
         options += ["--freeze-epochs", "0", "--epochs", "1", "--device", "cpu"]
         run = str(work / "run")
         _python("train", str(work / "drawn"), *options, "--out", run)
-        _python("export", run, "--name", "bench", "--store", str(real.root))
+        _python("export", run, "--name", "bench", "--store", str(real.root), "--precision", "int8")
         shutil.rmtree(work / "run")
     return {"ResNet-50, 224": (real, 224), "tiny network": (small, tiny_models.SIZE_PX)}
 

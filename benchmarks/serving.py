@@ -8,8 +8,9 @@ one that computes the mean colour, which leaves only the server's own cost. Ever
 default) starts each server, waits until it answers, warms it up, and measures the highest rate with
 16 clients and the CPU time per answer, the latency of a lone request, the 99th percentile at 80 %
 of the highest rate (open loop, evenly spaced and Poisson arrivals), and the resident memory of its
-processes. Prints the medians, and Labrador at ten times its highest rate. A load during which the
-host took more than a tenth of the cores away is repeated once.
+processes. Labrador runs twice: as it chooses, and in fp32 as its peers do. Prints medians and the
+range of the rounds, and Labrador at ten times its highest rate. A load during which the host took
+more than a tenth of the cores away is repeated once.
 """
 
 import asyncio
@@ -146,7 +147,7 @@ def overload(at: Running, bodies: Sequence[bytes], rate: float) -> str:
 
 
 def limit(model: Path, side_px: int) -> float:
-    """Images per second of ONNX Runtime alone, at its best batch size."""
+    """Images per second of ONNX Runtime alone in fp32, at its best batch size."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = THREADS
     session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
@@ -172,15 +173,23 @@ def table(name: str, found: dict[str, Measurements], limits: Sequence[float]) ->
     ]
     heads += ["alone, ms", "p99 / alone, even", "p99 / alone, Poisson", "MB", "start, s"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    lines.append(f"| ONNX Runtime alone | {median(limits):.0f} | 1.00 |{' |' * 7}")
+    spread = f"{median(limits):.0f} ({min(limits):.0f} to {max(limits):.0f})"
+    lines.append(f"| ONNX Runtime alone, fp32 | {spread} | 1.00 |{' |' * 7}")
     for server, own in found.items():
-        cells = [server, f"{median(own.rate):.0f}", f"{_ratio(own.rate, limits):.2f}"]
-        cells += [f"{_ratio(own.rate, found['FastAPI'].rate):.2f}", f"{median(own.cpu_ms):.1f}"]
+        cells = [server, f"{median(own.rate):.0f} ({min(own.rate):.0f} to {max(own.rate):.0f})"]
+        cells += [_ratios(own.rate, limits), _ratios(own.rate, found["FastAPI"].rate)]
+        cells += [f"{median(own.cpu_ms):.1f}"]
         cells += [f"{median(own.alone_ms):.1f}", f"{_ratio(own.even_p99_ms, own.alone_ms):.1f}"]
         cells += [f"{_ratio(own.poisson_p99_ms, own.alone_ms):.1f}"]
         cells += [f"{median(own.memory_mb):.0f}", f"{median(own.start_s):.1f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _ratios(these: Sequence[float], those: Sequence[float]) -> str:
+    """The median of the rounds' ratios, and their range."""
+    ratios = [a / b for a, b in zip(these, those, strict=True)]
+    return f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 def _ratio(these: Sequence[float], those: Sequence[float]) -> float:
