@@ -70,15 +70,17 @@ def main() -> int:
     parser.add_argument(
         "modules", nargs="*", metavar="MODULE", help="default: all that matter most"
     )
-    parser.add_argument("--lines", metavar="FIRST-LAST", help="mutate these lines only")
+    parser.add_argument("--lines", metavar="LINES", help="mutate these only: 12,30-35")
     options = parser.parse_args()
     modules = options.modules or [
         f"{package}/{name}.py" for package, names in MODULES.items() for name in names.split()
     ]
-    lines = None
+    lines: set[int] | None = None
     if options.lines:
-        first, last = (int(line) for line in options.lines.split("-"))
-        lines = range(first, last + 1)
+        lines = set()
+        for part in options.lines.split(","):
+            first, _, last = part.partition("-")
+            lines |= set(range(int(first), int(last or first) + 1))
     listed = tomllib.loads(EQUIVALENT.read_text()) if EQUIVALENT.exists() else {}
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # after the clean-up
     os.environ["OMP_NUM_THREADS"] = "1"  # a fork has none of its parent's threads
@@ -120,7 +122,9 @@ class Result:
         )
 
 
-def measure(copy: Path, module: str, lines: range | None, listed: list[dict[str, str]]) -> Result:
+def measure(
+    copy: Path, module: str, lines: set[int] | None, listed: list[dict[str, str]]
+) -> Result:
     """Run the tests of `module` against its mutants, on `lines` only; print the survivors."""
     package, _, name = module.removesuffix(".py").rpartition("/")
     tests = TESTS.get(module, [f"tests/{package}/test_{name}.py"])

@@ -115,6 +115,15 @@ def test_too_few_images_are_named_as_the_reason() -> None:
     )
 
 
+def test_at_the_bounds_themselves_a_candidate_is_neither_worse_nor_beyond_the_margin() -> None:
+    equal_at_best = comparison.Difference(0.75, 0.5, low=0.0, high=0.45, std=0.3)
+    (doubtful,) = judge(compared(difference=equal_at_best), 0.125, ())
+    assert doubtful.startswith("the candidate may be worse, but there are too few images")
+    assert supported_margin(compared(difference=equal_at_best), ()) == 0.45
+    (few,) = judge(compared(difference=equal_at_best), 0.25, ())
+    assert few.startswith("too few images to tell: +25.00 points")
+
+
 @pytest.mark.parametrize(
     ("high", "margin"),
     [(0.019, 0.02), (0.0201, 0.025), (0.005, 0.005), (0.31, 0.31), (0.499, None)],
