@@ -357,6 +357,9 @@ def test_each_model_gets_the_images_in_its_own_preprocessing(single_run: Run, st
     compare(single_run, replace(old, run=spying))
     compare(single_run, replace(old, run=spying, preprocess=preprocess))
     assert seen[0].shape == seen[1].shape and not np.array_equal(seen[0], seen[1])
+    outcome = single_run.outcome.model_copy(update={"preprocess": preprocess})
+    with pytest.raises(ReleaseError, match="^refused: too few images to tell"):
+        release(replace(single_run, outcome=outcome), "colours", store, CPU)
 
 
 def test_an_image_s_own_label_does_not_influence_its_tags(
