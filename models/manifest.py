@@ -170,6 +170,11 @@ class Manifest(Frozen):
     tensors: Tensors = Tensors()
     opset: int = Field(ge=1)
     variants: tuple[Variant, ...] = Field(min_length=1, description="the first is model.onnx, fp32")
+    left_out: dict[Precision, str] = Field(
+        default_factory=dict,
+        description="precision -> why export left it out; empty: none was, or not by a version that"
+        " says so",
+    )
     metrics: dict[str, Metric]
     baseline: Baseline
     training_images: str = Field(

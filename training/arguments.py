@@ -235,9 +235,9 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
         action="append",
-        default=[],
-        choices=["fp16", "int8"],
-        help="a variant in addition to fp32, with a gate of its own; may be repeated",
+        choices=["fp32", "fp16", "int8"],
+        help="a form of the network to make beside fp32, which is always made; it must pass its"
+        " gate; may be repeated; default: fp16 and int8, each only if it passes",
     )
     command_line.add_store(parser)
 

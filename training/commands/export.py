@@ -13,7 +13,11 @@ from training.run_folder import Run
 
 
 def export(
-    run: Run, name: str, store: Store, data_path: str | None, precisions: Sequence[Precision]
+    run: Run,
+    name: str,
+    store: Store,
+    data_path: str | None,
+    precisions: Sequence[Precision] | None,
 ) -> None:
     path = exporting.export(run, name, store, data_path, precisions=precisions)
     print_result(path, store)
@@ -36,6 +40,8 @@ def print_result(path: Path, store: Store) -> None:
             f" decisions differ, {headline} {metric.value:.4f}"
             f" [{metric.low:.4f}, {metric.high:.4f}]"
         )
+    for precision, reason in manifest.left_out.items():
+        print(f"{precision} left out: {reason}")
     name = manifest.name
     print(f"wrote {path}; version {store.released(name)} of {name} is released")
     print(f"will serve: {_served(manifest)}; LABRADOR_PRECISION chooses another")

@@ -16,7 +16,7 @@ def release(
     name: str,
     store: Store,
     data_path: str | None,
-    precisions: Sequence[Precision],
+    precisions: Sequence[Precision] | None,
     margin: float,
     allowed: Sequence[str],
     force: bool,

@@ -7,15 +7,13 @@ from models import golden
 from models.bundle import hashes
 from models.manifest import (
     GOLDEN_SCORES_FILE,
-    MODEL_FILE,
     Contract,
     Manifest,
     Precision,
     Release,
-    Variant,
 )
 from models.store import Store
-from training.export import gate, reduced_precision
+from training.export import forms, gate
 from training.export.gate import Reference
 from training.export.onnx_export import OPSET, TENSORS, onnx_bytes
 from training.export.run_images import RunImages, training_images, validation_images
@@ -34,16 +32,17 @@ def export(
     store: Store,
     data_path: str | None = None,
     *,
-    precisions: Sequence[Precision] = (),
+    precisions: Sequence[Precision] | None = None,
     release: Release | None = None,
     found: RunImages | None = None,
 ) -> Path:
     """Export the run to `<store>/<name>/<next version>` and return that folder.
 
-    precisions: variants besides fp32; release: the decision, for the manifest. The gate needs the
-    validation images, unless they are given as `found`, and int8 needs training images: where they
-    were, or at `data_path`. Raises DataError if they are missing or changed, GateError if an
-    exported network does not match the trained one; then no bundle is written.
+    precisions: the forms beside fp32, each of which must pass its gate; None: all that pass, and
+    the manifest says why the others are left out. release: the decision, for the manifest. The gate
+    needs the validation images, unless they are given as `found`, and int8 needs training images:
+    where they were, or at `data_path`. Raises DataError if they are missing or changed, GateError
+    if an exported network does not match the trained one; then no bundle is written.
     """
     outcome = run.outcome
     network = Served(run.network(), outcome.task, outcome.temperature).eval()
@@ -62,9 +61,7 @@ def export(
     golden_files = golden.forms(found.files)
     golden_scores = gate.reference_scores(network, golden.inputs(golden_files, outcome.preprocess))
     trained_on = sorted(record.sha256 for record in run.split.train)
-    networks = _networks(run, network, precisions, data_path)
     contents = {
-        **{_file(precision): model for precision, model in networks.items()},
         **golden_files,
         GOLDEN_SCORES_FILE: golden.scores_file(list(golden_files), golden_scores),
         _TRAINING_IMAGES_FILE: "".join(f"{line}\n" for line in trained_on).encode(),
@@ -78,33 +75,34 @@ def export(
         tensors=TENSORS,
     )
 
-    def make(version: int) -> tuple[Manifest, dict[str, bytes]]:
-        variants = tuple(
-            Variant(
-                file=_file(precision),
-                precision=precision,
-                gate=gate.check(model, precision, contract, contents, reference),
-            )
-            for precision, model in networks.items()
-        )
+    made = forms.make(
+        onnx_bytes(network, outcome.preprocess.image_size_px),
+        precisions,
+        lambda: training_images(run, data_path, most=_CALIBRATION_IMAGES),
+        lambda model, precision: gate.check(model, precision, contract, contents, reference),
+    )
+
+    def content(version: int) -> tuple[Manifest, dict[str, bytes]]:
         card = model_card.write(
             name,
             version,
             outcome,
-            variants,
-            {variant.file: len(contents[variant.file]) for variant in variants},
+            made.variants,
+            {file: len(data) for file, data in made.files.items()},
+            made.left_out,
             release,
             len(found.records),
             len(trained_on),
         )
-        files = {**contents, CARD_FILE: card}
+        files = {**contents, **made.files, CARD_FILE: card}
         manifest = Manifest(
             name=name,
             version=version,
             **dict(contract),  # exactly what the gate verified
             temperature=outcome.temperature,
             opset=OPSET,
-            variants=variants,
+            variants=made.variants,
+            left_out=made.left_out,
             metrics=outcome.metrics,
             baseline=outcome.baseline,
             training_images=_TRAINING_IMAGES_FILE,
@@ -114,22 +112,4 @@ def export(
         )
         return manifest, files
 
-    return store.add(name, make)
-
-
-def _networks(
-    run: Run, network: Served, precisions: Sequence[Precision], data_path: str | None
-) -> dict[Precision, bytes]:
-    """The network in fp32, always first, and in the other precisions."""
-    size_px = run.outcome.preprocess.image_size_px
-    networks: dict[Precision, bytes] = {"fp32": onnx_bytes(network, size_px)}
-    if "fp16" in precisions:
-        networks["fp16"] = onnx_bytes(reduced_precision.halved(network), size_px)
-    if "int8" in precisions:
-        images = training_images(run, data_path, most=_CALIBRATION_IMAGES)
-        networks["int8"] = reduced_precision.quantized(networks["fp32"], TENSORS.images, images)
-    return networks
-
-
-def _file(precision: Precision) -> str:
-    return MODEL_FILE if precision == "fp32" else f"model.{precision}.onnx"
+    return store.add(name, content)

@@ -1,6 +1,5 @@
 """Other precisions of an exported network: fp16 for GPUs, int8 for CPUs."""
 
-import copy
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
@@ -18,17 +17,46 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from training.network.resnet import Served
-
-_BATCH = 16
+_BATCH = 4  # keeps the activations in the processor's cache: a quarter less time than 16
+_WEIGHTS = "network.resnet."  # what the names of the ResNet's weights begin with
+_WEIGHTED = ("Conv", "Gemm")
+_HALF, _FLOAT = TensorProto.FLOAT16, TensorProto.FLOAT
 _QUANTIZED = ["Conv", "Add", "MaxPool", "Relu"]  # the head, pixel normalization and maps stay fp32
 
 
-def halved(network: Served) -> Served:
-    """The network with the ResNet's weights in float16; pixels, logits and scores stay float32."""
-    half = copy.deepcopy(network)
-    half.network.resnet.half()
-    return half
+def halved(model: bytes) -> bytes:
+    """The fp32 network with the ResNet's weights in float16; pixels, logits and scores stay
+    float32.
+
+    A layer with weights casts pixels to float16; what divides logits by the temperature casts them
+    back.
+    """
+    half = onnx.load_from_string(model)
+    graph = half.graph
+    kinds = {tensor.name: tensor.type.tensor_type.elem_type for tensor in graph.input}
+    for weights in graph.initializer:
+        if weights.name.startswith(_WEIGHTS) and weights.data_type == _FLOAT:
+            rounded = numpy_helper.to_array(weights).astype(np.float16)
+            weights.CopyFrom(numpy_helper.from_array(rounded, weights.name))
+        kinds[weights.name] = weights.data_type
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        given = {kinds[name] for name in node.input} & {_HALF, _FLOAT}
+        if len(given) == 2:
+            wanted = _HALF if node.op_type in _WEIGHTED else _FLOAT
+            for place, name in enumerate(node.input):
+                if kinds[name] in given - {wanted}:
+                    node.input[place] = f"{name}_as_{TensorProto.DataType.Name(wanted).lower()}"
+                    nodes.append(helper.make_node("Cast", [name], [node.input[place]], to=wanted))
+                    kinds[node.input[place]] = wanted
+        (cast_to,) = [one.i for one in node.attribute if one.name == "to"] or [None]
+        kinds |= dict.fromkeys(node.output, cast_to or kinds[node.input[0]])
+        nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    for tensor in graph.value_info:
+        tensor.type.tensor_type.elem_type = kinds[tensor.name]
+    return bytes(half.SerializeToString())
 
 
 def quantized(model: bytes, images_name: str, images: NDArray[np.uint8]) -> bytes:

@@ -53,7 +53,7 @@ def release(
     margin: float = MARGIN,
     allowed: Collection[str] = (),
     force: bool = False,
-    precisions: Sequence[Precision] = (),
+    precisions: Sequence[Precision] | None = None,
     data_path: str | None = None,
 ) -> Path:
     """Compare, export through the gate, and make it the released version; the bundle's folder.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from models.manifest import Metric, Release, Task, Variant
+from models.manifest import Metric, Precision, Release, Task, Variant
 from models.variants import differing, served_on
 from models.wording import counted
 from training.evaluation.evaluate import HEADLINE
@@ -21,12 +21,13 @@ def write(
     outcome: Outcome,
     variants: Sequence[Variant],
     sizes: Mapping[str, int],
+    left_out: Mapping[Precision, str],
     release: Release | None,
     images: int,
     trained_on: int,
 ) -> bytes:
-    """The card of a run's bundle. sizes: of each variant's file, in bytes; images, trained_on:
-    number of validation and training images.
+    """The card of a run's bundle. sizes: of each variant's file, in bytes; left_out: why the
+    other forms are not in it; images, trained_on: number of validation and training images.
     """
     environment = Environment(
         loader=PackageLoader("training.reports"),
@@ -60,6 +61,7 @@ def write(
             }
             for variant in variants
         ],
+        left_out=left_out,
         provenance=outcome.provenance,
         release=release,
     )
