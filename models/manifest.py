@@ -91,6 +91,19 @@ class Gate(Frozen):
         description="decrease of the separation, the mean score of the images with a label minus"
         " that of those without; one-sided 95 % bounds"
     )
+    tags_loss: Metric | None = Field(
+        default=None,
+        description="multi-label: increase of 1 - micro F1 over the trained network, both with the"
+        " network's thresholds, cross-fitted; one-sided 95 % bounds; None: single-label, or not"
+        " measured by the version that exported it",
+    )
+    probability_change: Metric | None = Field(
+        default=None,
+        description="root mean square difference of the probabilities from the trained network's,"
+        " of each image's likeliest label or, multi-label, of every label: the calibration error"
+        " changes by no more while decisions stay; one-sided 95 % bounds; None: not measured by the"
+        " version that exported it",
+    )
     metrics: dict[str, float] = Field(
         description="on the validation images, by ONNX Runtime, with the temperature and thresholds"
         " that were fitted on them"

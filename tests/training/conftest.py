@@ -14,6 +14,7 @@ from models.store import Store
 from testkit import image_sets, narrow_resnet
 from training import run_folder
 from training.commands.train import train
+from training.export import forms
 from training.export.export import export
 from training.run_folder import Run
 
@@ -32,6 +33,14 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def narrow_networks() -> Iterator[None]:
     with narrow_resnet.in_place():
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fp32_by_default() -> Iterator[None]:
+    """The other forms take seconds to make: their tests ask for them by name, or undo this."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(forms, "REDUCED", ())
         yield
 
 

@@ -1,13 +1,14 @@
 """Compares a candidate with the released model on the same images: how much worse may it be?
 
 Both predict every image, so what counts is where they differ. The metrics are those where less is
-better: error, 1 - mean average precision, 1 - separation. A variant in another precision is
-compared with the trained network in the same way.
+better: error, 1 - mean average precision, 1 - micro F1, 1 - separation. A variant in another
+precision is compared with the trained network in the same way.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ _Z_POWER = float(norm.ppf(0.8))
 
 Mask = NDArray[np.bool_]
 METRIC: dict[Task, str] = {"single": "error", "multi": "1 - mAP"}
+_Metric = Callable[[Any, Mask, metrics.Weights], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,11 @@ def average_precisions(
     return _resampled(metrics.mean_average_precision, candidate, released, targets, 1.0)
 
 
+def tags(candidate: Mask, released: Mask, targets: Mask) -> Difference:
+    """The difference between two 1 - micro F1, from tags `[N, C]`; paired bootstrap."""
+    return _resampled(metrics.micro_f1, candidate, released, targets, 1.0)
+
+
 def separations(
     candidate: NDArray[np.float32], released: NDArray[np.float32], targets: Mask
 ) -> Difference:
@@ -99,22 +106,45 @@ def separations(
     return _resampled(metrics.separation, candidate, released, targets, most)
 
 
+def square_changes(candidate: NDArray[np.float32], released: NDArray[np.float32]) -> Difference:
+    """The mean square difference between two networks' probabilities `[N, K]`; bootstrap.
+
+    Its root is the most by which the root mean square calibration errors of the two differ while
+    the decisions stay, however probabilities are put into bins: a bin's gap changes by the mean of
+    its probabilities' changes, whose square is at most the mean of their squares. The calibration
+    errors themselves can't be compared on few images: with int8 on 1,156 images of Caltech-101 the
+    estimate went from 0.000 to 0.016, while each bin's mean probability moved by 0.0005.
+    """
+    squares = ((candidate.astype(np.float64) - released) ** 2).mean(1)
+    weights = _weights(len(squares))
+    ours = weights @ squares / len(squares)
+    found = _bounds(ours, np.zeros_like(ours), len(squares), float(squares.max()))
+    return replace(found, low=max(found.low, 0.0))
+
+
 def _resampled(
-    metric: Callable[[NDArray[np.float32], Mask, metrics.Weights], NDArray[np.float64]],
-    candidate: NDArray[np.float32],
-    released: NDArray[np.float32],
-    targets: Mask,
-    most: float,
+    metric: _Metric, candidate: NDArray[Any], released: NDArray[Any], targets: Mask, most: float
 ) -> Difference:
-    """The difference in 1 - `metric`.
+    """The difference in 1 - `metric`."""
+    weights = _weights(len(targets))
+    ours, theirs = (1 - metric(found, targets, weights) for found in (candidate, released))
+    return _bounds(ours, theirs, len(targets), most)
+
+
+def _weights(images: int) -> metrics.Weights:
+    """The images as they are, then resampled: `[1 + B, N]`."""
+    return np.concatenate([np.ones((1, images)), metrics.resamples(images)])
+
+
+def _bounds(
+    ours: NDArray[np.float64], theirs: NDArray[np.float64], images: int, most: float
+) -> Difference:
+    """The difference between two values `[1 + B]`, as `_weights` gives them.
 
     Resampling images on which the models never differ shows no difference at all. So the bounds
     are at least as wide as if the images that a sample of N can miss (Tango's bound on none) added
     `most` each.
     """
-    images = len(targets)
-    weights = np.concatenate([np.ones((1, images)), metrics.resamples(images)])
-    ours, theirs = (1 - metric(scores, targets, weights) for scores in (candidate, released))
     gaps = ours - theirs
     value = gaps[0]
     low, high = np.nanquantile(gaps[1:], [1 - LEVEL, LEVEL])

@@ -62,11 +62,9 @@ def multi_label(
 
     def weighted(weights: Weights) -> dict[str, NDArray[np.float64]]:
         total = weights.sum(1)
-        right = weights @ (targets & tags).sum(1)
-        either = weights @ (targets.sum(1) + tags.sum(1))
         return {
             "map": mean_average_precision(scores, targets, weights),
-            "micro_f1": 2 * right / np.maximum(either, 1e-12),
+            "micro_f1": micro_f1(tags, targets, weights),
             "macro_f1": _label_mean(_f1(weights, targets, tags)),
             "accuracy_multi": weights @ (targets == tags).mean(1) / total,
             "accuracy_all_negative": weights @ (~targets).mean(1) / total,
@@ -124,6 +122,18 @@ def separation(scores: Scores, targets: NDArray[np.bool_], weights: Weights) -> 
         having = weights @ (scores * targets) / (weights @ targets)
     lacking = weights @ (scores * ~targets) / np.maximum(weights @ ~targets, 1e-12)
     return _label_mean(having - lacking)
+
+
+def micro_f1(
+    tags: NDArray[np.bool_], targets: NDArray[np.bool_], weights: Weights
+) -> NDArray[np.float64]:
+    """F1 over all labels together, one value per row of weights `[B, N]`; tags, targets: `[N, C]`.
+
+    0 if there are neither tags nor labels.
+    """
+    right = weights @ (targets & tags).sum(1)
+    either = weights @ (targets.sum(1) + tags.sum(1))
+    return np.asarray(2 * right / np.maximum(either, 1e-12))
 
 
 def _f1(weights: Weights, true: NDArray[Any], found: NDArray[Any]) -> NDArray[np.float64]:

@@ -5,9 +5,15 @@ decision. So a variant must be shown, on the validation images, to lose no more 
 metric than its precision may. It is compared as `release` compares models: a variant shown to lose
 more is refused, and one not shown to lose less has too few images. Counting decisions shows nothing
 with fewer than 268 images (a loss of one point, no decision changed). So a variant whose counted
-loss is within the limit also passes by its separation, which changes with every score.
+loss is within the limit also passes by its separation, which changes with every score. Its tags, by
+the network's thresholds, are judged in the same way.
+
+A variant is served with the network's temperature, which is inside the graph, so its probabilities
+must stay calibrated: their root mean square change, which bounds that of the calibration error,
+must be shown to be small.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -25,6 +31,7 @@ from training.data.targets import encode
 from training.evaluation import calibration, comparison, evaluate, metrics, onnx_session
 from training.evaluation.comparison import Difference
 from training.evaluation.decisions import decide
+from training.evaluation.evaluate import Evaluation
 from training.network.inference import in_batches
 from training.network.resnet import Served
 
@@ -37,16 +44,19 @@ class TooFewImagesError(GateError):
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far a precision may be off: in any score, and in its headline metric."""
+    """How far a precision may be off: in any score, in a metric of its decisions, and in its
+    probabilities, root mean square.
+    """
 
     score: float
     loss: float
+    change: float
 
 
 TOLERANCES: dict[Precision, Tolerance] = {
-    "fp32": Tolerance(golden.TOLERANCE_CPU, 0.01),
-    "fp16": Tolerance(0.01, 0.01),
-    "int8": Tolerance(0.25, 0.01),
+    "fp32": Tolerance(golden.TOLERANCE_CPU, 0.01, 0.02),
+    "fp16": Tolerance(0.01, 0.01, 0.02),
+    "int8": Tolerance(0.25, 0.01, 0.02),
 }
 
 
@@ -82,8 +92,9 @@ def check(
 
     Raises GateError unless the graph has the promised form, the golden files and all validation
     images give the network's scores within the precision's tolerance, the decisions, by label name,
-    are right as often as the network's, and the headline metric is not shown to lose more than it
-    may; TooFewImagesError if, in fp16 or int8, it is not shown to lose less either.
+    are right as often as the network's, and neither the headline metric, the tags nor the
+    probabilities are shown to be off by more than they may; TooFewImagesError if, in fp16 or int8,
+    they are not shown to be off by less either.
     """
     tolerance, task = TOLERANCES[precision], contract.task
     _check_graph(model)
@@ -105,17 +116,29 @@ def check(
                 " network's"
             )
     loss, separation = _losses(got, contract, reference)
-    _check_loss(precision, task, len(got), loss, separation)
+    _check_loss(precision, comparison.METRIC[task], len(got), loss, separation)
+    own = _cross_fitted(got, contract, reference)
+    tags_loss = None
+    if task == "multi":
+        network = _cross_fitted(reference.scores, contract, reference)
+        tags_loss = comparison.tags(own.predicted, network.predicted, own.targets)
+        _check_loss(precision, "1 - micro F1", len(got), tags_loss, separation)
+    change = comparison.square_changes(*(_probabilities(s, task) for s in (got, reference.scores)))
+    _check_change(precision, len(got), change)
     return Gate(
         tolerance=tolerance.score,
         max_difference=max(on_golden.max_difference, on_valid.max_difference),
         flips=flips,
         decisions=on_golden.decisions + on_valid.decisions,
         images=len(got),
-        loss=Metric(value=loss.value, low=loss.low, high=loss.high),
-        separation_loss=Metric(value=separation.value, low=separation.low, high=separation.high),
+        loss=_metric(loss),
+        separation_loss=_metric(separation),
+        tags_loss=tags_loss and _metric(tags_loss),
+        probability_change=Metric(
+            value=math.sqrt(change.value), low=math.sqrt(change.low), high=math.sqrt(change.high)
+        ),
         metrics=exported,
-        own_metrics=_own_metrics(got, contract, reference),
+        own_metrics=own.measure(),
     )
 
 
@@ -140,10 +163,19 @@ def _losses(
     return comparison.errors(wrong, trained_wrong), separation
 
 
-def _own_metrics(
+def _metric(difference: Difference) -> Metric:
+    return Metric(value=difference.value, low=difference.low, high=difference.high)
+
+
+def _probabilities(scores: NDArray[np.float32], task: Task) -> NDArray[np.float32]:
+    """The probabilities `[N, K]` whose calibration is measured."""
+    return scores if task == "multi" else scores.max(1, keepdims=True)
+
+
+def _cross_fitted(
     scores: NDArray[np.float32], contract: Contract | Manifest, reference: Reference
-) -> dict[str, Metric]:
-    """The run's metrics, as they are for a variant with these scores `[N, C]`."""
+) -> Evaluation:
+    """The evaluation of a variant with these scores `[N, C]`, as that of the run."""
     task, order = contract.task, np.asarray(reference.order)
     trained, own = (
         calibration.logits_of(each[order], task, reference.temperature)
@@ -156,15 +188,15 @@ def _own_metrics(
         lambda rows: reference.images[order[rows]],
         trained,
         own,
-    ).measure()
+    )
 
 
 def _check_loss(
-    precision: Precision, task: Task, images: int, loss: Difference, separation: Difference
+    precision: Precision, metric: str, images: int, loss: Difference, separation: Difference
 ) -> None:
     allowed = TOLERANCES[precision].loss
     seen = (
-        f"{100 * loss.value:+.2f} points of {comparison.METRIC[task]} on"
+        f"{100 * loss.value:+.2f} points of {metric} on"
         f" {counted(images, 'validation image')}, between {100 * loss.low:+.2f} and"
         f" {100 * loss.high:+.2f} with 95 % confidence on each side ({100 * allowed:g} allowed)"
     )
@@ -179,6 +211,26 @@ def _check_loss(
     raise TooFewImagesError(
         f"{precision}: too few images to tell whether it is worse than the trained network: {seen};"
         f" about {needed:,} validation images would be enough"
+    )
+
+
+def _check_change(precision: Precision, images: int, change: Difference) -> None:
+    """change: the mean square change of the probabilities."""
+    allowed = TOLERANCES[precision].change
+    if precision == "fp32" or change.high <= allowed**2:
+        return
+    value, low, high = (100 * math.sqrt(x) for x in (change.value, change.low, change.high))
+    seen = (
+        f"by {value:.2f} points on {counted(images, 'validation image')} (root mean square),"
+        f" between {low:.2f} and {high:.2f} with 95 % confidence on each side"
+        f" ({100 * allowed:g} allowed)"
+    )
+    if change.low > allowed**2:
+        raise GateError(f"{precision}: its probabilities differ from the trained network's {seen}")
+    raise TooFewImagesError(
+        f"{precision}: too few images to tell how far its probabilities differ from the trained"
+        f" network's: {seen}; about {comparison.images_needed(change, allowed**2):,} validation"
+        " images would be enough"
     )
 
 

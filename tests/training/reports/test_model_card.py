@@ -22,6 +22,7 @@ def parts(run: Run, bundle: Bundle, release: Release | None = None) -> tuple[dic
         run.outcome,
         manifest.variants,
         {variant.file: len(bundle.files[variant.file]) for variant in manifest.variants},
+        manifest.left_out,
         release,
         images=24,
         trained_on=24,
@@ -89,6 +90,13 @@ def test_each_form_has_its_own_figures(run: Run, bundle: Bundle) -> None:
     assert f"\n| `model.int8.onnx` | 1.5 | {row} | 2 of 1,440 | " in body
     assert re.search(r"\n\| `model.int8.onnx` .* \| a CPU \| ", body)
     assert re.search(r"\n\| `model.onnx` .* \| a CPU and CUDA \| ", body)
+    assert "left out" not in body
+
+
+def test_a_form_that_is_left_out_is_named_with_the_reason(run: Run, bundle: Bundle) -> None:
+    without = bundle.manifest.model_copy(update={"left_out": {"int8": "too few images"}})
+    _, body = parts(run, replace(bundle, manifest=without))
+    assert "\nint8 is left out: too few images.\n" in body
 
 
 def test_a_bundle_holds_the_card_of_its_run(run: Run, bundle: Bundle) -> None:
