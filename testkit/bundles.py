@@ -28,6 +28,8 @@ def values(files: Mapping[str, bytes] = FILES, **changes: Any) -> dict[str, Any]
         "loss": loss,
         "separation_loss": loss,
         "metrics": {"error": 0.1},
+        "tags_loss": None,
+        "probability_change": {"value": 0.002, "low": 0.001, "high": 0.004},
         "decisions": 279,
         "own_metrics": {"error": {"value": 0.1, "low": 0.08, "high": 0.12}},
     }
@@ -43,6 +45,7 @@ def values(files: Mapping[str, bytes] = FILES, **changes: Any) -> dict[str, Any]
         "tensors": {"images": "images", "scores": "scores", "maps": None},
         "opset": 20,
         "variants": [{"file": "model.onnx", "precision": "fp32", "gate": gate}],
+        "left_out": {"int8": "too few images"},
         "metrics": {"error": {"value": 0.1, "low": 0.08, "high": 0.12}},
         "baseline": {
             "label_share": [0.5, 0.3, 0.2],

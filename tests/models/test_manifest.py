@@ -61,12 +61,22 @@ def test_an_unknown_key_is_refused_at_every_depth(where: str) -> None:
         Manifest.model_validate(raw)
 
 
-FREE = ("recipe", "libraries", "files", "metrics", "own_metrics")  # their keys depend on the run
+FREE = (
+    "recipe",
+    "libraries",
+    "files",
+    "metrics",
+    "own_metrics",
+    "left_out",
+)  # their keys depend on the run
 OPTIONAL = (
     "schema_version",
     "release",
     "decisions",
     "own_metrics",
+    "tags_loss",
+    "probability_change",
+    "left_out",
 )  # have defaults; `tensors` has its own test
 
 
@@ -108,10 +118,13 @@ def test_optional_keys_have_their_defaults() -> None:
     raw = values()
     for key in ("schema_version", "release", "tensors"):
         del raw[key]
-    for key in ("decisions", "own_metrics"):  # newer than the first bundles
+    raw.pop("left_out")
+    newer = ("decisions", "own_metrics", "tags_loss", "probability_change")  # than the first ones
+    for key in newer:
         del raw["variants"][0]["gate"][key]
     one = Manifest.model_validate(raw)
-    assert (one.variants[0].gate.decisions, one.variants[0].gate.own_metrics) == (None, None)
+    assert [getattr(one.variants[0].gate, key) for key in newer] == [None] * 4
+    assert one.left_out == {}
     assert (one.schema_version, one.release) == (1, None)
     assert one.tensors == Tensors(images="images", scores="scores", maps="maps")
 

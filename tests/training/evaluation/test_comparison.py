@@ -3,7 +3,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, f1_score
 
 from training.evaluation import comparison, metrics
 
@@ -108,6 +108,39 @@ def test_the_difference_of_average_precision_matches_scikit_learn() -> None:
     expected = [1 - average_precision_score(targets, s, average="macro") for s in (ours, theirs)]
     assert (found.candidate, found.released) == pytest.approx(expected, abs=1e-6)
     assert 0 < found.low < found.value < found.high
+
+
+def test_the_difference_of_tags_matches_scikit_learn() -> None:
+    ours, theirs, targets = scores(0, 1, 2)
+    found = comparison.tags(ours > 0.5, theirs > 0.5, targets)
+    expected = [1 - f1_score(targets, s > 0.5, average="micro") for s in (ours, theirs)]
+    assert (found.candidate, found.released) == pytest.approx(expected)
+    assert 0 < found.low < found.value < found.high
+    alike = comparison.tags(ours > 0.5, ours > 0.5, targets)
+    assert alike.value == 0
+    assert alike.high == pytest.approx(1.6449**2 / (300 + 1.6449**2), rel=1e-3)
+
+
+def test_changes_of_probabilities_bound_those_of_every_bin() -> None:
+    random = np.random.default_rng(0)
+    theirs = random.random((400, 3)).astype(np.float32)
+    ours = theirs + random.normal(0.01, 0.02, theirs.shape).astype(np.float32)
+    found = comparison.square_changes(ours, theirs)
+    exact = float(((ours.astype(np.float64) - theirs) ** 2).mean())
+    assert (found.value, found.candidate) == pytest.approx((exact, exact))
+    assert 0 <= found.low < found.value < found.high < 1.5 * exact
+    for bins in (1, 5, 15):
+        place = np.minimum(theirs * bins, bins - 1).astype(int)
+        moved = [(place == b).mean() * (ours - theirs)[place == b].mean() ** 2 for b in range(bins)]
+        assert sum(moved) < found.value
+
+
+def test_few_images_do_not_prove_that_probabilities_stay() -> None:
+    """The changes are all alike, so resampling them shows no difference."""
+    theirs = np.full((10, 1), 0.5, np.float32)
+    found = comparison.square_changes(theirs + np.float32(0.125), theirs)
+    least = 0.125**2 * 1.6449**2 / (10 + 1.6449**2)
+    assert (found.value, found.high) == pytest.approx((0.125**2, 0.125**2 + least), rel=1e-3)
 
 
 def test_bounds_of_average_precision_cover_and_pairing_narrows_them(

@@ -17,7 +17,7 @@ from testkit import image_sets
 from training.data import decoding
 from training.evaluation import onnx_session
 from training.export import export as module
-from training.export import gate, reduced_precision
+from training.export import forms, gate, reduced_precision
 from training.export.export import export
 from training.run_folder import Run
 
@@ -214,6 +214,40 @@ def test_training_images_are_no_longer_needed(single_run: Run, moved: Path, tmp_
     for record in single_run.split.train:
         (moved / record.file).unlink()
     assert export(single_run, "colours", Store(tmp_path / "store"), str(moved)).is_dir()
+
+
+@pytest.mark.usefixtures("quick")
+def test_without_training_images_int8_is_left_out_unless_it_was_asked_for(
+    single_run: Run, moved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for record in single_run.split.train:
+        (moved / record.file).unlink()
+    monkeypatch.setattr(forms, "REDUCED", ("int8",))
+    store = Store(tmp_path / "store")
+    manifest = bundles.read(export(single_run, "colours", store, str(moved))).manifest
+    assert [variant.precision for variant in manifest.variants] == ["fp32"]
+    assert manifest.left_out["int8"].startswith("24 images cannot be used: ")
+    assert manifest.left_out["int8"].endswith("give its folder with --data")
+    with pytest.raises(DataError, match="24 images cannot be used: "):
+        export(single_run, "colours", store, str(moved), precisions=["int8"])
+    assert store.versions("colours") == [1]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_form_that_cannot_be_made_is_left_out_unless_it_was_asked_for(
+    single_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(model: bytes) -> bytes:
+        raise RuntimeError("an operator\nthat nobody knows")
+
+    monkeypatch.setattr(forms, "REDUCED", ("fp16",))
+    monkeypatch.setattr(reduced_precision, "halved", broken)
+    manifest = bundles.read(export(single_run, "colours", Store(tmp_path))).manifest
+    assert manifest.left_out == {
+        "fp16": "it cannot be made: RuntimeError: an operator that nobody knows"
+    }
+    with pytest.raises(RuntimeError, match="an operator"):
+        export(single_run, "colours", Store(tmp_path), precisions=["fp16"])
 
 
 def test_data_that_does_not_exist_is_named(single_run: Run, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What a variant may lose, on a tiny network whose scores are easy to change."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -124,6 +125,60 @@ def test_a_variant_whose_scores_change_has_too_few_images(tmp_path: Path) -> Non
         " side (1 allowed); about "
     )
     assert str(caught.value).endswith(" validation images would be enough")
+
+
+def test_a_variant_whose_tags_fall_below_their_thresholds_is_refused(tmp_path: Path) -> None:
+    """It scores red lower in every image, so it ranks and separates images as the network does."""
+    colours = np.array([[90, 82, 82], [88, 83, 83], [86, 84, 84], [84, 85, 85]] * 10) / 255
+    answers = reference(
+        images(colours.tolist()), "multi", [("red",), ("red",), ("green",), ("green",)] * 10
+    )
+    lower = np.array([[-0.2, 0, 0]] * 3, np.float32)
+    with pytest.raises(
+        GateError, match=r"^int8: worse than .* \+\d\d\.\d\d points of 1 - micro F1 on"
+    ):
+        checked(tmp_path / "lower", answers, lower, task="multi")
+    found = checked(tmp_path / "same", answers, 0 * lower, task="multi")
+    assert found.tags_loss is not None
+    assert (found.loss.value, found.tags_loss.value) == (0, 0)
+    assert found.tags_loss.high == pytest.approx(1.6449**2 / (40 + 1.6449**2), rel=1e-3)
+
+
+def test_a_variant_whose_probabilities_change_is_refused_though_it_decides_the_same(
+    tmp_path: Path,
+) -> None:
+    """The network's temperature no longer fits."""
+    with pytest.raises(GateError) as caught:
+        checked(tmp_path, clear(300), np.float32(-0.6) * tiny_models.WEIGHTS)
+    assert not isinstance(caught.value, TooFewImagesError)
+    assert re.fullmatch(
+        r"int8: its probabilities differ from the trained network's by (\d+\.\d\d) points on 300"
+        r" validation images \(root mean square\), between \d+\.\d\d and \d+\.\d\d with 95 % confidence on"
+        r" each side \(2 allowed\)",
+        str(caught.value),
+    )
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (0.001, 0.0199, "as good"),
+        (0.001, 0.0201, "too few"),
+        (0.0199, 0.03, "too few"),
+        (0.0201, 0.03, "worse"),
+    ],
+)
+def test_probabilities_may_change_by_two_points(low: float, high: float, verdict: str) -> None:
+    change = Difference(0.019**2, 0, low**2, high**2, std=0.001, most=0.01)
+    gate._check_change("fp32", 100, change)
+    if verdict == "as good":
+        gate._check_change("int8", 100, change)
+        return
+    with pytest.raises(GateError) as caught:
+        gate._check_change("int8", 100, change)
+    assert isinstance(caught.value, TooFewImagesError) == (verdict == "too few")
+    if verdict == "too few":
+        assert str(caught.value).endswith(" validation images would be enough")
 
 
 def test_many_images_show_by_decisions_alone_that_a_variant_is_as_good(

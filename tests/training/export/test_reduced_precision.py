@@ -13,10 +13,12 @@ from models.errors import GateError
 from models.manifest import Precision
 from models.store import Store
 from testkit import constructed_run
+from training.commands.export import print_result
 from training.export import export, forms, gate, reduced_precision
 from training.run_folder import Run
 
 pytestmark = pytest.mark.usefixtures("real_networks")
+REDUCED = ("fp16", "int8")  # what `forms.REDUCED` is outside tests
 
 
 @pytest.fixture(scope="module", name="run")
@@ -118,7 +120,7 @@ def test_fp16_is_a_valid_graph_of_the_weights_rounded_once(both: Bundle) -> None
     exact = {tensor.name: numpy_helper.to_array(tensor) for tensor in whole.graph.initializer}
     for tensor in half.graph.initializer:
         rounded, one = numpy_helper.to_array(tensor), exact[tensor.name]
-        kept = "resnet" not in tensor.name
+        kept = tensor.name.endswith((".mean", ".deviation")) or one.dtype != np.float32
         assert np.array_equal(rounded, one if kept else one.astype(np.float16)), tensor.name
 
 
@@ -136,20 +138,70 @@ def test_fp16_computes_between_two_casts_and_its_pixels_and_scores_are_fp32(both
         assert kinds.get(tensor.name, wanted) == wanted, tensor.name
 
 
+@pytest.fixture
+def made(both: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Making the forms takes seconds: reuse them, for all are tried; their gates are real."""
+    files = {v.precision: both.files[v.file] for v in both.manifest.variants}
+    monkeypatch.setattr(export, "onnx_bytes", lambda *_: files["fp32"])
+    monkeypatch.setattr(forms, "_reduced", lambda model, precision, images: files[precision])
+    monkeypatch.setattr(forms, "REDUCED", REDUCED)
+
+
+def tighten(monkeypatch: pytest.MonkeyPatch, precision: Precision) -> None:
+    """Let the form fail its gate: its tolerance is below its rounding."""
+    tight = {**gate.TOLERANCES, precision: gate.Tolerance(1e-7, 0.01, 0.02)}
+    monkeypatch.setattr(gate, "TOLERANCES", tight)
+
+
+@pytest.mark.usefixtures("made")
+def test_every_form_that_passes_is_exported_by_default(
+    both: Bundle, run: Run, tmp_path: Path
+) -> None:
+    found = bundles.read(export.export(run, "colours", Store(tmp_path))).manifest
+    assert [v.precision for v in found.variants] == ["fp32", "fp16", "int8"]
+    assert (found.variants, found.left_out) == (both.manifest.variants, {})
+
+
+@pytest.mark.usefixtures("made")
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_a_variant_that_fails_its_gate_is_not_written(
+def test_a_form_that_fails_its_gate_is_left_out_by_default_and_the_reason_is_told(
     precision: Precision,
-    both: Bundle,
     run: Run,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """An honest variant passes until its tolerance is tighter than its rounding."""
-    made = {v.precision: both.files[v.file] for v in both.manifest.variants}
-    monkeypatch.setattr(export, "onnx_bytes", lambda *_: made["fp32"])
-    monkeypatch.setattr(forms, "_reduced", lambda *_: made[precision])
-    tight = {**gate.TOLERANCES, precision: gate.Tolerance(1e-7, 0.01, 0.02)}
-    monkeypatch.setattr(gate, "TOLERANCES", tight)
+    tighten(monkeypatch, precision)
+    path = export.export(run, "colours", Store(tmp_path))
+    found = bundles.read(path)
+    other = "int8" if precision == "fp16" else "fp16"
+    assert [v.precision for v in found.manifest.variants] == ["fp32", other]
+    assert f"model.{precision}.onnx" not in found.files
+    (reason,) = found.manifest.left_out.values()
+    assert list(found.manifest.left_out) == [precision] and reason.startswith("scores differ by ")
+    assert f"\n{precision} is left out: {reason}.\n" in found.files["MODEL_CARD.md"].decode()
+    print_result(path, Store(tmp_path))
+    text = capsys.readouterr().out
+    assert f"\n{precision} left out: {reason}\n" in text
+    assert f"\nwill serve: the fastest of fp32 and {other}, timed where it is served; " in text
+
+
+@pytest.mark.usefixtures("made")
+def test_only_the_forms_asked_for_are_made(run: Run, tmp_path: Path) -> None:
+    for asked, expected in ((["fp32"], ["fp32"]), (["int8", "int8"], ["fp32", "int8"])):
+        path = export.export(run, "colours", Store(tmp_path), precisions=asked)  # type: ignore[arg-type]
+        found = bundles.read(path).manifest
+        assert [v.precision for v in found.variants] == expected
+        assert found.left_out == {}
+
+
+@pytest.mark.usefixtures("made")
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_variant_that_fails_its_gate_is_not_written(
+    precision: Precision, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it was asked for by name: it passes until its tolerance is below its rounding."""
+    tighten(monkeypatch, precision)
     with pytest.raises(GateError, match=rf"^{precision}: scores differ by"):
         export.export(run, "colours", Store(tmp_path), precisions=[precision])
     assert Store(tmp_path).names() == []
