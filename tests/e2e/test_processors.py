@@ -49,7 +49,11 @@ def test_an_export_from_another_processor_becomes_ready_here(
     vector_units: str, run: Path, tmp_path: Path
 ) -> None:
     training(
-        ["export", str(run), "--name", "shapes", "--store", str(tmp_path)], OLDER[vector_units]
+        [
+            *("export", str(run), "--name", "shapes"),
+            *("--store", str(tmp_path), "--precision", "fp32"),
+        ],
+        OLDER[vector_units],
     )
     whole = bundle.read(Store(tmp_path).path("shapes"))
     open_proved(whole, Settings(device="cpu", precision="fp32"), Place(threads=1, worker=0))

@@ -21,6 +21,7 @@ from testkit.in_process import until
 from testkit.servers import ROOT, Server, serve
 from training import run_folder
 from training.data import datasets
+from training.export import forms
 from training.network.resnet import Served
 from training.recipe import resolve
 
@@ -144,8 +145,9 @@ def test_the_client_runs_as_a_command(server: Server, tmp_path: Path) -> None:
 
 
 def test_the_script_trains_exports_and_predicts_like_the_trained_network(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(forms, "REDUCED", ())  # the others take seconds, and more images to pass
     images, work = image_sets.class_folders(tmp_path / "images", 8), tmp_path / "work"
     python_api.main(images, work, **image_sets.recipe(images, epochs=1).model_dump())
     file = images / "blue" / "000.jpg"  # the first

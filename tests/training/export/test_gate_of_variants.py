@@ -153,8 +153,8 @@ def test_a_variant_whose_probabilities_change_is_refused_though_it_decides_the_s
     assert not isinstance(caught.value, TooFewImagesError)
     assert re.fullmatch(
         r"int8: its probabilities differ from the trained network's by (\d+\.\d\d) points on 300"
-        r" validation images \(root mean square\), between \d+\.\d\d and \d+\.\d\d with 95 % confidence on"
-        r" each side \(2 allowed\)",
+        r" validation images \(root mean square\), between \d+\.\d\d and \d+\.\d\d with 95 %"
+        r" confidence on each side \(2 allowed\)",
         str(caught.value),
     )
 
