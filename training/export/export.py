@@ -44,6 +44,7 @@ def export(
     where they were, or at `data_path`. Raises DataError if they are missing or changed, GateError
     if an exported network does not match the trained one; then no bundle is written.
     """
+    store.versions(name)  # refuses an invalid name before the work
     outcome = run.outcome
     network = Served(run.network(), outcome.task, outcome.temperature).eval()
     found = found or validation_images(run, data_path)
