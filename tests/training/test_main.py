@@ -14,6 +14,7 @@ from testkit import image_sets
 from testkit.servers import ROOT
 from training import run_folder
 from training.__main__ import main
+from training.arguments import parse
 from training.export import export
 from training.recipe import GROUPS, Recipe
 from training.run_folder import Run
@@ -332,6 +333,16 @@ def test_export_from_the_command_line(
     assert f"wrote {tmp_path / 'pets' / '2'}; version 1 of pets is released" in text
     assert bundle.read(Store(tmp_path).path("pets:2")).manifest.version == 2
     assert text.endswith("next: bentoml serve with LABRADOR_MODELS=pets:2, or release\n")
+
+
+@pytest.mark.parametrize("command", ["export", "release"])
+def test_every_form_is_made_unless_some_are_asked_for(
+    command: str, single_run: Run, tmp_path: Path
+) -> None:
+    typed = [command, str(single_run.path), "--name", "pets", "--store", str(tmp_path)]
+    asked = ["--precision", "fp32", "--precision", "int8"]
+    assert parse(typed, "").arguments["precisions"] is None
+    assert parse([*typed, *asked], "").arguments["precisions"] == ["fp32", "int8"]
 
 
 def test_release_and_rollback_from_the_command_line(

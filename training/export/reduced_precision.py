@@ -17,7 +17,7 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-_BATCH = 4  # keeps the activations in the processor's cache: a quarter less time than 16
+_BATCH = 4  # as fast as 16, with a quarter of its activations in memory
 _HALVED = ("Conv", "Relu", "MaxPool", "Add", "ReduceMean", "Gemm", "Unsqueeze")
 _HALF, _FLOAT = TensorProto.FLOAT16, TensorProto.FLOAT
 _QUANTIZED = ["Conv", "Add", "MaxPool", "Relu"]  # the head, pixel normalization and maps stay fp32
