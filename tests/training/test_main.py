@@ -326,7 +326,7 @@ def test_export_from_the_command_line(
     assert kept.own_metrics is not None
     assert f"(tolerance 0.0001), 0 of {len(single_run.split.valid) + 11} decisions differ, " in text
     assert f" differ, error {kept.own_metrics['error'].value:.4f} [" in text
-    assert "\nwill serve: fp32\n" in text
+    assert "will serve: fp32 on a CPU, fp32 on CUDA; LABRADOR_PRECISION chooses another\n" in text
     assert f"wrote {tmp_path / 'pets' / '1'}; version 1 of pets is released" in text
     assert main(arguments) == 0
     text = capsys.readouterr().out
@@ -364,7 +364,7 @@ def test_release_and_rollback_from_the_command_line(
     assert main([*arguments, "--margin", "0.4"]) == 0
     assert main([*arguments, "--allow-label", "red", "--allow-label", "blue", "--force"]) == 0
     text = capsys.readouterr().out
-    assert "version 3 of pets is released\nwill serve: fp32\n" in text
+    assert "version 3 of pets is released\nwill serve: fp32 on a CPU" in text
     assert text.endswith("\nnext: bentoml build\n")
     decision = bundle.read(Store(tmp_path).path("pets:3")).manifest.release
     assert decision is not None

@@ -11,9 +11,7 @@ from benchmarks.gpu.trials import TRIALS, options_of
 from models.bundle import Bundle
 from testkit import no_gpu
 from testkit.no_gpu import CPU, CUDA
-from training.export.onnx_export import onnx_bytes
 from training.export.reduced_precision import halved, quantized
-from training.network.resnet import Served
 from training.run_folder import Run
 
 pytestmark = pytest.mark.skipif(bool(no_gpu.missing()), reason=no_gpu.missing())
@@ -42,8 +40,7 @@ OF_SHAPES = """
 def test_cuda_has_a_kernel_for_every_node_with_its_types(
     run: Run, bundle: Bundle, tmp_path: Path
 ) -> None:
-    network = Served(run.network(), run.outcome.task, run.outcome.temperature).eval()
-    graphs = {"fp32": bundle.model, "fp16": onnx_bytes(halved(network), 32)}
+    graphs = {"fp32": bundle.model, "fp16": halved(bundle.model)}
     last = {"single": "Softmax", "multi": "Sigmoid"}[run.outcome.task]
     for precision, placement in no_gpu.placements(graphs, tmp_path, OPTIONS).items():
         assert placement.refused == "", precision

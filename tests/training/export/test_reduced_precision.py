@@ -183,7 +183,10 @@ def test_a_form_that_fails_its_gate_is_left_out_by_default_and_the_reason_is_tol
     print_result(path, Store(tmp_path))
     text = capsys.readouterr().out
     assert f"\n{precision} left out: {reason}\n" in text
-    assert f"\nwill serve: the fastest of fp32 and {other}, timed where it is served; " in text
+    where = {"int8": "the faster of fp32 and int8 on a CPU, fp32 on CUDA"}
+    assert (
+        f"\nwill serve: {where.get(other, 'fp32 on a CPU, the faster of fp32 and fp16 on')}" in text
+    )
 
 
 @pytest.mark.usefixtures("made")
