@@ -68,7 +68,8 @@ def test_the_metrics_are_those_of_the_manifest(run: Run, bundle: Bundle) -> None
     megabytes = len(bundle.model) / 1e6
     assert (
         f"\n| `model.onnx` | {megabytes:.1f} | {shown} | 0 of {gate.decisions} |"
-        f" {gate.max_difference:.1e} (tolerance 0.0001) | a CPU and CUDA | 0.00 [0.00, 0.00] | +0.00 ["
+        f" {gate.max_difference:.1e} (tolerance 0.0001) | a CPU and CUDA | 0.00 [0.00, 0.00] |"
+        " +0.00 ["
     ) in body
 
 
