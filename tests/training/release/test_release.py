@@ -272,9 +272,11 @@ def test_with_a_wide_margin_the_same_model_passes_and_is_released(
     run: Run, task: str, own_store: Store
 ) -> None:
     name = NAMES[task]
-    path = release(run, name, own_store, CPU, margin=0.3)
+    path = release(run, name, own_store, CPU, margin=0.3, precisions=("fp16",))
     assert (path.name, own_store.released(name)) == ("2", 2)
-    decision = bundle.read(path).manifest.release
+    manifest = bundle.read(path).manifest
+    assert [variant.precision for variant in manifest.variants] == ["fp32", "fp16"]
+    decision = manifest.release
     assert decision is not None
     assert decision.verdict == "released: not worse by more than the margin"
     assert (decision.replaced, decision.margin, decision.forced) == (1, 0.3, False)
