@@ -17,6 +17,7 @@ from models.hardware import cpu_cores
 from models.manifest import Manifest, Preprocess, Task
 from models.preprocess import decode
 from models.store import Store
+from serving.maps import Look
 from serving.prediction import answer_of, decision_of, entry
 from serving.registry import pick
 from serving.session import Place, Session, open_proved
@@ -68,7 +69,7 @@ class Local:
         results = [
             {"error": image.problem()}
             if isinstance(image, LabradorError)
-            else entry(next(scores), manifest, decide)
+            else entry(Look(next(scores)), manifest, decide)
             for image in pixels
         ]
         return answer_of(results, manifest)

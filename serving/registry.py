@@ -4,7 +4,7 @@ The follower (`serving/follower.py`) loads them and swaps versions; requests cho
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -20,7 +20,7 @@ ENDPOINTS: dict[Task, str] = {"single": "/classify", "multi": "/tag"}
 
 @dataclass(frozen=True)
 class Served:
-    """One version of a model that is being served."""
+    """One version of a model that is being served; `samples`: JPEG files that a person may try."""
 
     path: Path
     manifest: Manifest
@@ -28,6 +28,7 @@ class Served:
     why: str
     provider: str
     batcher: Batcher
+    samples: Sequence[bytes] = ()
 
 
 class Registry:

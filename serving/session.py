@@ -57,14 +57,21 @@ class Session:
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """images uint8 `[N, S, S, 3]` -> scores float32 `[N, C]`."""
+        return self._fetch([self._manifest.tensors.scores], images)[0]
+
+    def run_with_maps(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        """As `run` -> scores, and maps float32 `[N, C, h, w]`. Only if the manifest names maps."""
+        tensors = self._manifest.tensors
+        return self._fetch([tensors.scores, str(tensors.maps)], images)
+
+    def _fetch(self, names: list[str], images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        """These outputs of the network, one row per image each."""
         count = len(images)
         bucket = next((size for size in self.buckets if size >= count), count)
         if bucket > count:
             images = np.pad(images, [(0, bucket - count), (0, 0), (0, 0), (0, 0)])
-        tensors = self._manifest.tensors
-        scores: NDArray[np.float32]
-        (scores,) = self._session.run([tensors.scores], {tensors.images: images})
-        return scores[:count]
+        found = self._session.run(names, {self._manifest.tensors.images: images})
+        return [rows[:count] for rows in found]
 
     def prove(self, bundle: Bundle) -> None:
         """Run every batch size once, then check the golden images; GateError if one fails."""
