@@ -42,7 +42,7 @@ class Endpoints:
     def routes(self) -> list[Route]:
         page = [
             Route("/", self.page),
-            Route("/page/{file}", self.page),
+            Route("/page/{name}", self.page),
             Route("/models/{name}/samples/{number:int}", self.sample),
         ]
         return [
