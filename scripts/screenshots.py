@@ -14,13 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from playwright.sync_api import Browser, Page, Route
+from playwright.sync_api import Browser, FloatRect, Page, Route
 
 from testkit.browser import chromium
 from testkit.servers import serve
 
 WIDE, USUAL, PHONE = (1920, 1080), (1280, 860), (360, 740)
 Scheme = Literal["light", "dark"]
+SCHEMES: tuple[Scheme, Scheme] = ("light", "dark")
 
 
 def main() -> int:
@@ -32,7 +33,7 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, chromium() as browser:
         with serve(Path(folder), model_store=options.store) as server:
-            for scheme in ("light", "dark"):
+            for scheme in SCHEMES:
                 usual_states(browser, server.url, options, scheme)
             phone_states(browser, server.url, options)
             wide_states(browser, server.url, options)
@@ -111,7 +112,7 @@ def usual_states(browser: Browser, url: str, options: argparse.Namespace, scheme
         page.screenshot(path=out / f"tags-{scheme}.png")
 
 
-def clip(page: Page) -> dict[str, float]:
+def clip(page: Page) -> FloatRect:
     """From the top of the page to the end of its first card."""
     box = page.locator(".card").first.bounding_box()
     assert box is not None
@@ -119,8 +120,8 @@ def clip(page: Page) -> dict[str, float]:
 
 
 def phone_states(browser: Browser, url: str, options: argparse.Namespace) -> None:
-    for scheme in ("light", "dark"):
-        with opened(browser, url, PHONE, scheme, scale=2) as page:  # type: ignore[arg-type]
+    for scheme in SCHEMES:
+        with opened(browser, url, PHONE, scheme, scale=2) as page:
             page.wait_for_selector("#samples li:nth-child(3)")
             page.screenshot(path=options.out / f"phone-start-{scheme}.png")
             show(page, options.pictures[:1])

@@ -103,8 +103,8 @@ class Settings(BaseSettings):
 
     page: bool = Field(
         default=True,
-        description="the page at `/`, on which a person tries the models, with sample pictures from"
-        " their bundles; off: neither",
+        description="on: a page at `/`, on which a person tries the models, with sample pictures"
+        " from their bundles; off: neither",
     )
 
     @field_validator("models", mode="before")

@@ -45,7 +45,7 @@ def network(task: Task) -> bytes:
             helper.make_node("Transpose", ["own_logits"], ["maps"], perm=[0, 3, 1, 2]),
         ]
     )
-    shape = ["N", len(tiny_models.LABELS), POSITIONS, POSITIONS]
+    shape: list[str | int | None] = ["N", len(tiny_models.LABELS), POSITIONS, POSITIONS]
     model.graph.output.append(helper.make_tensor_value_info("maps", TensorProto.FLOAT, shape))
     onnx.checker.check_model(model, full_check=True)
     content: bytes = model.SerializeToString()

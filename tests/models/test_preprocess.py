@@ -801,17 +801,17 @@ def test_the_box_is_what_the_network_sees_of_the_upright_picture(
     size: tuple[int, int], orientation: int | None
 ) -> None:
     width, height = size
-    side = 0.5 * min(size)
-    box = (width / 2 - side / 2, height / 2 - side / 2, width / 2 + side / 2, height / 2 + side / 2)
+    side = min(size) // 2
+    left, top = (width - side) // 2, (height - side) // 2
     upright = Image.new("RGB", size, "blue")
-    upright.paste("red", tuple(map(int, box)))
+    upright.paste("red", (left, top, left + side, top + side))
     lying = orientation in (5, 6, 7, 8)  # the box looks the same when it is mirrored
     stored = upright.transpose(Image.Transpose.TRANSPOSE) if lying else upright
     data = encoded(stored, "PNG", orientation)
     preprocess = Preprocess(image_size_px=20, crop_fraction=0.5)
     pixels, found = decode_with_box(data, preprocess)
     assert found == pytest.approx(
-        (box[0] / width, box[1] / height, box[2] / width, box[3] / height), abs=1e-9
+        (left / width, top / height, (left + side) / width, (top + side) / height), abs=1e-9
     )
     assert (pixels == (255, 0, 0)).all()
     np.testing.assert_array_equal(pixels, decode(data, preprocess))

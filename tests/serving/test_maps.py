@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from models.errors import ModelFailed
 from models.manifest import Task
 from models.preprocess import decode
 from serving import openapi
+from serving.maps import Look, beside
 from serving.settings import Settings
 from testkit import mapped_models, tiny_models
 from testkit.in_process import Inside
@@ -29,16 +31,6 @@ def picture(width: int = 96, height: int = 64, orientation: int | None = None) -
     return encoded(pixels, "PNG", orientation)
 
 
-@pytest.fixture(scope="session")
-def mapped(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store whose models have maps, and one that has none."""
-    folder = tmp_path_factory.mktemp("mapped")
-    mapped_models.add(folder, "colours", "single")
-    mapped_models.add(folder, "tags", "multi")
-    tiny_models.add(folder, "plain", "single")
-    return folder
-
-
 @pytest.fixture
 def running(inside: Callable[..., Inside], mapped: Path) -> Iterator[Inside]:
     yield inside(model_store=mapped)
@@ -52,7 +44,8 @@ def ask(running: Inside, query: str, image: bytes) -> dict[str, Any]:
 
 
 def expected_maps(image: bytes) -> NDArray[np.float32]:
-    return mapped_models.reference_maps(decode(image, PREPROCESS)[np.newaxis])[0]
+    (maps,) = mapped_models.reference_maps(decode(image, PREPROCESS)[np.newaxis])
+    return np.asarray(maps)
 
 
 def test_a_prediction_carries_the_evidence_for_it_and_against_its_rival(running: Inside) -> None:
@@ -130,9 +123,6 @@ def test_maps_that_cannot_be_had_are_refused(running: Inside, query: str, detail
 
 
 def test_a_map_that_is_not_finite_is_the_models_failure() -> None:
-    from models.errors import ModelFailed
-    from serving.maps import Look, beside
-
     manifest, _ = mapped_models.content("colours", 1, "single")
     maps = np.full((3, 4, 4), np.inf, np.float32)
     look = Look(np.array([0.5, 0.3, 0.2], np.float32), maps, (0, 0, 1, 1))
