@@ -52,13 +52,19 @@ def network(task: Task) -> bytes:
     return content
 
 
-def content(name: str, version: int, task: Task) -> tuple[Manifest, dict[str, bytes]]:
-    """The manifest and the files of a bundle."""
+def content(
+    name: str, version: int, task: Task, thresholds: tuple[float, ...] = (0.5, 0.5, 0.5)
+) -> tuple[Manifest, dict[str, bytes]]:
+    """The manifest and the files of a bundle; `thresholds`: of a multi-label one."""
     manifest, files = tiny_models.content(name, version, task, network(task))
-    changes = {"tensors": Tensors(maps="maps"), "files": hashes(files)}
+    changes: dict[str, object] = {"tensors": Tensors(maps="maps"), "files": hashes(files)}
+    if task == "multi":
+        changes["thresholds"] = thresholds
     return manifest.model_copy(update=changes), files
 
 
-def add(store: Path, name: str, task: Task) -> Path:
+def add(
+    store: Path, name: str, task: Task, thresholds: tuple[float, ...] = (0.5, 0.5, 0.5)
+) -> Path:
     """Write the next version of the bundle into the store and return its folder."""
-    return Store(store).add(name, lambda version: content(name, version, task))
+    return Store(store).add(name, lambda version: content(name, version, task, thresholds))

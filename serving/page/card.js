@@ -6,7 +6,8 @@ import * as words from "./words.js";
 
 const SHOWN = 5; // labels at first
 const ASKED = 20; // labels that a single-label model is asked for
-const NEAR = 3; // labels shown below their thresholds
+const NEAR = 3; // labels shown below their thresholds, if they reach this share of them:
+const NEARLY = 0.25;
 
 const template = (id) => document.getElementById(id).content.firstElementChild.cloneNode(true);
 
@@ -110,8 +111,9 @@ export class Card {
     this.element.classList.remove("failed");
     this.find(".verdict").textContent = "Looking…";
     this.find(".bars").replaceChildren();
-    for (const name of [".share", ".hint", ".by", ".explained"]) this.find(name).textContent = "";
+    for (const name of [".share", ".compared", ".by", ".explained"]) this.find(name).textContent = "";
     for (const name of [".again", ".explained", ".code"]) this.find(name).hidden = true;
+    this.box = null;
     this.#look(null);
   }
 
@@ -140,7 +142,7 @@ export class Card {
     this.find(".verdict").textContent = verdict;
     this.find(".share").textContent = share;
     this.find(".bars").replaceChildren(...groups.flatMap((group) => this.#group(group)));
-    this.find(".hint").textContent = answer.box ? "Choose a label to see where it looked." : "";
+    this.#look(null);
     const by = `${answer.model.name} ${answer.model.version} · ${words.providerOf(model)}`;
     this.find(".by").textContent = `${by} · ${ms} ms`;
     this.page.say(`${this.picture.name}: ${verdict} ${share}`);
@@ -196,10 +198,12 @@ export class Card {
     for (const button of this.element.querySelectorAll(".bar")) {
       button.ariaPressed = String(button === label?.button);
     }
-    this.find(".seen").hidden = this.find(".looked").hidden = !label;
-    this.find(".hint").hidden = Boolean(label);
-    this.find(".frame").classList.toggle("looking", Boolean(label));
-    if (!label) return this.#dim(0);
+    this.find(".seen").hidden = this.find(".dim input").disabled = !label;
+    this.find("figcaption").classList.toggle("looking", Boolean(label));
+    if (!label) {
+      this.find(".compared").textContent = this.box ? "Choose a label to see where it looked." : "";
+      return this.#dim(0);
+    }
     const [left, top, right, bottom] = this.box.map((share) => 100 * share);
     const style = this.find(".seen").style;
     style.left = `${left}%`;
@@ -235,8 +239,9 @@ function tags(answer, { labels, thresholds }) {
   const needs = new Map(labels.map((label, number) => [label, thresholds[number]]));
   const all = answer.tags.map((tag) => ({ ...tag, needs: needs.get(tag.label) }));
   const reaches = ({ probability, needs }) => Math.fround(probability) >= Math.fround(needs);
-  const below = all.filter((tag) => !reaches(tag));
-  below.sort((a, b) => b.probability - b.needs - (a.probability - a.needs));
+  const near = ({ probability, needs }) => probability / needs;
+  const below = all.filter((tag) => !reaches(tag) && near(tag) >= NEARLY);
+  below.sort((a, b) => near(b) - near(a));
   return [
     { title: "Tags", labels: all.filter(reaches) },
     { title: "Just below", labels: below.slice(0, NEAR) },

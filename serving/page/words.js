@@ -63,8 +63,8 @@ export const providerOf = (model) =>
 export function curl({ path, query, name, sample }) {
   const to = `'${url(path)}?${new URLSearchParams(query)}'`;
   const header = key.get() ? ` -H "Authorization: Bearer $KEY"` : "";
-  if (sample) return `curl -s${header} '${url(sample)}' |\n  curl${header} --data-binary @- ${to}`;
-  return `curl${header} --data-binary @${quoted(name)} ${to}`;
+  if (sample) return `curl -s${header} '${url(sample)}' |\n  curl${header} --data-binary @- \\\n  ${to}`;
+  return `curl${header} --data-binary @${quoted(name)} \\\n  ${to}`;
 }
 
 const quoted = (name) => (/^[\w.-]+$/.test(name) ? name : `'${name.replaceAll("'", "'\\''")}'`);
@@ -74,6 +74,8 @@ export function python({ path, query, name, sample }) {
   const picture = sample
     ? `httpx.get(${JSON.stringify(url(sample))}${keyed}).content`
     : `Path(${JSON.stringify(name)}).read_bytes()`;
+  const literal = (value) => (value === "true" ? "True" : isFinite(value) ? value : JSON.stringify(value));
+  const params = Object.entries(query).map(([n, value]) => `"${n}": ${literal(value)}`);
   const imports = [...(key.get() ? ["import os"] : []), ...(sample ? [] : ["from pathlib import Path"])];
   return [
     ...imports,
@@ -84,7 +86,7 @@ export function python({ path, query, name, sample }) {
     `picture = ${picture}`,
     `answer = httpx.post(`,
     `    ${JSON.stringify(url(path))},`,
-    `    params=${JSON.stringify(query).replaceAll('":', '": ').replaceAll(',"', ', "')},`,
+    `    params={${params.join(", ")}},`,
     `    content=picture,${key.get() ? "\n    headers=headers," : ""}`,
     `)`,
     `print(answer.raise_for_status().json())`,

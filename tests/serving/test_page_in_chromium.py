@@ -18,7 +18,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect
+from playwright.sync_api import Browser, ConsoleMessage, FilePayload, Page, expect
 
 from serving import follower
 from serving.session import Session
@@ -91,10 +91,10 @@ def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
 
 
 def choose(page: Page, *files: tuple[str, bytes]) -> None:
-    page.set_input_files(
-        "#files",
-        [{"name": name, "mimeType": "image/png", "buffer": data} for name, data in files],
-    )
+    payloads: list[FilePayload] = [
+        {"name": name, "mimeType": "image/png", "buffer": data} for name, data in files
+    ]
+    page.set_input_files("#files", payloads)
 
 
 def answered(page: Page, cards: int = 1) -> None:
@@ -144,26 +144,38 @@ def test_the_bars_are_the_apis_numbers(inside: Start, mapped: Path, visit: Any) 
 
 
 def test_tags_are_beside_their_thresholds_and_near_misses_below(
-    inside: Start, mapped: Path, visit: Any
+    inside: Start, visit: Any, tmp_path: Path
 ) -> None:
-    server = inside(model_store=mapped, models=("tags",))
+    needs = {"red": 0.6, "green": 0.9, "blue": 0.95}
+    mapped_models.add(tmp_path, "tags", "multi", tuple(needs.values()))
+    server = inside(model_store=tmp_path)
     page = visit(server)
+
+    def lists() -> dict[str | None, list[str]]:
+        groups = page.locator(".card").first.locator(".bars ul").all()
+        return {
+            group.get_attribute("aria-label"): group.locator(".label").all_inner_texts()
+            for group in groups
+        }
+
     choose(page, ("striped.png", STRIPED))
     answered(page)
-    every = expected(server, "tag?threshold=0", STRIPED)
     above = [tag["label"] for tag in expected(server, "tag", STRIPED)]
-    assert 0 < len(above) < len(every)
-    lists = {
-        group.get_attribute("aria-label"): group.locator(".label").all_inner_texts()
-        for group in page.locator(".bars ul").all()
-    }
-    below = [tag["label"] for tag in every if tag["label"] not in above]
-    assert lists == {"Tags": above, "Just below": below}
-    assert page.locator(".verdict").inner_text() == ", ".join(above)
-    assert set(page.locator(".needs").all_inner_texts()) == {"needs 50.0 %"}
-    assert {tick.evaluate("e => e.style.left") for tick in page.locator(".tick").all()} == {"50%"}
-    choose(page, ("grey.png", encoded(np.full((48, 48, 3), 0, np.uint8), "PNG")))
+    every = {tag["label"]: tag for tag in expected(server, "tag?threshold=0", STRIPED)}
+    assert (above, list(every)) == (["red"], ["red", "green", "blue"])
+    assert lists() == {"Tags": ["red"], "Just below": ["green", "blue"]}
+    assert page.locator(".verdict").inner_text() == "red"
+    assert shown(page) == [(name, percent(tag["probability"])) for name, tag in every.items()]
+    for bar, share in zip(page.locator(".bar").all(), needs.values(), strict=True):
+        assert bar.locator(".needs").inner_text() == f"needs {percent(share)}"
+        assert bar.locator(".tick").evaluate("e => e.style.left") == f"{100 * share:g}%"
+    choose(page, ("red.jpg", RED))
     answered(page, 2)
+    assert lists() == {"Tags": ["red"]}  # the others are far below
+    choose(page, ("black.png", encoded(np.zeros((48, 48, 3), np.uint8), "PNG")))
+    answered(page, 3)
+    assert page.locator(".verdict").first.inner_text() == "None of its 3 labels"
+    assert list(lists()) == ["Just below"]
 
 
 def test_pictures_are_dropped_and_pasted_several_at_once(
@@ -310,8 +322,7 @@ def test_a_bad_file_is_told_what_is_wrong_and_what_works(
     check_accessible(page)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 360)])
 def test_axe_finds_nothing_in_any_state(
     inside: Start, mapped: Path, visit: Any, scheme: str, width: int
 ) -> None:
