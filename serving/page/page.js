@@ -2,7 +2,7 @@
 
 import { Card } from "./card.js";
 import { call, key, patiently, Refusal } from "./service.js";
-import { about, waiting } from "./words.js";
+import { about, refused, waiting } from "./words.js";
 
 const part = (id) => document.getElementById(id);
 const cards = [];
@@ -46,6 +46,11 @@ function notice(text) {
   part("notice").textContent = text;
 }
 
+function refusedNotice(error) {
+  if (!(error instanceof Refusal)) throw error;
+  notice(refused(error).join(". "));
+}
+
 /** Ask for a key, once for all who wait for it. */
 function signedIn() {
   keyGiven ??= new Promise((resolve) => {
@@ -78,7 +83,7 @@ function add(picture) {
   });
   document.body.classList.add("answering");
   part("answers").prepend(card.element);
-  loaded.then(() => card.ask(model));
+  loaded.then(() => card.ask(model), () => {}); // why not is told once, above
 }
 
 function addFiles(files) {
@@ -120,7 +125,7 @@ for (const input of [part("files"), part("camera")]) {
 part("chooser").onchange = () => {
   model = models.find(({ name }) => name === part("chooser").value);
   part("about").textContent = about(model);
-  showSamples();
+  showSamples().catch(refusedNotice);
   for (const card of cards) card.ask(model);
 };
 
@@ -148,7 +153,4 @@ addEventListener("drop", (event) => {
 });
 
 const loaded = load();
-loaded.then(showSamples).catch((error) => {
-  if (!(error instanceof Refusal)) throw error;
-  notice(waiting(error, 0));
-});
+loaded.then(showSamples).catch(refusedNotice);

@@ -31,7 +31,7 @@ export async function call(path, options = {}) {
     response = await fetch(url(path), { ...options, headers });
   } catch (error) {
     options.signal?.throwIfAborted();
-    throw new Refusal("unreachable", "nothing answers");
+    throw new Refusal("unreachable", "");
   }
   if (response.ok) return response;
   const problem = await response.json().catch(() => ({})); // a proxy's answer may be HTML

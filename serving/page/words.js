@@ -23,17 +23,18 @@ const REFUSALS = {
   deadline_exceeded: ["The answer took too long", ""],
   overloaded: [BUSY, ""],
   not_ready: ["The service is not ready", ""],
-  unreachable: ["The service does not answer", ""],
+  unreachable: ["The service does not answer", "Is it running, and are you online?"],
 };
 
 /** A refusal's title, and an explanation of one or two sentences. */
 export function refused(refusal) {
   const [title, helps] = REFUSALS[refusal.code] ?? ["Something went wrong", ""];
-  return [title, `${sentence(refusal.message)} ${helps}`.trim()];
+  const own = refusal.message ? sentence(refusal.message) : "";
+  return [title, `${own} ${helps}`.trim()];
 }
 
 export const waiting = (refusal, seconds) =>
-  `${refused(refusal).join(": ")} It tries again in ${counted(seconds, "second")}.`;
+  `${refused(refusal).join(". ")} It is asked again in ${counted(seconds, "second")}.`;
 
 /** Why a file is not even sent; null if it is. The service would say the same, after its upload. */
 export function tooLarge(file, limits) {
@@ -74,8 +75,10 @@ export function python({ path, query, name, sample }) {
   const picture = sample
     ? `httpx.get(${JSON.stringify(url(sample))}${keyed}).content`
     : `Path(${JSON.stringify(name)}).read_bytes()`;
-  const literal = (value) => (value === "true" ? "True" : isFinite(value) ? value : JSON.stringify(value));
-  const params = Object.entries(query).map(([n, value]) => `"${n}": ${literal(value)}`);
+  const literal = (value) => (value === "true" ? "True" : value);
+  const params = Object.entries(query).map(
+    ([n, value]) => `"${n}": ${n === "model" ? JSON.stringify(value) : literal(value)}`,
+  );
   const imports = [...(key.get() ? ["import os"] : []), ...(sample ? [] : ["from pathlib import Path"])];
   return [
     ...imports,

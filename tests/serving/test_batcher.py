@@ -427,9 +427,9 @@ def test_a_batch_fetches_maps_only_if_an_image_in_it_asks_for_them(metrics: Metr
     async def scenario() -> None:
         batcher = Batcher(without, metrics.of(NAME), 4, 64, _with_maps(fetching))
         first = _ask(batcher, 1)
-        await _started(without)  # the next ones wait together
+        assert await asyncio.to_thread(without.started.acquire, timeout=10)
         second = asyncio.ensure_future(batcher.scores_and_maps(_image(2), NEVER_S))
-        third = _ask(batcher, 3)
+        third = _ask(batcher, 3)  # in the same batch
         without.go.set()
         await first[0]
         scores, maps = await second

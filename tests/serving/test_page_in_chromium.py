@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Browser, ConsoleMessage, FilePayload, Page, expect
 
+from models.store import Store
 from serving import follower
 from serving.session import Session
 from testkit import mapped_models, tiny_models
 from testkit.browser import PROGRAM, chromium
-from testkit.in_process import Hold, Inside
+from testkit.in_process import Hold, Inside, until
 from testkit.odd_images import encoded, png
-from testkit.servers import post
+from testkit.servers import get, post
 from training.reports.activation_maps import overlay
 
 WITHIN_MS = 15_000
@@ -416,7 +418,7 @@ def test_a_service_that_is_not_ready_is_waited_for(
     monkeypatch.setattr(follower, "_RETRY_S", 0.05)
     server = inside(ready=False, model_store=tmp_path)
     page = visit(server)
-    expect(page.locator("#notice")).to_contain_text("The service is not ready: There is no model")
+    expect(page.locator("#notice")).to_contain_text("The service is not ready. There is no model")
     check_accessible(page)
     choose(page, ("striped.png", STRIPED))
     mapped_models.add(tmp_path, "colours", "single")
@@ -424,9 +426,28 @@ def test_a_service_that_is_not_ready_is_waited_for(
     expect(page.locator("#notice")).to_be_hidden()
 
 
+def test_the_version_that_answered_is_told_by_its_own_thresholds(
+    inside: Start, visit: Any, tmp_path: Path
+) -> None:
+    first = mapped_models.add(tmp_path, "tags", "multi")
+    Store(tmp_path).release("tags", 1)
+    server = inside(model_store=tmp_path, reload_s=0.05)
+    page = visit(server)
+    page.wait_for_selector("#samples li:nth-child(3)")
+    mapped_models.add(tmp_path, "tags", "multi", (0.25, 0.25, 0.25))
+    Store(tmp_path).release("tags", 2)
+    until(lambda: get(f"{server.url}/readyz").json()["models"][0]["version"] == "2")
+    choose(page, ("striped.png", STRIPED))
+    answered(page)
+    assert first.name == "1" and "tags 2" in page.locator(".by").inner_text()
+    assert set(page.locator(".needs").all_inner_texts()) == {"needs 25.0 %"}
+
+
 def test_a_service_that_is_gone_is_tried_again(inside: Start, mapped: Path, visit: Any) -> None:
     page = visit(inside(model_store=mapped, models=("colours",)))
     page.wait_for_selector("#samples li:nth-child(3)")
+    page.clock.install()
+    page.clock.pause_at(time.time() + 3600)  # its own pauses do not end
     page.context.set_offline(True)
     choose(page, ("striped.png", STRIPED))
     expect(page.locator(".explained")).to_contain_text("The service does not answer")
@@ -456,7 +477,7 @@ def test_a_busy_service_is_tried_again_when_it_says(
     try:
         hold.wait()
         choose(page, ("striped.png", STRIPED))
-        expect(page.locator(".explained")).to_contain_text("The service is busy: No room for 1")
+        expect(page.locator(".explained")).to_contain_text("The service is busy. No room for 1")
         check_accessible(page)
     finally:
         hold.go.set()
