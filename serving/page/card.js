@@ -96,7 +96,10 @@ export class Card {
         return call(`${path}?${new URLSearchParams(query)}`, options);
       },
       {
-        told: (refusal, seconds) => this.#explain(words.waiting(refusal, seconds), "Try now"),
+        told: (refusal, seconds) => {
+          this.find(".verdict").textContent = "Waiting…";
+          this.#explain(words.waiting(refusal, seconds), "Try now");
+        },
         hurry: signal,
         signedIn: this.page.signedIn,
         signal,

@@ -2,7 +2,8 @@
 
 import { key, url } from "./service.js";
 
-export const percent = (share) => `${(100 * share).toFixed(1)} %`;
+export const percent = (share) =>
+  share > 0 && share < 0.0005 ? "< 0.1 %" : `${(100 * share).toFixed(1)} %`;
 export const counted = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
 
 const sentence = (text) => `${text[0].toUpperCase()}${text.slice(1)}.`;

@@ -119,7 +119,7 @@ def expected(server: Inside, query: str, image: bytes) -> list[dict[str, Any]]:
 
 
 def percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+    return "< 0.1 %" if 0 < share < 0.0005 else f"{100 * share:.1f} %"
 
 
 def check_accessible(page: Page) -> None:
@@ -143,6 +143,10 @@ def test_the_bars_are_the_apis_numbers(inside: Start, mapped: Path, visit: Any) 
     assert page.locator(".verdict").inner_text() == found[0]["label"]
     assert page.locator(".share").inner_text() == percent(found[0]["probability"])
     assert "colours 1 · fp32 on CPU · " in page.locator(".by").inner_text()
+    pure = encoded(np.full((48, 48, 3), (255, 0, 0), np.uint8), "PNG")
+    choose(page, ("pure.png", pure))
+    answered(page, 2)
+    assert [words for _, words in shown(page)] == ["100.0 %", "< 0.1 %", "< 0.1 %"]
 
 
 def test_tags_are_beside_their_thresholds_and_near_misses_below(
