@@ -62,7 +62,8 @@ def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
     with contextlib.ExitStack() as contexts:
 
         def open_page(server: Inside, **options: Any) -> Page:
-            context = browser.new_context(**options)
+            # otherwise axe may look at text that is just fading in
+            context = browser.new_context(**{"reduced_motion": "reduce", **options})
             contexts.callback(context.close)
             context.set_default_timeout(WITHIN_MS)
             page = context.new_page()
@@ -248,7 +249,7 @@ def test_a_label_shows_where_the_network_looked_as_the_report_does(
     inside: Start, mapped: Path, visit: Any
 ) -> None:
     server = inside(model_store=mapped, models=("colours",))
-    page = visit(server, reduced_motion="reduce")
+    page = visit(server)
     choose(page, ("striped.png", STRIPED))
     answered(page)
     answer = post(f"{server.url}/classify?maps=true", content=STRIPED).json()
@@ -337,7 +338,6 @@ def test_axe_finds_nothing_in_any_state(
         inside(model_store=mapped, models=("colours", "tags")),
         color_scheme=scheme,
         viewport={"width": width, "height": 740},
-        reduced_motion="reduce",
         **({"is_mobile": True, "has_touch": True} if phone else {}),
     )
     page.wait_for_selector("#samples li:nth-child(3)")
