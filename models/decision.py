@@ -5,6 +5,7 @@ Scores are float32 probabilities in [0, 1], one per label, in the order of the l
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,10 +66,12 @@ def tag(
     ]
 
 
-def check_finite(scores: NDArray[np.float32], manifest: Manifest) -> None:
-    """Raises ModelFailed if a score `[C]` is NaN or infinite."""
-    if not np.isfinite(scores).all():
-        raise ModelFailed(f"{manifest.name} failed on this image: its scores are not all finite")
+def check_finite(
+    values: NDArray[np.float32], manifest: Manifest, what: Literal["scores", "maps"] = "scores"
+) -> None:
+    """Raises ModelFailed if a value is NaN or infinite."""
+    if not np.isfinite(values).all():
+        raise ModelFailed(f"{manifest.name} failed on this image: its {what} are not all finite")
 
 
 def check_top_k(top_k: int, manifest: Manifest) -> None:

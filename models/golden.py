@@ -22,6 +22,7 @@ from models.preprocess import TRAINING_FORMATS, decode, load
 
 TOLERANCE_CPU = 1e-4
 TOLERANCE_CUDA = 2e-3
+_SAMPLES = ("golden/baseline.jpg", "golden/progressive.jpg", "golden/exif-turned.jpg")
 
 Runner = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """images uint8 `[N, S, S, 3]` -> scores float32 `[N, C]`."""
@@ -54,6 +55,11 @@ def scores_file(names: Sequence[str], scores: NDArray[np.float32]) -> bytes:
     """The content of `golden/scores.json`: the scores of each file, float32 `[N, C]`, exactly."""
     table = {name: row.tolist() for name, row in zip(names, scores, strict=True)}
     return json.dumps(table, indent=1).encode()
+
+
+def samples(bundle: Bundle) -> list[bytes]:
+    """The golden images that any photograph could be, for a person to try: up to three JPEGs."""
+    return [bundle.files[name] for name in _SAMPLES if name in bundle.files]
 
 
 def inputs(files: Mapping[str, bytes], preprocess: Preprocess) -> NDArray[np.uint8]:

@@ -18,6 +18,9 @@ from models.manifest import Preprocess
 SERVED_FORMATS = ("JPEG", "PNG", "WebP")  # what strangers send: no other decoder sees their bytes
 TRAINING_FORMATS = (*SERVED_FORMATS, "HEIC", "AVIF")  # one's own images; HEIC needs pillow-heif
 MEGAPIXELS_MAX = 89.0  # Pillow itself warns of a decompression bomb just above
+Box = tuple[float, float, float, float]
+"""left, top, right, bottom, as fractions of a picture's width and height."""
+
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {  # EXIF orientation -> the transposition that undoes it
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -28,6 +31,7 @@ _UPRIGHT = {  # EXIF orientation -> the transposition that undoes it
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_TURNED = [_UPRIGHT[orientation] for orientation in (5, 6, 7, 8)]  # width becomes height
 
 
 def decode(
@@ -41,6 +45,16 @@ def decode(
     Resamples once, bilinear with antialiasing, the centred square box with side
     `min(w, h) * crop_fraction`. Raises the same errors as `load`.
     """
+    return decode_with_box(data, preprocess, megapixels_max, formats)[0]
+
+
+def decode_with_box(
+    data: bytes,
+    preprocess: Preprocess,
+    megapixels_max: float = MEGAPIXELS_MAX,
+    formats: Sequence[str] = SERVED_FORMATS,
+) -> tuple[NDArray[np.uint8], Box]:
+    """As `decode`, and the box of the upright picture that the network sees."""
     size = preprocess.image_size_px
     stored = _decoded(data, size / preprocess.crop_fraction, megapixels_max, formats)
     side = min(stored.width, stored.height) * preprocess.crop_fraction
@@ -48,7 +62,7 @@ def decode(
     box = (left, top, left + side, top + side)
     square = stored.image.resize((size, size), Image.Resampling.BILINEAR, box)
     # a centred square can be transposed after it is resampled
-    return np.asarray(_upright(square, stored.transposition))
+    return np.asarray(_upright(square, stored.transposition)), _upright_box(stored, side)
 
 
 def load(
@@ -200,6 +214,14 @@ def _stored(image: Image.Image, shorter_px: float) -> _Stored:
 
 def _upright(image: Image.Image, transposition: Image.Transpose | None) -> Image.Image:
     return image if transposition is None else image.transpose(transposition)
+
+
+def _upright_box(stored: _Stored, side: float) -> Box:
+    """Where the centred square with this side lies in the upright image."""
+    across, down = side / stored.width, side / stored.height
+    if stored.transposition in _TURNED:
+        across, down = down, across
+    return (1 - across) / 2, (1 - down) / 2, (1 + across) / 2, (1 + down) / 2
 
 
 def _orientation(image: Image.Image) -> int:

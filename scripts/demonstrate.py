@@ -56,8 +56,11 @@ def main() -> int:
         answers(url)
         missed = missed_goals()
         if not missed and not options.once:
-            say(f"Serving at {url} until Ctrl-C; API documentation: {url}/docs. For example:")
+            say(
+                f"Serving until Ctrl-C. Open {url} in a browser and drop demo/circle.jpg on it, or:"
+            )
             print(f"  curl --data-binary @demo/circle.jpg {url}/classify")
+            print(f"API documentation: {url}/docs")
             server.wait()
     except KeyboardInterrupt:
         print()

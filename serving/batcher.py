@@ -6,7 +6,7 @@ waits for any more leaves the queue at once and never reaches the model.
 
 import asyncio
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,21 +24,38 @@ RETRY_AFTER_MAX_S = 60
 _POLL_S = 0.05  # how often a batcher that retires checks whether it is done
 
 
+RunnerWithMaps = Callable[[NDArray[np.uint8]], Sequence[NDArray[np.float32]]]
+"""images uint8 `[N, S, S, 3]` -> scores float32 `[N, C]`, maps float32 `[N, C, h, w]`."""
+
+Outputs = Sequence[NDArray[np.float32]]
+"""Of one image: its scores `[C]`, and its maps `[C, h, w]` if its run fetched them."""
+
+
 @dataclass(eq=False, slots=True)
 class Waiting:
     """One image in the queue."""
 
     image: NDArray[np.uint8]
+    maps: bool  # whether its maps are asked for
     since_s: float  # perf_counter: uvloop's clock has a resolution of milliseconds
     deadline_s: float  # the event loop's clock
-    scores: asyncio.Future[NDArray[np.float32]]
+    outputs: asyncio.Future[Outputs]
 
 
 class Batcher:
     """Feeds one model from one thread. Must be created, used and closed on one event loop."""
 
-    def __init__(self, run: Runner, metrics: ModelMetrics, max_batch: int, max_queue: int) -> None:
+    def __init__(
+        self,
+        run: Runner,
+        metrics: ModelMetrics,
+        max_batch: int,
+        max_queue: int,
+        run_with_maps: RunnerWithMaps | None = None,
+    ) -> None:
+        """run_with_maps: runs the batches in which an image's maps are asked for."""
         self._run = run
+        self._run_with_maps = run_with_maps
         self._metrics = metrics
         self._max_batch = max_batch
         self._max_queue = max_queue
@@ -90,12 +107,22 @@ class Batcher:
         deadline_s: on the event loop's clock. Raises DeadlineExceeded if it passes before the
         model takes the image, and whatever the model's run raises.
         """
-        waiting = Waiting(image, perf_counter(), deadline_s, self._loop.create_future())
+        return (await self._outputs(image, deadline_s, maps=False))[0]
+
+    async def scores_and_maps(
+        self, image: NDArray[np.uint8], deadline_s: float
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """As `scores`, and the maps float32 `[C, h, w]`. Only if there is `run_with_maps`."""
+        scores, maps = await self._outputs(image, deadline_s, maps=True)
+        return scores, maps
+
+    async def _outputs(self, image: NDArray[np.uint8], deadline_s: float, maps: bool) -> Outputs:
+        waiting = Waiting(image, maps, perf_counter(), deadline_s, self._loop.create_future())
         self._queue[waiting] = None
         self._metrics.queue_images.inc()
         self._arrival.set()
         try:
-            return await waiting.scores
+            return await waiting.outputs
         finally:
             if waiting in self._queue:
                 self._drop(waiting)
@@ -121,6 +148,7 @@ class Batcher:
         self._feeding.cancel()
         await asyncio.wait([self._feeding])
         self._thread.shutdown()
+        self._run_with_maps = None
         self._run = _closed  # a session has memory and threads, and who holds a batcher may linger
 
     async def _feed(self) -> None:
@@ -133,17 +161,17 @@ class Batcher:
                 continue
             self._run_since_s = perf_counter()
             try:
-                scores = await self._loop.run_in_executor(self._thread, self._infer, batch)
+                rows = await self._loop.run_in_executor(self._thread, self._infer, batch)
             except Exception as error:
                 self._last_failed = True
                 for waiting in batch:
-                    if not waiting.scores.done():
-                        waiting.scores.set_exception(error)
+                    if not waiting.outputs.done():
+                        waiting.outputs.set_exception(error)
             else:
                 self._last_failed = False
-                for waiting, row in zip(batch, scores, strict=True):
-                    if not waiting.scores.done():
-                        waiting.scores.set_result(row)
+                for waiting, outputs in zip(batch, rows, strict=True):
+                    if not waiting.outputs.done():
+                        waiting.outputs.set_result(outputs)
                 self._measure(len(batch), perf_counter() - self._run_since_s)
             self._run_since_s = None
 
@@ -152,11 +180,11 @@ class Batcher:
         now_s = self._loop.time()
         batch: list[Waiting] = []
         for waiting in list(self._queue):
-            if waiting.scores.cancelled():
+            if waiting.outputs.cancelled():
                 self._drop(waiting)
             elif waiting.deadline_s <= now_s:
                 self._drop(waiting)
-                waiting.scores.set_exception(DeadlineExceeded("the image waited too long"))
+                waiting.outputs.set_exception(DeadlineExceeded("the image waited too long"))
             elif len(batch) < self._max_batch:
                 self._leave(waiting)
                 self._metrics.queue_seconds.observe(perf_counter() - waiting.since_s)
@@ -171,9 +199,13 @@ class Batcher:
         self._leave(waiting)
         self._metrics.drop(expired=self._loop.time() >= waiting.deadline_s)
 
-    def _infer(self, batch: list[Waiting]) -> NDArray[np.float32]:
+    def _infer(self, batch: list[Waiting]) -> list[Outputs]:
+        """The outputs of each image; its maps only if those of any were asked for."""
+        images = np.stack([waiting.image for waiting in batch])
         with self._metrics.infer_seconds.time():
-            return self._run(np.stack([waiting.image for waiting in batch]))
+            if self._run_with_maps is not None and any(waiting.maps for waiting in batch):
+                return list(zip(*self._run_with_maps(images), strict=True))
+            return [(scores,) for scores in self._run(images)]
 
     def _measure(self, images: int, run_s: float) -> None:
         self._metrics.batch_size.observe(images)

@@ -8,13 +8,15 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from models.errors import ModelUnknown, NotFound
 from models.variants import metrics_of
 from serving import openapi
 from serving.auth import Keys
 from serving.metrics import Metrics
+from serving.page import Page, picture
 from serving.prediction import Predictor
 from serving.registry import Registry, Served, naming
-from serving.settings import Settings
+from serving.settings import PARTS_MAX, Settings
 
 
 class Endpoints:
@@ -36,9 +38,16 @@ class Endpoints:
         self._predictor = predictor
         self._metrics = metrics
         self._schema = schema
+        self._page = Page() if settings.page else None
 
     def routes(self) -> list[Route]:
+        page = [
+            Route("/", self.page),
+            Route("/page/{name}", self.page),
+            Route("/models/{name}/samples/{number:int}", self.sample),
+        ]
         return [
+            *(page if self._page else ()),
             Route("/classify", self.classify, methods=["POST"]),
             Route("/tag", self.tag, methods=["POST"]),
             Route("/models", self.models),
@@ -49,6 +58,23 @@ class Endpoints:
             Route("/openapi.json", self.openapi),
             Route("/schema.json", self.schema),
         ]
+
+    async def page(self, request: Request) -> Response:
+        assert self._page is not None  # or there is no route
+        return self._page.answer(request, **request.path_params)
+
+    async def sample(self, request: Request) -> Response:
+        self._keys.check(request.headers)
+        self._registry.check_loaded()
+        name, number = request.path_params["name"], request.path_params["number"]
+        if name not in self._registry.served:
+            raise ModelUnknown(
+                f"unknown model {name!r:.80}; valid: {', '.join(self._registry.served)}"
+            )
+        samples = self._registry.served[name].samples
+        if not 1 <= number <= len(samples):
+            raise NotFound(f"no sample {number}; {name} has 1 to {len(samples)}")
+        return picture(request, samples[number - 1])
 
     async def classify(self, request: Request) -> Response:
         self._keys.check(request.headers)
@@ -61,7 +87,14 @@ class Endpoints:
     async def models(self, request: Request) -> Response:
         self._keys.check(request.headers)
         self._registry.check_loaded()
-        return JSONResponse({"models": [_describe(s) for s in self._registry.served.values()]})
+        settings = self._settings
+        limits = {
+            "body_mb": settings.max_body_mb,
+            "megapixels": settings.max_megapixels,
+            "images": PARTS_MAX,
+        }
+        models = [_describe(served) for served in self._registry.served.values()]
+        return JSONResponse({"models": models, "limits": limits})
 
     async def livez(self, request: Request) -> Response:
         self._registry.check_alive()
@@ -101,6 +134,9 @@ def _describe(served: Served) -> dict[str, Any]:
         **naming(manifest),
         "task": manifest.task,
         "labels": manifest.labels,
+        "thresholds": manifest.thresholds,
+        "maps": manifest.tensors.maps is not None,
+        "samples": len(served.samples),
         "sha256": manifest.files[served.variant.file],
         **_form(served),
         "timed": [asdict(speed) for speed in served.speeds],

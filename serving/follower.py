@@ -8,10 +8,12 @@ that works, and a store that is slow, wrong or gone never touches what is served
 import asyncio
 import logging
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 from models import bundle
 from models.errors import BundleError, LabradorError
+from models.golden import samples
 from models.hardware import free_memory
 from models.manifest import Manifest
 from models.store import Store
@@ -165,15 +167,20 @@ class Follower:
     async def _start(self, path: Path, beside: bool) -> Served:
         """Load and verify a version. beside: another version of the model is being served."""
 
-        def opened() -> tuple[Manifest, Session]:
+        def opened() -> tuple[Manifest, Session, Sequence[bytes]]:
             if beside:
                 _check_memory(path)
             whole = bundle.read(path)  # released after this; the session has its own copy
-            return whole.manifest, open_proved(whole, self._settings, self._place)
+            session = open_proved(whole, self._settings, self._place)
+            return whole.manifest, session, samples(whole) if self._settings.page else ()
 
-        manifest, session = await self._aside.run(opened, _OPEN_LIMIT_S)
-        metrics = self._metrics.of(manifest.name)
-        batcher = Batcher(session.run, metrics, session.max_batch, self._settings.max_queue)
+        manifest, session, pictures = await self._aside.run(opened, _OPEN_LIMIT_S)
+        metrics, with_maps = self._metrics.of(manifest.name), None
+        if manifest.tensors.maps is not None:
+            with_maps = session.run_with_maps
+        batcher = Batcher(
+            session.run, metrics, session.max_batch, self._settings.max_queue, with_maps
+        )
         self._metrics.expect(manifest)
         variant, why = session.variant, session.why
         log.info(
@@ -183,7 +190,9 @@ class Follower:
             session.provider,
             why,
         )
-        return Served(path, manifest, variant, why, session.provider, batcher, session.speeds)
+        return Served(
+            path, manifest, variant, why, session.provider, batcher, session.speeds, pictures
+        )
 
     def _count_failure(self, error: Exception) -> None:
         log.warning("the store cannot be read: %s", error)

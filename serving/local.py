@@ -18,6 +18,7 @@ from models.manifest import Manifest, Preprocess, Task
 from models.preprocess import decode
 from models.store import Store
 from serving.forms import open_proved
+from serving.maps import Look
 from serving.prediction import answer_of, decision_of, entry
 from serving.registry import pick
 from serving.session import Place, Session
@@ -69,7 +70,7 @@ class Local:
         results = [
             {"error": image.problem()}
             if isinstance(image, LabradorError)
-            else entry(next(scores), manifest, decide)
+            else entry(Look(next(scores)), manifest, decide)
             for image in pixels
         ]
         return answer_of(results, manifest)

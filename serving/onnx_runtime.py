@@ -28,10 +28,16 @@ class OnnxNetwork:
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """images uint8 `[N, S, S, 3]` -> scores float32 `[N, C]`."""
-        tensors = self._tensors
-        scores: NDArray[np.float32]
-        (scores,) = self._session.run([tensors.scores], {tensors.images: images})
-        return scores
+        return self._fetch(images, self._tensors.scores)[0]
+
+    def run_with_maps(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        """As `run` -> scores, and maps float32 `[N, C, h, w]`. Only if the manifest names maps."""
+        return self._fetch(images, self._tensors.scores, str(self._tensors.maps))
+
+    def _fetch(self, images: NDArray[np.uint8], *names: str) -> list[NDArray[np.float32]]:
+        found: list[NDArray[np.float32]]
+        found = self._session.run(names, {self._tensors.images: images})
+        return found
 
 
 def on_cpu(bundle: Bundle, variant: Variant, threads: int) -> OnnxNetwork:

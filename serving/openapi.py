@@ -66,7 +66,8 @@ def specification(settings: Settings) -> dict[str, Any]:
     top_k = {"name": "top_k", "schema": {"type": "integer", "minimum": 1, "default": TOP_K}}
     threshold = {"name": "threshold", "schema": {"type": "number", "minimum": 0, "maximum": 1}}
     models: dict[str, Any] = {"summary": "The served models: their form, why it, and its metrics"}
-    models["responses"] = _responses(_object(models=_array(_MODEL)), [Unauthorized, NotReady])
+    listed = _object(models=_array(_MODEL), limits=_LIMITS)
+    models["responses"] = _responses(listed, [Unauthorized, NotReady])
     ready = _object(status={"const": "ready"}, models=_array(_object(**_NAMING, **_FORM)))
     return {
         "openapi": "3.1.0",
@@ -96,6 +97,7 @@ def _array(items: dict[str, Any]) -> dict[str, Any]:
 
 
 _TEXT = {"type": "string"}
+_NUMBER = {"type": "number"}
 _NAMING = {"name": _TEXT, "version": _TEXT}
 _PRECISION = {"enum": list(get_args(Precision))}
 _FORM: dict[str, Any] = {
@@ -112,10 +114,14 @@ _SPEED = _object(
     batch=_COUNT | {"description": "images per run"},
     images_per_second={"type": "number"},
 )
+_LIMITS = _object(body_mb=_NUMBER, megapixels=_NUMBER, images=_COUNT)
 _MODEL = _object(
     **_NAMING,
     task={"enum": ["single", "multi"]},
     labels=_array(_TEXT),
+    thresholds={"type": ["array", "null"], "items": _NUMBER},
+    maps={"type": "boolean", "description": "whether `maps=true` may be asked"},
+    samples=_COUNT | {"description": "pictures at /models/{name}/samples/1 and so on"},
     sha256=_TEXT,
     **_FORM,
     timed=_array(_SPEED)
@@ -129,24 +135,44 @@ _MODEL = _object(
 )
 
 
+_MAP = _array(_array(_NUMBER)) | {
+    "description": "with maps=true: where in the upright image the evidence for the label lies, as"
+    " rows from top to bottom. Above 0 it is stronger than on average, below 0 weaker, in nats of"
+    " the label's logit, or of its difference from that of the label `against`. To draw it, stretch"
+    " it over `box`."
+}
+_AGAINST = _TEXT | {"description": "with maps=true: the likeliest of the other labels"}
+_BOX = _array(_NUMBER) | {
+    "minItems": 4,
+    "maxItems": 4,
+    "description": "with maps=true: left, top, right and bottom of the part of the upright image"
+    " that the network saw, as fractions of its width and height",
+}
+
+
 def _prediction(parameter: dict[str, Any], key: str, decision: type) -> dict[str, Any]:
     """An operation that takes images and returns, as `key`, an array of `decision`."""
     file = {"type": "string", "contentMediaType": "application/octet-stream"}
     model = {"name": "model", "schema": _TEXT}
+    maps = {"name": "maps", "schema": {"type": "boolean", "default": False}}
     timeout = {"name": "X-Timeout-Ms", "schema": {"type": "integer", "minimum": 1}}
-    fields = {field["name"]: field["schema"] for field in (model, parameter)}
+    fields = {field["name"]: field["schema"] for field in (model, parameter, maps)}
     form = {"type": "object", "properties": {"image": _array(file)} | fields, "required": ["image"]}
     raw = ("image/jpeg", "image/png", "image/webp", "application/octet-stream")
-    decisions = _array(TypeAdapter(decision).json_schema())
-    one_of_several = {"oneOf": [_object(**{key: decisions}), _object(error=_problem())]}
+    schema = TypeAdapter(decision).json_schema()
+    schema["properties"] |= {"map": _MAP} | ({"against": _AGAINST} if key == "predictions" else {})
+    one_of_several = {"oneOf": [_object(**{key: _array(schema)}), _object(error=_problem())]}
     naming = _object(**_NAMING)
-    answers = [_object(model=naming, **{key: decisions})]
+    answers = [_object(model=naming, **{key: _array(schema)})]
+    for result in (answers[0], one_of_several["oneOf"][0]):
+        result["properties"] |= {"box": _BOX}
     answers.append(_object(model=naming, results=_array(one_of_several)))
     return {
         "summary": f"The {key} of one image, or of several: the answer then has results, one each",
         "parameters": [
             model | {"in": "query"},
             parameter | {"in": "query"},
+            maps | {"in": "query"},
             timeout | {"in": "header"},
         ],
         "requestBody": {

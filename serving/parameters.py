@@ -42,6 +42,12 @@ def number(name: str, text: str) -> float:
         raise BadParameter(f"{name}={text!r:.80}: use a number") from error
 
 
+def switch(name: str, text: str) -> bool:
+    if text not in ("true", "false"):
+        raise BadParameter(f"{name}={text!r:.80}: use true or false")
+    return text == "true"
+
+
 def timeout_s(header: str | None, limit_s: float) -> float:
     """The seconds that a request may take: its X-Timeout-Ms, at most `limit_s`."""
     if header is None:

@@ -15,11 +15,13 @@ from starlette.responses import JSONResponse, Response
 from models import decision
 from models.errors import LabradorError
 from models.manifest import Manifest, Task
-from models.preprocess import decode
+from models.preprocess import decode_with_box
+from serving import maps
 from serving.bentoml_internals import PICKLE, asks_for_pickle
 from serving.bodies import Bodies
 from serving.body import Content, read, take_apart
 from serving.deadline import reading, waited_for
+from serving.maps import Look
 from serving.metrics import Metrics, Observation
 from serving.parameters import gather, number, timeout_s, whole_number
 from serving.registry import Registry, Served, naming
@@ -27,8 +29,8 @@ from serving.settings import Settings
 
 TOP_K = 5
 PARAMETERS: dict[Task, tuple[str, ...]] = {
-    "single": ("model", "top_k"),
-    "multi": ("model", "threshold"),
+    "single": ("model", "top_k", "maps"),
+    "multi": ("model", "threshold", "maps"),
 }
 
 Scores = NDArray[np.float32]
@@ -77,11 +79,12 @@ class Predictor:
         served = self._registry.choose(task, parameters.get("model"))
         observed.model = served.manifest.name
         decide = decision_of(parameters, served.manifest)
+        with_maps = maps.wanted(parameters, served.manifest)
 
         with served.batcher.admitted(len(content.images)):
             async with waited_for(request.receive, deadline_s):
                 answers = await _each(
-                    [self._scores(image, served, deadline_s) for image in content.images]
+                    [self._look(image, served, deadline_s, with_maps) for image in content.images]
                 )
 
         with self._metrics.stage("respond", observed.model):
@@ -94,38 +97,42 @@ class Predictor:
     def close(self) -> None:
         self._decoders.shutdown()
 
-    async def _scores(self, image: bytes, served: Served, deadline_s: float) -> Scores:
-        """One image file -> scores float32 `[C]`. Raises what `decode` and the batcher raise."""
+    async def _look(self, image: bytes, served: Served, deadline_s: float, with_maps: bool) -> Look:
+        """One image file -> its scores, and maps. Raises what `decode` and the batcher raise."""
         preprocess, megapixels = served.manifest.preprocess, self._settings.max_megapixels
         loop = asyncio.get_running_loop()
         try:
             with self._metrics.stage("decode", served.manifest.name):
-                pixels = await loop.run_in_executor(
-                    self._decoders, decode, image, preprocess, megapixels
+                pixels, box = await loop.run_in_executor(
+                    self._decoders, decode_with_box, image, preprocess, megapixels
                 )
         except asyncio.CancelledError:
             self._metrics.drop(expired=loop.time() >= deadline_s)
             raise
-        scores = await served.batcher.scores(pixels, deadline_s)
-        decision.check_finite(scores, served.manifest)
-        return scores
+        if with_maps:
+            look = Look(*await served.batcher.scores_and_maps(pixels, deadline_s), box)
+        else:
+            look = Look(await served.batcher.scores(pixels, deadline_s))
+        decision.check_finite(look.scores, served.manifest)
+        return look
 
     def _result(
-        self, answer: Scores | LabradorError, manifest: Manifest, decide: Decide
+        self, answer: Look | LabradorError, manifest: Manifest, decide: Decide
     ) -> dict[str, Any]:
         """The part of the response for one image."""
         if isinstance(answer, LabradorError):
             self._metrics.rejected.labels(answer.code).inc()
             return {"error": answer.problem()}
-        self._metrics.observe_scores(answer, manifest)
+        self._metrics.observe_scores(answer.scores, manifest)
         return entry(answer, manifest, decide)
 
 
-def entry(scores: Scores, manifest: Manifest, decide: Decide) -> dict[str, Any]:
-    """The part of an answer for one image with these scores `[C]`."""
+def entry(look: Look, manifest: Manifest, decide: Decide) -> dict[str, Any]:
+    """The part of an answer for one image."""
     kind = "predictions" if manifest.task == "single" else "tags"
     # dataclasses.asdict makes deep copies: 10 µs per label
-    return {kind: [{n: getattr(d, n) for n in d.__slots__} for d in decide(scores)]}
+    decisions = [{n: getattr(d, n) for n in d.__slots__} for d in decide(look.scores)]
+    return {kind: decisions, **maps.beside(decisions, look, manifest)}
 
 
 def answer_of(results: Sequence[dict[str, Any]], manifest: Manifest) -> dict[str, Any]:
@@ -134,16 +141,16 @@ def answer_of(results: Sequence[dict[str, Any]], manifest: Manifest) -> dict[str
     return {"model": naming(manifest), **only}
 
 
-async def _each(scores: Sequence[Awaitable[Scores]]) -> Sequence[Scores | LabradorError]:
-    """The scores or the error of each image; the error of a single image is raised.
+async def _each(looks: Sequence[Awaitable[Look]]) -> Sequence[Look | LabradorError]:
+    """The outcome or the error of each image; the error of a single image is raised.
 
     It is raised and not returned: an exception stored in a frame that its traceback refers to is a
     reference cycle, which keeps the body in memory until the next garbage collection.
     """
-    if len(scores) == 1:
-        return [await scores[0]]
-    answers: list[Scores | LabradorError] = []
-    for answer in await asyncio.gather(*scores, return_exceptions=True):
+    if len(looks) == 1:
+        return [await looks[0]]
+    answers: list[Look | LabradorError] = []
+    for answer in await asyncio.gather(*looks, return_exceptions=True):
         if isinstance(answer, BaseException) and not isinstance(answer, LabradorError):
             raise answer
         answers.append(answer)

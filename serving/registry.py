@@ -4,7 +4,7 @@ The follower (`serving/follower.py`) loads them and swaps versions; requests cho
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -21,7 +21,9 @@ ENDPOINTS: dict[Task, str] = {"single": "/classify", "multi": "/tag"}
 
 @dataclass(frozen=True)
 class Served:
-    """One version of a model that is being served; speeds: of the forms that `auto` timed."""
+    """One version of a model that is being served; speeds: of the forms that `auto` timed; samples:
+    JPEG files that a person may try.
+    """
 
     path: Path
     manifest: Manifest
@@ -30,6 +32,7 @@ class Served:
     provider: str
     batcher: Batcher
     speeds: tuple[Speed, ...] = ()
+    samples: Sequence[bytes] = ()
 
 
 class Registry:

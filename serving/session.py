@@ -29,6 +29,9 @@ class Network(Protocol):
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """images uint8 `[N, S, S, 3]` -> scores float32 `[N, C]`."""
 
+    def run_with_maps(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        """As `run` -> scores, and maps float32 `[N, C, h, w]`."""
+
 
 class Session:
     """One variant of a bundle's network. `max_batch`: the largest batch; `why`: the reason for this
@@ -49,11 +52,22 @@ class Session:
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """images uint8 `[N, S, S, 3]` -> scores float32 `[N, C]`."""
+        return self._network.run(self._padded(images))[: len(images)]
+
+    def run_with_maps(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        """As `run` -> scores, and maps float32 `[N, C, h, w]`. Only if the manifest names maps."""
+        found = self._network.run_with_maps(self._padded(images))
+        return [rows[: len(images)] for rows in found]
+
+    def _padded(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The images, and black ones up to the next size of `buckets`."""
         count = len(images)
         bucket = next((size for size in self.buckets if size >= count), count)
-        if bucket > count:
-            images = np.pad(images, [(0, bucket - count), (0, 0), (0, 0), (0, 0)])
-        return self._network.run(images)[:count]
+        return (
+            np.pad(images, [(0, bucket - count), (0, 0), (0, 0), (0, 0)])
+            if bucket > count
+            else images
+        )
 
     def prove(self, bundle: Bundle) -> None:
         """Run every batch size once, then check the golden images; GateError if one fails."""

@@ -106,6 +106,12 @@ class Settings(BaseSettings):
         default=None, description="file with one API key per line; none: no key is required"
     )
 
+    page: bool = Field(
+        default=True,
+        description="on: a page at `/`, on which a person tries the models, with sample pictures"
+        " from their bundles; off: neither",
+    )
+
     @field_validator("models", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:

@@ -110,6 +110,8 @@ def test_a_wheel_inspects_and_serves_from_any_folder(installed: Path, tmp_path: 
                 while client.get("/readyz").status_code != 200:
                     assert server.poll() is None
                 answer = client.post("/classify", content=tiny_models.picture()).json()
+                page = [client.get(path) for path in ("/", "/page/page.js")]
         finally:
             server.terminate()
     assert answer["model"] == {"name": "colours", "version": "1"}
+    assert [response.status_code for response in page] == [200, 200]

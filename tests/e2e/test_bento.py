@@ -93,10 +93,12 @@ def test_a_bento_serves_from_a_fresh_environment_without_torch(
         try:
             _wait_until_ready(f"http://127.0.0.1:{port}/readyz", server)
             answer = httpx.post(f"http://127.0.0.1:{port}/classify", content=tiny_models.picture())
+            page = httpx.get(f"http://127.0.0.1:{port}/page/page.js")
         finally:
             server.terminate()
     assert answer.status_code == 200
     assert answer.json()["predictions"][0]["label"] == "red"
+    assert page.status_code == 200
 
 
 def _run(command: list[str], folder: Path, environment: dict[str, str]) -> None:

@@ -18,6 +18,7 @@ from models.golden import (
     compare,
     forms,
     inputs,
+    samples,
     scores_file,
 )
 from models.manifest import Manifest
@@ -311,3 +312,10 @@ def test_flips_of_both_batch_sizes_add_up(files: dict[str, bytes]) -> None:
         return found
 
     assert check(bundle_of(manifest(), files, tied), other, TOLERANCE).flips == 2
+
+
+def test_the_samples_are_three_jpegs_of_different_images(files: dict[str, bytes]) -> None:
+    whole = Bundle(Path("pets"), manifest(), files)
+    pictures = [load(data, 384, formats=["JPEG"]) for data in samples(whole)]
+    assert len({picture.size for picture in pictures}) == 3
+    assert samples(Bundle(Path("pets"), manifest(), {})) == []

@@ -21,7 +21,7 @@ from models.errors import (
     LabradorError,
 )
 from models.manifest import Preprocess
-from models.preprocess import TRAINING_FORMATS, decode, image_format, load
+from models.preprocess import TRAINING_FORMATS, decode, decode_with_box, image_format, load
 from testkit import preprocess_reference
 from testkit.odd_images import (
     animated_webp_claiming,
@@ -793,3 +793,25 @@ def test_metadata_that_decompresses_to_fifty_megabytes_is_refused(place: str) ->
     at = 33 if place == "before the pixels" else len(data) - 12
     with pytest.raises(ImageUndecodable):
         decode(data[:at] + text + data[at:], SMALL)
+
+
+@pytest.mark.parametrize("orientation", [None, *range(1, 9)])
+@pytest.mark.parametrize("size", [(60, 40), (40, 60), (40, 40)])
+def test_the_box_is_what_the_network_sees_of_the_upright_picture(
+    size: tuple[int, int], orientation: int | None
+) -> None:
+    width, height = size
+    side = min(size) // 2
+    left, top = (width - side) // 2, (height - side) // 2
+    upright = Image.new("RGB", size, "blue")
+    upright.paste("red", (left, top, left + side, top + side))
+    lying = orientation in (5, 6, 7, 8)  # the box looks the same when it is mirrored
+    stored = upright.transpose(Image.Transpose.TRANSPOSE) if lying else upright
+    data = encoded(stored, "PNG", orientation)
+    preprocess = Preprocess(image_size_px=20, crop_fraction=0.5)
+    pixels, found = decode_with_box(data, preprocess)
+    assert found == pytest.approx(
+        (left / width, top / height, (left + side) / width, (top + side) / height), abs=1e-9
+    )
+    assert (pixels == (255, 0, 0)).all()
+    np.testing.assert_array_equal(pixels, decode(data, preprocess))

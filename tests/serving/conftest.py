@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from serving.metrics import Metrics
-from testkit import tiny_models
+from testkit import mapped_models, tiny_models
 from testkit.in_process import Inside, run_inside
 from testkit.servers import Server, serve
 
@@ -16,6 +16,16 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("store")
     tiny_models.add(folder, "colours", "single")
     tiny_models.add(folder, "tags", "multi")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mapped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store whose models have maps, colours and tags, and one that has none: plain."""
+    folder = tmp_path_factory.mktemp("mapped")
+    mapped_models.add(folder, "colours", "single")
+    mapped_models.add(folder, "tags", "multi")
+    tiny_models.add(folder, "plain", "single")
     return folder
 
 

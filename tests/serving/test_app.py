@@ -291,7 +291,9 @@ def test_an_unknown_model_is_not_found(client: httpx.Client) -> None:
     assert "'pets'; valid: colours" in _problem(response, 404, "model_unknown")
 
 
-@pytest.mark.parametrize("path", ["/", "/nope", "/classify/", "/docs.json", "/healthz", "/docs2"])
+@pytest.mark.parametrize(
+    "path", ["/nope", "/page/", "/classify/", "/docs.json", "/healthz", "/docs2"]
+)
 def test_an_undeclared_path_is_not_found(client: httpx.Client, path: str) -> None:
     assert "/classify" in _problem(client.get(path), 404, "not_found")
     assert "/classify" in _problem(client.post(path, content=RED), 404, "not_found")

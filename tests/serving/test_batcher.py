@@ -409,3 +409,34 @@ def test_a_closed_batcher_no_longer_holds_the_model(metrics: Metrics) -> None:
         asyncio.run(asyncio.wait_for(scenario(), 20))
     finally:
         gc.enable()
+
+
+def _with_maps(model: Model) -> Callable[[NDArray[np.uint8]], list[NDArray[np.float32]]]:
+    """Runs the model; an image's map is its scores, ten times as large."""
+
+    def run(images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        scores = model(images)
+        return [scores, 10 * scores[:, :, np.newaxis, np.newaxis]]
+
+    return run
+
+
+def test_a_batch_fetches_maps_only_if_an_image_in_it_asks_for_them(metrics: Metrics) -> None:
+    without, fetching = Model(held=True), Model()
+
+    async def scenario() -> None:
+        batcher = Batcher(without, metrics.of(NAME), 4, 64, _with_maps(fetching))
+        first = _ask(batcher, 1)
+        assert await asyncio.to_thread(without.started.acquire, timeout=10)
+        second = asyncio.ensure_future(batcher.scores_and_maps(_image(2), NEVER_S))
+        third = _ask(batcher, 3)  # in the same batch
+        without.go.set()
+        await first[0]
+        scores, maps = await second
+        assert (scores.tolist(), maps.ravel().tolist()) == ([2] * 3, [20] * 3)
+        assert (await third[0]).tolist() == [3] * 3
+        assert (await batcher.scores(_image(4), NEVER_S)).tolist() == [4] * 3
+        await batcher.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+    assert (without.batches, fetching.batches) == ([[1], [4]], [[2, 3]])

@@ -37,11 +37,13 @@ def decoding(inside: Start, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hold]:
     """Blocks the decoding of every image until it is released."""
     hold = Hold()
 
-    def decode(image: bytes, settings: Preprocess, megapixels: float) -> NDArray[np.uint8]:
+    def decode(
+        image: bytes, settings: Preprocess, megapixels: float
+    ) -> tuple[NDArray[np.uint8], preprocess.Box]:
         hold()
-        return preprocess.decode(image, settings, megapixels)
+        return preprocess.decode_with_box(image, settings, megapixels)
 
-    monkeypatch.setattr(prediction, "decode", decode)
+    monkeypatch.setattr(prediction, "decode_with_box", decode)
     yield hold
     hold.go.set()
 
@@ -298,7 +300,7 @@ def test_an_unexpected_error_fails_the_whole_request(
         raise RuntimeError("a bug")
 
     server = inside()
-    monkeypatch.setattr(prediction, "decode", decode)
+    monkeypatch.setattr(prediction, "decode_with_box", decode)
     assert _is(_post(server, files=[("image", RED)] * 2), 500, "internal")
     assert "RuntimeError, at" in caplog.text  # and not what came of it later
 
@@ -341,7 +343,7 @@ def test_each_path_has_its_own_parameters(inside: Start) -> None:
     assert sorted(tag["label"] for tag in tags) == sorted(tiny_models.LABELS)
     for path, own in (("/classify", "top_k"), ("/tag", "threshold")):
         refused = _post(server, f"{path}?size=3", content=RED).json()["detail"]
-        assert refused == f"unknown parameter 'size'; valid: model, {own}"
+        assert refused == f"unknown parameter 'size'; valid: model, {own}, maps"
     for text, asked in (("top_k='few'", "a whole number"), ("threshold='low'", "a number")):
         path = "/classify" if text.startswith("top_k") else "/tag"
         refused = _post(server, f"{path}?{text.replace(chr(39), '')}", content=RED).json()["detail"]

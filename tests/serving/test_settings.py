@@ -37,6 +37,7 @@ def test_defaults_are_as_documented_and_each_setting_is_described() -> None:
         "read_timeout_s": 10,
         "drain_s": 5,
         "api_keys_file": None,
+        "page": True,
     }
     assert all(field.description for field in Settings.model_fields.values())
 
@@ -49,9 +50,11 @@ def test_settings_are_immutable() -> None:
 def test_variables_replace_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LABRADOR_MODELS", "pets,voc:3,shapes")
     monkeypatch.setenv("LABRADOR_MAX_QUEUE", "100")
+    monkeypatch.setenv("LABRADOR_PAGE", "off")
     settings = read_settings()
     assert settings.models == ("pets", "voc:3", "shapes")
     assert settings.max_queue == 100
+    assert not settings.page
 
 
 @pytest.mark.parametrize("name", ["LABRADOR_MAX_QUEU", "LABRADOR_PORT", "labrador_devices"])

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from models.evidence import evidence as compared
 from training.evaluation.error_analysis import Mistake
 
 _FOR, _AGAINST = (217, 48, 37), (26, 115, 232)  # red, blue
@@ -13,17 +14,11 @@ _STRENGTH = 0.65  # opacity of the colour at the strongest position
 
 
 def evidence(maps: NDArray[np.float32], mistake: Mistake) -> NDArray[np.float32]:
-    """Where the evidence for a decision lies: `[h, w]`, above 0 where strong, below 0 where weak.
+    """Where the evidence for a wrong decision lies: `[h, w]`, from maps `[C, h, w]`.
 
-    maps: logits `[C, h, w]`. The evidence is the difference between the two labels' logits, or one
-    label's own logit (negated if the label should have been predicted), minus its mean over the
-    positions, as in a clear mistake every position is for it.
+    As `models.evidence` defines it: for the predicted label and against the true one.
     """
-    zeros = np.zeros_like(maps[0])
-    logits_for = zeros if mistake.predicted is None else maps[mistake.predicted]
-    logits_against = zeros if mistake.true is None else maps[mistake.true]
-    found = logits_for - logits_against
-    return np.asarray(found - found.mean())
+    return compared(maps, mistake.predicted, mistake.true)
 
 
 def overlay(image: NDArray[np.uint8], evidence: NDArray[np.float32]) -> NDArray[np.uint8]:
