@@ -355,6 +355,7 @@ def test_axe_finds_nothing_in_any_state(
 
 def test_the_keyboard_is_enough(inside: Start, mapped: Path, visit: Any) -> None:
     page = visit(inside(model_store=mapped, models=("colours",)))
+    page.on("filechooser", lambda _: None)  # from now on the browser reports it
     page.wait_for_selector("#samples li:nth-child(3)")
 
     def tab_to(selector: str) -> None:
