@@ -59,7 +59,7 @@ def find(
     if listed := hugging_face.metadata(path):
         return _of_metadata(listed, path, separator)
     if packed := parquet.files(path):
-        return _of_parquet(packed, separator)
+        return _of_parquet(packed, path.absolute().name, separator)
     if listed := tables.split_lists(path):
         return _of_lists(listed, images)
     return Layout(path)
@@ -67,7 +67,7 @@ def find(
 
 def _of_file(path: Path, images: str | None, separator: str | None) -> Layout:
     if path.suffix.lower() == ".parquet":
-        return _of_parquet([path], separator)
+        return _of_parquet([path], path.stem, separator)
     if path.suffix.lower() == ".txt":
         return _of_lists([path], images)
     if hugging_face.is_metadata(path):
@@ -89,6 +89,6 @@ def _of_metadata(files: Sequence[Path], root: Path, separator: str | None) -> La
     return Layout(root, partial(hugging_face.read, files, root, separator), tuple(files))
 
 
-def _of_parquet(files: Sequence[Path], separator: str | None) -> Layout:
-    folder = parquet.unpacked(files)
+def _of_parquet(files: Sequence[Path], name: str, separator: str | None) -> Layout:
+    folder = parquet.unpacked(files, name)
     return _of_metadata([folder / "metadata.jsonl"], folder, separator)

@@ -25,7 +25,7 @@ from training.data.record import FORMATS
 
 _LABELS = ("label", "labels")
 _ROWS = 64  # decoded at a time
-_SUFFIXES = {form: suffix for suffix, form in reversed(FORMATS.items())}
+_SUFFIXES = {form: suffix for suffix, form in FORMATS.items()}
 
 
 def files(data: Path) -> list[Path]:
@@ -38,10 +38,10 @@ def files(data: Path) -> list[Path]:
     ]
 
 
-def unpacked(found: Sequence[Path]) -> Path:
+def unpacked(found: Sequence[Path], name: str) -> Path:
     """The folder with the images of the files: in $LABRADOR_CACHE or ~/.cache/labrador.
 
-    Its name holds the hash of the files, so that others get another. Raises DataError.
+    It is called by `name` and by the files' hash, so that others get another. Raises DataError.
     """
     content = hashlib.sha256()
     try:
@@ -49,7 +49,7 @@ def unpacked(found: Sequence[Path]) -> Path:
             with file.open("rb") as data:
                 digest = hashlib.file_digest(data, "sha256").hexdigest()
             content.update(json.dumps([_split(file), file.stem, digest]).encode())
-        whole = cache() / "parquet" / f"{found[0].stem}-{content.hexdigest()[:16]}"
+        whole = cache() / "parquet" / f"{name}-{content.hexdigest()[:16]}"
         if whole.is_dir():
             return whole
         whole.parent.mkdir(parents=True, exist_ok=True)
@@ -117,13 +117,13 @@ def _columns(file: Path, schema: Any) -> tuple[str, str]:
     images = [field.name for field in schema if _is_image(field.type)]
     labels = [name for name in _LABELS if name in schema.names]
     for what, names, expected in (
-        ("image column", images, "one, a struct of bytes and path"),
+        ("image column", images, "a struct of bytes and path"),
         ("column of labels", labels, "label or labels"),
     ):
         if len(names) != 1:
             raise DataError(
-                f"{file} has {counted(len(names), what, what)} ({', '.join(names) or 'none'}) among"
-                f" {', '.join(schema.names)}; it must have {expected}"
+                f"{file} must have one {what}, {expected}; it has {', '.join(names) or 'none'}"
+                f" among {', '.join(schema.names)}"
             )
     return images[0], labels[0]
 
