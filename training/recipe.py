@@ -53,7 +53,9 @@ class Recipe(Frozen):
 
     arch: Arch = Field("resnet18", description="resnet18, 34, 50, 101 or 152")
     weights: str = Field(
-        "imagenet", description="imagenet (torchvision's), none, or a .pth or .safetensors file"
+        "imagenet",
+        description="imagenet (torchvision's), none, or a .pth or .safetensors file of torchvision,"
+        " timm or transformers",
     )
     image_size: int = Field(224, ge=32, le=1024, description="side of the square input, pixels")
     crop_fraction: float = Field(
