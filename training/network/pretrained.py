@@ -75,4 +75,4 @@ def _load(network: Network, state: dict[str, Tensor], name: str, arch: Arch) -> 
 def _empty(arch: Arch) -> dict[str, Tensor]:
     """The names and shapes of an architecture's weights, without their numbers."""
     with torch.device("meta"):
-        return Network(arch, 1).resnet.state_dict()
+        return dict(Network(arch, 1).resnet.state_dict())
