@@ -80,12 +80,11 @@ def lists_root(files: Sequence[Path], images: str | None) -> Path:
         return Path(images)
     own = files[0].parent
     folders = [own, own / "images", own.absolute().parent, own.absolute().parent / "images"]
+    lines = [line for file in files for _, line in _lines(file)]
     for folder in folders:
-        for file in files:
-            if any((folder / _entry(line, folder)[0]).is_file() for _, line in _lines(file)):
-                return folder
-    names = [_entry(line, own)[0] for file in files for _, line in _lines(file)]
-    return listing.root_of(files[0], names, folders)
+        if any((folder / _entry(line, folder)[0]).is_file() for line in lines):
+            return folder
+    return listing.root_of(files[0], [_entry(line, own)[0] for line in lines], folders)
 
 
 def _entry(line: str, root: Path) -> tuple[str, str]:
