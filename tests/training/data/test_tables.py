@@ -65,7 +65,7 @@ def test_the_images_of_lists_can_lie_elsewhere(tmp_path: Path) -> None:
 
 
 def test_lists_win_over_class_folders_and_what_they_leave_out_is_counted(tmp_path: Path) -> None:
-    put(tmp_path, "cat/1.jpg", "cat/2.jpg", "dog/3.jpg", "dog/4.jpg")
+    put(tmp_path, "cat/1.jpg", "cat/2.jpg", "dog/3.jpg", "dog/4.jpg", "elsewhere/5.jpg")
     for name, line in (("train", "cat/1.jpg"), ("val", "dog/3.jpg"), ("test", "dog/4.jpg")):
         (tmp_path / f"{name}.txt").write_text(line)
     found = datasets.read(str(tmp_path))
@@ -74,7 +74,7 @@ def test_lists_win_over_class_folders_and_what_they_leave_out_is_counted(tmp_pat
         ("dog/3.jpg", "valid"),
     ]
     assert found.test == (Record("dog/4.jpg", ("dog",), "test"),)
-    assert found.unused == ("cat/2.jpg",)
+    assert found.unused == ("cat/2.jpg",)  # a list's folder may hold anything else
 
 
 def test_a_list_alone_beside_class_folders_is_a_file_that_is_not_used(tmp_path: Path) -> None:
@@ -87,10 +87,11 @@ def test_a_list_alone_beside_class_folders_is_a_file_that_is_not_used(tmp_path: 
 def test_faults_of_a_list_are_named_by_line(tmp_path: Path) -> None:
     put(tmp_path, "cat/1.jpg", "2.jpg")
     file = tmp_path / "list.txt"
-    file.write_text("cat/1.jpg\ncat/1.jpg\n2.jpg\nhttps://x.org/3.jpg 1\ncat/4.jpg\n")
+    file.write_text("cat/1.jpg\ncat/1.jpg\n2.jpg\nhttps://x.org/3.jpg 1\ncat/4.jpg\n5.jpg\n")
     complaints: list[str] = []
     assert len(datasets.read(str(file), complain=complaints.append).records) == 1
-    expected = ("cat/1.jpg is listed twice", "2.jpg is in no folder that", "is a URL", "4.jpg does")
+    expected = ("cat/1.jpg is listed twice", "2.jpg is in no folder that", "is a URL")
+    expected += ("cat/4.jpg does not exist", "5.jpg does not exist")
     for number, (complaint, words) in enumerate(zip(complaints, expected, strict=True), 2):
         assert complaint.startswith(f"{file}, line {number}: ") and words in complaint
 
