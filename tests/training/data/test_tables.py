@@ -90,8 +90,13 @@ def test_faults_of_a_list_are_named_by_line(tmp_path: Path) -> None:
     file.write_text("cat/1.jpg\ncat/1.jpg\n2.jpg\nhttps://x.org/3.jpg 1\ncat/4.jpg\n5.jpg\n")
     complaints: list[str] = []
     assert len(datasets.read(str(file), complain=complaints.append).records) == 1
-    expected = ("cat/1.jpg is listed twice", "2.jpg is in no folder that", "is a URL")
-    expected += ("cat/4.jpg does not exist", "5.jpg does not exist")
+    expected = [
+        "cat/1.jpg is listed twice",
+        "2.jpg is in no folder that could be its label: add the label after the name",
+        "https://x.org/3.jpg 1 is a URL",
+        "cat/4.jpg does not exist",
+        "5.jpg does not exist",
+    ]
     for number, (complaint, words) in enumerate(zip(complaints, expected, strict=True), 2):
         assert complaint.startswith(f"{file}, line {number}: ") and words in complaint
 
