@@ -25,6 +25,8 @@ def test_the_tests_pass_with_the_newest_versions(
         *project["project"]["dependencies"],
         *extras["train"],
         *extras["serve"],
+        *extras["heif"],
+        *extras["parquet"],
         *project["dependency-groups"]["dev"],
     ]
     environment = tmp_path / "newest"

@@ -15,16 +15,15 @@ from models import command_line
 from models.errors import RecipeError
 from models.store import Store, default_root
 from training import run_folder
-from training.data import datasets
+from training.data import datasets, layouts
 from training.recipe import GROUPS, Recipe, resolve
 from training.release import MARGIN, check_margin
 from training.run_folder import Run
 
 INSPECTED = (  # the recipe options that inspect uses
-    *("pattern", "images", "relabel", "quarantine", "task", "valid", "seed"),
+    *(*datasets.OPTIONS, "task", "valid", "seed"),
     *("arch", "image_size", "crop_fraction", "flip", "rotation", "scale", "warp", "light"),
 )
-_DATA_OPTIONS = ("pattern", "images", "relabel", "quarantine")  # that evaluate takes
 _FILES = ("images", "relabel", "quarantine")  # options whose path must exist
 
 
@@ -75,7 +74,7 @@ def _lr_find(options: argparse.Namespace) -> Call:
 
 
 def _evaluate(options: argparse.Namespace) -> Call:
-    given = {name: getattr(options, name) for name in _DATA_OPTIONS}
+    given = {name: getattr(options, name) for name in datasets.OPTIONS}
     _check_data(options.data, given)
     run_folder.check_free(options.out)
     arguments = {"model": _model(options.model), "data": options.data, "data_options": given}
@@ -119,7 +118,7 @@ def _recipe(options: argparse.Namespace, names: Iterable[str]) -> Recipe:
     given = {name: getattr(options, name) for name in names}
     chosen = {name: value for name, value in given.items() if value is not None}
     recipe = resolve(chosen, options.recipe)
-    _check_data(recipe.data, {name: getattr(recipe, name) for name in _DATA_OPTIONS})
+    _check_data(recipe.data, {name: getattr(recipe, name) for name in datasets.OPTIONS})
     if recipe.weights not in ("imagenet", "none") and not Path(recipe.weights).is_file():
         raise RecipeError(
             f"--weights {recipe.weights} is neither imagenet, none nor an existing file"
@@ -128,7 +127,7 @@ def _recipe(options: argparse.Namespace, names: Iterable[str]) -> Recipe:
 
 
 def _check_data(data: str, options: dict[str, str | None]) -> None:
-    datasets.check_there(data)
+    layouts.check_there(data)
     for name in _FILES:
         file = options.get(name)
         if file is not None and not Path(file).exists():
@@ -188,7 +187,7 @@ def parser(prog: str = "python -m training") -> argparse.ArgumentParser:
         "model", metavar="RUN|BUNDLE", help="a run's or bundle's folder, or NAME[:VERSION]"
     )
     evaluating.add_argument("--data", required=True, help="images and labels, as for train")
-    _add_fields(evaluating, (*_DATA_OPTIONS, "device"))
+    _add_fields(evaluating, (*datasets.OPTIONS, "device"))
     evaluating.set_defaults(device="auto")
     evaluating.add_argument("--out", type=Path, help="default: runs/<time>")
 

@@ -20,13 +20,22 @@ class Recipe(Frozen):
     """The options of `train`; a TOML file given with `--recipe` has the same names."""
 
     data: str = Field(
-        description="folder of class folders, CSV, Oxford-IIIT Pet or PASCAL VOC folder; or"
-        " oxford-pets or voc2007, downloaded to $LABRADOR_CACHE or ~/.cache/labrador"
+        description="folder of class folders (or of train/, valid/, test/ with class folders), CSV,"
+        " lists of files, Hugging Face's metadata.csv or .jsonl or Parquet, Oxford-IIIT Pet or"
+        " PASCAL VOC folder; or oxford-pets or voc2007, downloaded to $LABRADOR_CACHE or"
+        " ~/.cache/labrador"
     )
     pattern: str | None = Field(
         None, description="regular expression on the file name; group 1 is the label"
     )
-    images: str | None = Field(None, description="folder that a CSV's file names are relative to")
+    images: str | None = Field(
+        None, description="folder that the file names of a CSV or of lists are relative to"
+    )
+    separator: str | None = Field(
+        None,
+        min_length=1,
+        description="what separates several labels in a CSV, as , or ; or |; if omitted, spaces",
+    )
     task: Task | None = Field(
         None, description="single or multi; if omitted, inferred from the data"
     )
@@ -44,7 +53,9 @@ class Recipe(Frozen):
 
     arch: Arch = Field("resnet18", description="resnet18, 34, 50, 101 or 152")
     weights: str = Field(
-        "imagenet", description="imagenet (torchvision's), none, or a .pth or .safetensors file"
+        "imagenet",
+        description="imagenet (torchvision's), none, or a .pth or .safetensors file of torchvision,"
+        " timm or transformers",
     )
     image_size: int = Field(224, ge=32, le=1024, description="side of the square input, pixels")
     crop_fraction: float = Field(
@@ -68,6 +79,11 @@ class Recipe(Frozen):
         0.05, ge=0, description="weight decay of AdamW; none on norms and biases"
     )
 
+    balance: Literal["none", "root"] = Field(
+        "none",
+        description="root: see rare labels more often, each image by the inverse root of how many"
+        " have its rarest label; none: every image once an epoch",
+    )
     early_stop: int | None = Field(
         None,
         ge=1,
@@ -160,9 +176,17 @@ class Recipe(Frozen):
 
 
 GROUPS: Mapping[str, Sequence[str]] = {  # every option of a recipe but DATA, as help shows them
-    "data": ("pattern", "images", "task", "valid", "seed", "relabel", "quarantine"),
+    "data": ("pattern", "images", "separator", "task", "valid", "seed", "relabel", "quarantine"),
     "network": ("arch", "weights", "image_size", "crop_fraction", "norms"),
-    "schedule": ("epochs", "freeze_epochs", "lr", "batch_size", "weight_decay", "early_stop"),
+    "schedule": (
+        "epochs",
+        "freeze_epochs",
+        "lr",
+        "batch_size",
+        "weight_decay",
+        "balance",
+        "early_stop",
+    ),
     "augmentation": ("flip", "rotation", "scale", "warp", "light"),
     "running": ("device", "dtype", "cache", "workers", "checkpoint_s"),
 }
@@ -170,7 +194,7 @@ GROUPS: Mapping[str, Sequence[str]] = {  # every option of a recipe but DATA, as
 
 def data_arguments(recipe: Recipe) -> str:
     """DATA and its options as on a command line, without the quarantine list."""
-    return _arguments(recipe, ("pattern", "images", "relabel", "task"))
+    return _arguments(recipe, ("pattern", "images", "separator", "relabel", "task"))
 
 
 def train_arguments(recipe: Recipe) -> str:

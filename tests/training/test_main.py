@@ -23,7 +23,7 @@ QUICK = [
     *("--weights", "none", "--device", "cpu", "--image-size", "32", "--batch-size", "16"),
     *("--freeze-epochs", "1", "--epochs", "0", "--lr", "1e-2"),
 ]
-INSTEAD = "give a folder, a CSV file, oxford-pets or voc2007"
+INSTEAD = "give a folder, a file (.csv, .txt, .jsonl or .parquet), oxford-pets or voc2007"
 
 Output = pytest.CaptureFixture[str]
 
@@ -74,6 +74,26 @@ def test_inspection_from_the_command_line(
     assert {found.name for found in out.iterdir()} == names
     assert main(arguments) == 1
     assert "is not empty" in one_line(capsys)
+
+
+def test_the_separator_of_labels_reaches_inspect_train_and_evaluate(
+    tmp_path: Path, capsys: Output
+) -> None:
+    table = image_sets.table(tmp_path / "data", 24)
+    table.write_text(table.read_text().replace(" ", ";"))
+    arguments = [str(table), "--separator", ";"]
+    out = tmp_path / "run"
+    assert main(["inspect", *arguments, "--out", str(tmp_path / "audit")]) == 0
+    text = capsys.readouterr().out
+    assert "24 images, 3 labels, multi-label" in text
+    assert text.endswith(f"next: python -m training train {table} --separator ';'\n")
+    balanced = ["--balance", "root", "--out", str(out)]
+    assert main(["train", *arguments, *QUICK, *balanced]) == 0
+    assert json.loads((out / "recipe.json").read_text())["balance"] == "root"
+    evaluation = ["--data", *arguments, "--device", "cpu", "--out", str(tmp_path / "evaluation")]
+    assert main(["evaluate", str(out), *evaluation]) == 0
+    labels = run_folder.read(out).outcome.labels
+    assert labels == ("blue", "green", "red")
 
 
 def test_a_recipe_file_is_used_and_flags_override_it(
@@ -155,7 +175,10 @@ def test_an_unknown_key_in_a_file_lists_the_valid_ones(tmp_path: Path, capsys: O
     file = tmp_path / "recipe.toml"
     file.write_text("epoch = 3\n")
     message = wrong_usage(["train", "pets", "--recipe", str(file)], capsys)
-    assert "unknown option epoch; valid: data, pattern, images, task, valid, seed" in message
+    assert (
+        "unknown option epoch; valid: data, pattern, images, separator, task, valid, seed"
+        in message
+    )
 
 
 @pytest.mark.parametrize(

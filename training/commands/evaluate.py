@@ -1,5 +1,6 @@
 """`evaluate`: evaluate a run or a bundle on DATA."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from models.wording import counted
@@ -23,10 +24,13 @@ def evaluate(
     """Write metrics.json, predictions.csv and report.html to `out`, and print the metrics.
 
     model: a run, or a bundle's folder. data_options: the recipe's, for DATA.
+    Of an official split with test images, those are evaluated.
     """
     subject = scorer.load(model, pick_device(device))
     dataset = datasets.read(data, **data_options, task=subject.task)  # type: ignore[arg-type]
     dataset.print_notes()
+    if dataset.test:
+        dataset = replace(dataset, records=dataset.test)
     path = run_folder.create(out)
     found = evaluation.evaluate(subject, dataset)
     measured = found.measure()

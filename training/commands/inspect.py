@@ -34,8 +34,10 @@ def inspect(recipe: Recipe, out: Path | None) -> Path:
     dataset = datasets.read_as(recipe, refused.append)
     datasets.check_labels(dataset, refused.append)
     path = run_folder.create(out)
-    scanned = file_scan.scan(dataset.root, dataset.records, Contents(room_bytes=0))
-    dataset = replace(dataset, records=tuple(near_duplicates.group(scanned)))
+    every = (*dataset.records, *dataset.test)
+    grouped = near_duplicates.group(file_scan.scan(dataset.root, every, Contents(room_bytes=0)))
+    split_at = len(dataset.records)
+    dataset = replace(dataset, records=tuple(grouped[:split_at]), test=tuple(grouped[split_at:]))
     found = findings.find(dataset, refused, recipe.valid, recipe.seed)
     earlier = quarantine.read(Path(recipe.quarantine)) if recipe.quarantine else {}
     left_out = earlier | found.quarantine

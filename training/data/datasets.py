@@ -6,19 +6,22 @@ from pathlib import Path
 from models.errors import DataError
 from models.manifest import Task
 from models.wording import counted, some
-from training.data import downloads, readers, unused
+from training.data import folders, layouts, unused
 from training.data.csv_tables import Complain, refuse
+from training.data.folders import SUFFIXES
 from training.data.quarantine import read as read_list
-from training.data.readers import SUFFIXES
 from training.data.record import Record
 from training.data.relabel import read_relabel, spellings
 from training.recipe import Recipe
+
+OPTIONS = ("pattern", "images", "separator", "relabel", "quarantine")  # of a recipe, beside DATA
 
 
 @dataclass(frozen=True)
 class Dataset:
     """`records`, sorted by file; `labels`, sorted: the order of the scores.
 
+    test: the images of an official split that neither train nor validate; `evaluate` takes them.
     empty: labels without an image. notes: what the user should know: what was left out, and why.
     unused: files below `root` that are neither images of DATA nor lists that were given; strays:
     those that are images next to class folders, which have no label.
@@ -28,6 +31,7 @@ class Dataset:
     records: tuple[Record, ...]
     labels: tuple[str, ...]
     task: Task
+    test: tuple[Record, ...] = ()
     empty: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
@@ -42,7 +46,7 @@ class Dataset:
 
 def read_as(recipe: Recipe, complain: Complain = refuse) -> Dataset:
     """The images that the recipe names, as in `read`."""
-    options = recipe.model_dump(include={"pattern", "images", "task", "relabel", "quarantine"})
+    options = recipe.model_dump(include={*OPTIONS, "task"})
     return read(recipe.data, **options, complain=complain)
 
 
@@ -53,6 +57,7 @@ def read(
     task: Task | None = None,
     relabel: str | None = None,
     quarantine: str | None = None,
+    separator: str | None = None,
     complain: Complain = refuse,
 ) -> Dataset:
     """The images that `data` names, without those on the quarantine list.
@@ -60,10 +65,16 @@ def read(
     The arguments are the recipe's. `complain` is called for each fault that can be skipped; by
     default it raises DataError, as all other faults do. The message says what was expected.
     """
-    root, records, empty, strays = _records(data, pattern, images, complain)
+    layout = layouts.find(data, pattern, images, separator)
+    root, empty, strays = layout.root, list[str](), list[str]()
+    if layout.read is None:
+        records, empty = folders.class_folders(root)
+        strays = folders.strays(root)
+    else:
+        records = list(layout.read(complain))
     lists = [Path(given) for given in (data, relabel, quarantine) if given is not None]
-    table = pattern is None and Path(data).is_file()
-    left = unused.find(root, [record.file for record in records], lists, table)
+    lists += layout.lists
+    left = unused.find(root, [record.file for record in records], lists, layout.any_folder)
     notes = []
     if quarantine is not None:
         listed = read_list(Path(quarantine))
@@ -85,6 +96,10 @@ def read(
             for r in records
         ]
     records.sort(key=lambda record: record.file)
+    test = tuple(record for record in records if record.side == "test")
+    if test:
+        records = [record for record in records if record.side != "test"]
+        notes.append(f"{counted(len(test), 'test image')} set aside, for `evaluate` alone")
     labels = tuple(sorted({label for record in records for label in record.labels}))
     several = next((record for record in records if len(record.labels) != 1), None)
     if task == "single" and several:
@@ -94,16 +109,8 @@ def read(
         )
     found = task or ("multi" if several else "single")
     return Dataset(
-        root, tuple(records), labels, found, tuple(empty), tuple(notes), left, tuple(strays)
+        root, tuple(records), labels, found, test, tuple(empty), tuple(notes), left, tuple(strays)
     )
-
-
-def check_there(data: str) -> None:
-    """Raises DataError unless `data` is a path that exists or a set that can be downloaded."""
-    if not Path(data).exists() and data not in downloads.NAMES:
-        raise DataError(
-            f"{data} does not exist: give a folder, a CSV file, {' or '.join(downloads.NAMES)}"
-        )
 
 
 def check_labels(dataset: Dataset, complain: Complain = refuse) -> None:
@@ -124,43 +131,3 @@ def check_labels(dataset: Dataset, complain: Complain = refuse) -> None:
             f"the labels {', '.join(map(repr, several))} differ only by case or spaces: merge them"
             " with --relabel FILE.csv (columns from,to), or give them names that differ"
         )
-
-
-def root_of(data: str, pattern: str | None = None, images: str | None = None) -> Path:
-    """The folder that the file names of DATA are relative to, found without reading labels."""
-    path = _path(data)
-    if pattern is None and path.is_file():
-        return readers.table_root(path, images)
-    if pattern is None and _is_oxford_pets(path):
-        return path / "images"
-    if pattern is None and (folder := readers.voc_folder(path)):
-        return folder / "JPEGImages"
-    return path
-
-
-def _records(
-    data: str, pattern: str | None, images: str | None, complain: Complain
-) -> tuple[Path, list[Record], list[str], list[str]]:
-    """The root, the records, labels without an image, and images without a label."""
-    path, root = _path(data), root_of(data, pattern, images)
-    if pattern is not None:
-        return root, list(readers.pattern(path, pattern, complain)), [], []
-    if path.is_file():
-        return root, readers.table(path, root, complain), [], []
-    if _is_oxford_pets(path):
-        return root, list(readers.oxford_pets(path, complain)), [], []
-    if folder := readers.voc_folder(path):
-        return root, list(readers.voc(folder, complain)), [], []
-    records, empty = readers.class_folders(path)
-    return root, records, empty, readers.strays(path)
-
-
-def _path(data: str) -> Path:
-    """The path of DATA; downloaded if it is the name of a public data set."""
-    check_there(data)
-    path = Path(data)
-    return path if path.exists() else downloads.folder(data)
-
-
-def _is_oxford_pets(path: Path) -> bool:
-    return (path / "images").is_dir() and (path / "annotations").is_dir()

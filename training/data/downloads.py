@@ -28,14 +28,18 @@ _SETS: dict[str, tuple[Callable[[Path], None], str]] = {  # with the folder insi
 NAMES = tuple(_SETS)
 
 
+def cache() -> Path:
+    """$LABRADOR_CACHE or ~/.cache/labrador: what is made once for all runs."""
+    return Path(os.environ.get("LABRADOR_CACHE") or Path.home() / ".cache" / "labrador")
+
+
 def folder(name: str) -> Path:
-    """The folder of the data set `name`, one of NAMES: in $LABRADOR_CACHE or ~/.cache/labrador.
+    """The folder of the data set `name`, one of NAMES, in the cache.
 
     It is downloaded if it is missing; an interrupted download is discarded. Raises DataError.
     """
     download, inside = _SETS[name]
-    cache = Path(os.environ.get("LABRADOR_CACHE") or Path.home() / ".cache" / "labrador")
-    whole, partial = cache / name, cache / f"{name}.partial"
+    whole, partial = cache() / name, cache() / f"{name}.partial"
     if not whole.is_dir():
         print(f"downloading {name} to {whole}")
         try:
@@ -46,7 +50,7 @@ def folder(name: str) -> Path:
         except Exception as error:  # from the network, the disk, the archive, the checksum
             reason = " ".join(str(error).split()) or type(error).__name__
             raise DataError(
-                f"{name} cannot be downloaded to {cache}: {reason}; download it by other"
+                f"{name} cannot be downloaded to {cache()}: {reason}; download it by other"
                 " means and give its folder as DATA"
             ) from error
     return whole / inside

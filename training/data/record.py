@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Literal
 
-Side = Literal["train", "valid"]
+Side = Literal["train", "valid", "test"]
 FORMATS = {  # by the extension; a file's content need not agree
     ".avif": "AVIF",
     ".heic": "HEIC",
@@ -38,8 +38,8 @@ class Record:
     """One image of DATA; a field that is not known yet has its default.
 
     file: its path relative to the data's root. labels: sorted. side: of an official split at
-    first, then of the split. sha256: of its bytes, in hexadecimal. group: images with the same
-    number are copies or near-duplicates of each other.
+    first, then of the split, which has no test. sha256: of its bytes, in hexadecimal. group:
+    images with the same number are copies or near-duplicates of each other.
     """
 
     file: str

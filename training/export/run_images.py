@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from models.bundle import sha256
 from models.errors import DataError
 from models.manifest import Preprocess
-from training.data import datasets, decoding
+from training.data import decoding, layouts
 from training.data.record import Record
 from training.run_folder import Run
 
@@ -50,7 +50,9 @@ def _read(
     run: Run, records: Sequence[Record], data: str | None, forms: list[Preprocess], kept: int
 ) -> RunImages:
     recipe, forms = run.recipe, list(dict.fromkeys(forms))
-    root = datasets.root_of(data, recipe.pattern, recipe.images) if data else Path(run.outcome.root)
+    root = Path(run.outcome.root)
+    if data is not None:
+        root = layouts.find(data, recipe.pattern, recipe.images).root
     ordered = sorted(records, key=lambda record: record.sha256)
     known = {root / record.file: record.sha256 for record in ordered}
     keep = {root / record.file for record in ordered[:kept]}

@@ -13,6 +13,7 @@ from training.data.image_source import ImageSource, image_source
 from training.data.prepare import Prepared
 from training.data.targets import encode, loss_targets
 from training.distributed import Ranks
+from training.fine_tuning import balance
 from training.fine_tuning.step_timer import Stages
 from training.recipe import Recipe
 
@@ -45,9 +46,15 @@ def training_set(images: Prepared, recipe: Recipe, device: torch.device) -> Trai
 
 
 def order(training: TrainingSet, recipe: Recipe, epoch: int) -> tuple[Tensor, ...]:
-    """The rows of each step: every image once, shuffled anew each epoch, in near-equal batches."""
+    """The rows of each step, shuffled anew each epoch, in near-equal batches.
+
+    Every image once, or as many images as there are by the recipe's `balance`.
+    """
     shuffling = generator(recipe.seed, "order", epoch)
-    rows = torch.randperm(len(training.targets), generator=shuffling)
+    if recipe.balance == "root":
+        rows = balance.draw(balance.shares(training.targets), shuffling)
+    else:
+        rows = torch.randperm(len(training.targets), generator=shuffling)
     return rows.tensor_split(recipe.steps(len(training.targets)))
 
 

@@ -25,6 +25,7 @@ class Findings:
     split_is_given: bool
     training_images: int  # training images without the quarantine; 0 if the split is refused
     validation_images: int  # validation images, likewise
+    test_images: int  # of an official split; they are in `images` too
     labels: dict[str, int]  # most images first
     few: list[str]  # labels with fewer than FEW images
     unlabelled: int
@@ -64,24 +65,25 @@ def find(dataset: Dataset, refused: Sequence[str], valid: float, seed: int) -> F
 
     refused: the complaints from reading the data; valid, seed: of the split, as in the recipe.
     """
-    records = dataset.records
+    records = (*dataset.records, *dataset.test)
     usable = [record for record in records if record.scan.error is None]
     contents = _together(usable, lambda record: record.sha256)
     alike = _together(usable, lambda record: record.group)
     near = [group for group in alike if len({record.sha256 for record in group}) > 1]
-    counts = Counter(label for record in records for label in record.labels)
+    counts = Counter(label for record in dataset.records for label in record.labels)
     quarantine = {
         record.file: f"{_BAD}{record.scan.error}"
         for record in records
         if record.scan.error is not None
     }
-    given = [record for record in usable if record.side is not None]
+    given = [_as_audited(record) for record in usable if record.side is not None]
     leaks = split.straddling(given, lambda record: record.sha256)
+    tests = {record.file for record in dataset.test}
     for leak in leaks:
+        twin = leak.valid[0].file
+        kind = "test" if twin in tests else "validation"
         for record in leak.train:
-            quarantine[record.file] = (
-                f"leak: the same bytes as the validation image {leak.valid[0].file}"
-            )
+            quarantine[record.file] = f"leak: the same bytes as the {kind} image {twin}"
     near_leaks = split.straddling(given, lambda record: record.group)
     sides, objection = _split(dataset, quarantine, valid, seed)
     return Findings(
@@ -91,9 +93,10 @@ def find(dataset: Dataset, refused: Sequence[str], valid: float, seed: int) -> F
         split_is_given=all(record.side is not None for record in records),
         training_images=len(sides.train),
         validation_images=len(sides.valid),
+        test_images=len(dataset.test),
         labels=dict(counts.most_common()),
         few=sorted(label for label, count in counts.items() if count < FEW),
-        unlabelled=sum(not record.labels for record in records),
+        unlabelled=sum(not record.labels for record in dataset.records),
         refused=[*refused, *objection],
         notes=list(dataset.notes),
         unused=list(dataset.unused),
@@ -118,6 +121,11 @@ def find(dataset: Dataset, refused: Sequence[str], valid: float, seed: int) -> F
             ]
         ),
     )
+
+
+def _as_audited(record: Record) -> Record:
+    """A test image on the side of the validation images: neither may be trained on."""
+    return replace(record, side="valid") if record.side == "test" else record
 
 
 def _split(

@@ -1,6 +1,7 @@
 """Initial weights: torchvision's, a file's, or none."""
 
 from pathlib import Path
+from typing import get_args
 
 import torch
 import torchvision
@@ -9,11 +10,10 @@ from torch import Tensor
 
 from models.bundle import sha256
 from models.errors import RecipeError
-from models.wording import some
 from training.network.resnet import Network
+from training.network.weight_names import differences, torchvision_names
 from training.recipe import Arch, Recipe
 
-_COUNTER = "num_batches_tracked"  # files from before PyTorch 0.4.1 lack it
 Weights = tuple[str, str | None, str]
 """A description of the weights, the sha256 of their file, their licence."""
 
@@ -28,9 +28,9 @@ def start(recipe: Recipe, labels: int) -> tuple[Network, Weights]:
 def pretrain(network: Network, arch: Arch, weights: str) -> Weights:
     """Load pretrained weights into all layers but the head.
 
-    `weights`: imagenet, none, or a file (.pth, .safetensors) with torchvision's keys. Returns
-    their description, the file's sha256 and their licence. Raises RecipeError if they cannot be
-    loaded or belong to another architecture.
+    `weights`: imagenet, none, or a file (.pth, .safetensors) of torchvision, timm or transformers.
+    Returns their description, the file's sha256 and their licence. Raises RecipeError if they
+    cannot be loaded or belong to another architecture.
     """
     if weights == "none":
         return "none", None, "none"
@@ -64,12 +64,15 @@ def pretrain(network: Network, arch: Arch, weights: str) -> Weights:
 
 
 def _load(network: Network, state: dict[str, Tensor], name: str, arch: Arch) -> None:
-    body = {key: value for key, value in state.items() if not key.startswith("fc.")}
-    own = {k: v for k, v in network.resnet.state_dict().items() if not k.startswith("fc.")}
-    differing = {key for key in own.keys() ^ body.keys() if not key.endswith(_COUNTER)}
-    wrong = sorted(differing) or sorted(
-        key for key in own.keys() & body.keys() if own[key].shape != body[key].shape
-    )
-    if wrong:
-        raise RecipeError(f"--weights {name} does not fit {arch}: it differs in {some(wrong, 1)}")
+    body = torchvision_names(state)
+    if wrong := differences(network.resnet.state_dict(), body):
+        fitting = [other for other in get_args(Arch) if not differences(_empty(other), body)]
+        hint = f"; it fits {fitting[0]}: use --arch {fitting[0]}" if fitting else ""
+        raise RecipeError(f"--weights {name} does not fit {arch}: {wrong}{hint}")
     network.resnet.load_state_dict(body, strict=False)
+
+
+def _empty(arch: Arch) -> dict[str, Tensor]:
+    """The names and shapes of an architecture's weights, without their numbers."""
+    with torch.device("meta"):
+        return dict(Network(arch, 1).resnet.state_dict())

@@ -12,6 +12,7 @@ from testkit import image_sets
 from testkit.image_sets import photo, write_csv
 from testkit.odd_images import encoded
 from training import run_folder
+from training.commands.evaluate import evaluate
 from training.commands.inspect import inspect
 from training.commands.train import train
 from training.data import file_scan
@@ -191,6 +192,43 @@ def test_leaks_across_a_given_split_are_found_and_the_training_copy_is_listed(
         "1 group of near-duplicates on both sides of the given split, such as 01.jpg and"
         " near.jpg: see inspect"
     ) in capsys.readouterr().out
+
+
+def test_leaks_of_test_images_set_aside_are_found_too(tmp_path: Path, capsys: Output) -> None:
+    """train reads no test image, so it does not see them; evaluate leaves out the same bytes."""
+    data = tmp_path / "data"
+    for number, place in enumerate(("train/cat", "train/dog", "val/cat", "test/dog")):
+        photos(data / place, 100 * number, 4)
+    shutil.copy(data / "train" / "cat" / "00.jpg", data / "test" / "dog" / "leak.jpg")
+    shutil.copy(data / "train" / "cat" / "01.jpg", data / "val" / "cat" / "leak.jpg")
+    photo(102).resize((60, 45)).save(data / "test" / "dog" / "near.jpg", quality=60)
+    (data / "test" / "dog" / "torn.jpg").write_bytes(b"no image")
+    found = look(data, tmp_path / "out")
+    assert (found["images"], found["test_images"], found["split_is_given"]) == (20, 7, True)
+    assert (found["training_images"], found["validation_images"]) == (6, 5)
+    assert found["labels"] == {"cat": 9, "dog": 4}
+    assert found["leaks"] == [
+        ["train/cat/00.jpg", "test/dog/leak.jpg"],
+        ["train/cat/01.jpg", "val/cat/leak.jpg"],
+    ]
+    assert found["near_leaks"] == [["train/dog/02.jpg", "test/dog/near.jpg"]]
+    assert listed(tmp_path / "out") == {
+        "test/dog/torn.jpg": "bad: the bytes are not a JPEG, PNG, WebP, HEIC or AVIF image",
+        "train/cat/00.jpg": "leak: the same bytes as the test image test/dog/leak.jpg",
+        "train/cat/01.jpg": "leak: the same bytes as the validation image val/cat/leak.jpg",
+    }
+    assert "\n7 test images set aside, for `evaluate` alone\n" in capsys.readouterr().out
+    quarantine = str(tmp_path / "out" / "quarantine.csv")
+    run = run_folder.read(
+        train(image_sets.recipe(data, quarantine=quarantine, **QUICK), tmp_path / "run")
+    )
+    assert (len(run.split.train), len(run.split.valid)) == (6, 5)
+    assert "6 test images set aside" in capsys.readouterr().out
+    evaluate(run, str(data), {"quarantine": quarantine}, "cpu", tmp_path / "evaluation")
+    measured = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
+    assert measured["images"] == 6
+    with (tmp_path / "evaluation" / "predictions.csv").open() as text:
+        assert all(row["path"].startswith("test/dog/") for row in csv.DictReader(text))
 
 
 def test_all_invalid_lines_of_a_csv_are_named(divided: Path, tmp_path: Path) -> None:

@@ -83,12 +83,71 @@ def test_class_folders_can_be_a_multi_label_task(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("folders", [("train", "valid"), ("Train", "test", "val"), ("training",)])
-def test_folders_that_are_splits_are_not_labels(tmp_path: Path, folders: tuple[str, ...]) -> None:
-    put(tmp_path, *(f"{folder}/cat/a.jpg" for folder in folders))
+def test_folders_of_a_split_without_class_folders_are_not_labels(
+    tmp_path: Path, folders: tuple[str, ...]
+) -> None:
+    put(tmp_path, *(f"{folder}/a.jpg" for folder in folders))
     message = refused(tmp_path)
     assert all(folder in message for folder in folders)
-    assert "splits, not labels" in message
+    assert "splits, not labels, and hold no class folders" in message
     assert "fname,labels,is_valid" in message
+
+
+def sides_of(found: Dataset) -> dict[str, str | None]:
+    return {record.file: record.side for record in found.records}
+
+
+@pytest.mark.parametrize("valid", ["valid", "val", "Validation"])
+def test_class_folders_in_the_folders_of_a_split_have_that_split(
+    tmp_path: Path, valid: str
+) -> None:
+    put(tmp_path, "train/cat/1.jpg", "train/dog/deep/2.jpg", f"{valid}/cat/3.jpg", "train/4.jpg")
+    put(tmp_path, "test/cat/5.jpg", "6.jpg")
+    (tmp_path / valid / "dog").mkdir()
+    (tmp_path / "test" / "emu").mkdir()
+    found = datasets.read(str(tmp_path))
+    assert labels_of(found) == {
+        "train/cat/1.jpg": ("cat",),
+        "train/dog/deep/2.jpg": ("dog",),
+        f"{valid}/cat/3.jpg": ("cat",),
+    }
+    assert sides_of(found) == {
+        "train/cat/1.jpg": "train",
+        "train/dog/deep/2.jpg": "train",
+        f"{valid}/cat/3.jpg": "valid",
+    }
+    assert found.test == (Record("test/cat/5.jpg", ("cat",), "test"),)
+    assert found.notes == ("1 test image set aside, for `evaluate` alone",)
+    assert found.empty == ("emu",)  # an empty folder of a label that has images elsewhere is fine
+    assert found.unused == found.strays == ("6.jpg", "train/4.jpg")
+
+
+def test_where_there_is_no_validation_test_is_that(tmp_path: Path) -> None:
+    put(tmp_path, "train/cat/1.jpg", "test/cat/2.jpg")
+    found = datasets.read(str(tmp_path))
+    assert sides_of(found) == {"test/cat/2.jpg": "valid", "train/cat/1.jpg": "train"}
+    assert (found.test, found.notes) == ((), ())
+
+
+def test_one_part_of_a_split_alone_is_no_split(tmp_path: Path) -> None:
+    """As Kaggle has it, where the labels of test are secret: its images are strays."""
+    put(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg", "test/3.jpg")
+    found = datasets.read(str(tmp_path))
+    assert sides_of(found) == {"train/cat/1.jpg": None, "train/dog/2.jpg": None}
+    assert found.labels == ("cat", "dog") and found.strays == ("test/3.jpg",)
+
+
+def test_two_folders_for_one_part_of_a_split_are_refused(tmp_path: Path) -> None:
+    put(tmp_path, "train/cat/1.jpg", "val/cat/2.jpg", "valid/cat/3.jpg")
+    assert refused(tmp_path) == "val and valid are the same part of a split: merge them"
+
+
+def test_test_images_can_be_left_out_and_relabelled_like_others(tmp_path: Path) -> None:
+    put(tmp_path / "d", "train/cat/1.jpg", "val/cat/2.jpg", "test/cat/3.jpg", "test/cat/4.jpg")
+    listed = write_csv(tmp_path / "q.csv", [["file", "reason"], ["test/cat/3.jpg", "bad"]])
+    renaming = write_csv(tmp_path / "r.csv", [["from", "to"], ["cat", "tom"]])
+    found = datasets.read(str(tmp_path / "d"), relabel=str(renaming), quarantine=str(listed))
+    assert found.test == (Record("test/cat/4.jpg", ("tom",), "test"),)
 
 
 def test_a_split_s_name_among_others_is_a_label(tmp_path: Path) -> None:
@@ -99,7 +158,8 @@ def test_a_split_s_name_among_others_is_a_label(tmp_path: Path) -> None:
 def test_a_missing_path_is_named(tmp_path: Path) -> None:
     missing = tmp_path / "missing"
     assert refused(missing) == (
-        f"{missing} does not exist: give a folder, a CSV file, oxford-pets or voc2007"
+        f"{missing} does not exist: give a folder, a file (.csv, .txt, .jsonl or .parquet),"
+        " oxford-pets or voc2007"
     )
 
 
@@ -273,6 +333,25 @@ def test_a_file_that_is_not_csv_is_refused(tmp_path: Path, content: bytes) -> No
     file = tmp_path / "picture.jpg"
     file.write_bytes(content)
     assert f"{file} is not a CSV file: " in refused(file)
+
+
+def test_another_separator_keeps_the_spaces_in_labels(tmp_path: Path) -> None:
+    put(tmp_path, "a.jpg", "b.jpg")
+    rows = [["fname", "labels"], ["a.jpg", " polar bear| ant|"], ["b.jpg", "polar bear"]]
+    found = datasets.read(str(write_csv(tmp_path / "l.csv", rows)), separator="|")
+    assert labels_of(found) == {"a.jpg": ("ant", "polar bear"), "b.jpg": ("polar bear",)}
+
+
+@pytest.mark.parametrize("url", ["https://example.com/a.jpg", "S3://bucket/a.jpg"])
+@pytest.mark.parametrize("others", [True, False])
+def test_a_url_is_refused_by_name(tmp_path: Path, url: str, others: bool) -> None:
+    put(tmp_path, "b.jpg")
+    more = [["b.jpg", "cat"]] if others else []
+    file = write_csv(tmp_path / "l.csv", [["fname", "labels"], [url, "cat"], *more])
+    message = refused(file)
+    assert message == (
+        f"{file}, line 2: {url} is a URL: download the images, and list the files' names"
+    )
 
 
 # Oxford-IIIT Pet.

@@ -79,28 +79,44 @@ def test_old_files_without_batch_counters_are_loaded(tmp_path: Path) -> None:
     check_loaded(own, state)
 
 
-def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
-    file = tmp_path / "deep.pth"
-    torch.save(torchvision.models.resnet34().state_dict(), file)
-    assert (
-        refused(file)
-        == f"--weights {file} does not fit resnet18: it differs in layer1.2.bn1.bias and 79 more"
+def saved(file: Path, state: dict[str, Tensor]) -> Path:
+    torch.save(state, file)
+    return file
+
+
+def test_weights_of_another_architecture_are_refused_with_the_one_that_fits(
+    tmp_path: Path,
+) -> None:
+    file = saved(tmp_path / "deep.pth", torchvision.models.resnet34().state_dict())
+    assert refused(file) == (
+        f"--weights {file} does not fit resnet18: 80 keys unexpected: layer1.2.conv1.weight,"
+        " layer1.2.bn1.weight, layer1.2.bn1.bias and 77 more; it fits resnet34: use --arch resnet34"
     )
 
 
 def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
-    state = imagenet_like()
-    state["conv1.weight"] = torch.zeros(64, 1, 7, 7)
-    torch.save(state, tmp_path / "grey.pth")
-    assert "does not fit resnet18: it differs in conv1.weight" in refused(tmp_path / "grey.pth")
+    state = imagenet_like() | {"conv1.weight": torch.zeros(64, 1, 7, 7)}
+    file = saved(tmp_path / "grey.pth", state)
+    assert refused(file) == (
+        f"--weights {file} does not fit resnet18: 1 key of another shape: conv1.weight 64x1x7x7 in"
+        " place of 64x3x7x7"
+    )
 
 
-def test_weights_that_lack_a_key_are_refused(tmp_path: Path) -> None:
+def test_weights_that_lack_a_key_or_name_it_otherwise_are_refused(tmp_path: Path) -> None:
     state = imagenet_like()
-    del state["layer3.0.conv1.weight"]
-    torch.save(state, tmp_path / "torn.pth")
-    assert "does not fit resnet18: it differs in layer3.0.conv1.weight" in refused(
-        tmp_path / "torn.pth"
+    state["layer3.0.conv.weight"] = state.pop("layer3.0.conv1.weight")
+    file = saved(tmp_path / "torn.pth", state)
+    assert refused(file) == (
+        f"--weights {file} does not fit resnet18: 1 key missing: layer3.0.conv1.weight; 1 key"
+        " unexpected: layer3.0.conv.weight"
+    )
+
+
+def test_an_empty_file_of_weights_is_refused(tmp_path: Path) -> None:
+    file = saved(tmp_path / "empty.pth", {})
+    assert "102 keys missing" not in refused(file) and "keys missing: conv1.weight," in refused(
+        file
     )
 
 
