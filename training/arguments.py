@@ -21,11 +21,11 @@ from training.release import MARGIN, check_margin
 from training.run_folder import Run
 
 INSPECTED = (  # the recipe options that inspect uses
-    *("pattern", "images", "relabel", "quarantine", "task", "valid", "seed"),
+    *("pattern", "images", "relabel", "quarantine", "correct", "task", "valid", "seed"),
     *("arch", "image_size", "crop_fraction", "flip", "rotation", "scale", "warp", "light"),
 )
-_DATA_OPTIONS = ("pattern", "images", "relabel", "quarantine")  # that evaluate takes
-_FILES = ("images", "relabel", "quarantine")  # options whose path must exist
+_DATA_OPTIONS = ("pattern", "images", "relabel", "quarantine", "correct")  # that evaluate takes
+_FILES = ("images", "relabel", "quarantine", "correct")  # options whose path must exist
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from models.errors import DataError
 from models.manifest import Task
 from models.wording import counted, some
-from training.data import downloads, readers, unused
+from training.data import corrections, downloads, readers, unused
 from training.data.csv_tables import Complain, refuse
 from training.data.quarantine import read as read_list
 from training.data.readers import SUFFIXES
@@ -42,7 +42,8 @@ class Dataset:
 
 def read_as(recipe: Recipe, complain: Complain = refuse) -> Dataset:
     """The images that the recipe names, as in `read`."""
-    options = recipe.model_dump(include={"pattern", "images", "task", "relabel", "quarantine"})
+    names = {"pattern", "images", "task", "relabel", "quarantine", "correct"}
+    options = recipe.model_dump(include=names)
     return read(recipe.data, **options, complain=complain)
 
 
@@ -53,6 +54,7 @@ def read(
     task: Task | None = None,
     relabel: str | None = None,
     quarantine: str | None = None,
+    correct: str | None = None,
     complain: Complain = refuse,
 ) -> Dataset:
     """The images that `data` names, without those on the quarantine list.
@@ -61,10 +63,11 @@ def read(
     default it raises DataError, as all other faults do. The message says what was expected.
     """
     root, records, empty, strays = _records(data, pattern, images, complain)
-    lists = [Path(given) for given in (data, relabel, quarantine) if given is not None]
+    lists = [Path(given) for given in (data, relabel, quarantine, correct) if given is not None]
     table = pattern is None and Path(data).is_file()
     left = unused.find(root, [record.file for record in records], lists, table)
     notes = []
+    listed: dict[str, str] = {}
     if quarantine is not None:
         listed = read_list(Path(quarantine))
         if stale := listed.keys() - {record.file for record in records}:
@@ -93,6 +96,12 @@ def read(
             " task needs exactly one per image: use --task multi"
         )
     found = task or ("multi" if several else "single")
+    if correct is not None:
+        before = records
+        records = corrections.correct(records, Path(correct), found, listed, complain)
+        labels = tuple(sorted({label for record in records for label in record.labels}))
+        changed = sum(old != new for old, new in zip(before, records, strict=True))
+        notes.append(f"{counted(changed, 'image')} with other labels, as listed in {correct}")
     return Dataset(
         root, tuple(records), labels, found, tuple(empty), tuple(notes), left, tuple(strays)
     )
