@@ -82,6 +82,6 @@ def _of_each(scores: Scores, targets: NDArray[np.bool_]) -> list[Issue]:
         wrong = (chosen >= 0) & (chosen != own) & (likeliest != own)
         for place in np.flatnonzero(wrong).tolist():
             has, sure = bool(own[place]), 1 - float(both[place, own[place]])
-            change = (column, None) if has else (None, column)
-            issues.append(Issue(int(known[place]), *change, sure))
+            given_column, suggested = (column, None) if has else (None, column)
+            issues.append(Issue(int(known[place]), given_column, suggested, sure))
     return issues

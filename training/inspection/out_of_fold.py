@@ -99,7 +99,8 @@ def fit(inputs: Tensor, targets: NDArray[np.bool_], task: Task) -> nn.Linear:
     Minimises the mean loss of an image (in a multi-label task, the sum over its labels) plus
     _PENALTY / 2 times the squared weights: scikit-learn's objective with C = 1 / (N _PENALTY).
     """
-    head = nn.Linear(inputs.shape[1], targets.shape[1], device=inputs.device)
+    with torch.random.fork_rng():
+        head = nn.Linear(inputs.shape[1], targets.shape[1], device=inputs.device)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     wanted = loss_targets(targets, task).to(inputs.device)
