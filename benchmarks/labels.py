@@ -68,11 +68,10 @@ class RealSet:
     labels: list[str]
     task: Task
     features: NDArray[np.float32]
-    seconds: float  # that the features took
 
 
 @cache
-def real_set(folder: Path, name: str) -> RealSet:
+def real_set(folder: Path, name: str, work: Path) -> RealSet:
     path, task = SETS[name]
     recipe = recipe_of(folder, str(folder / path), task)
     images = prepare(recipe)
@@ -80,11 +79,14 @@ def real_set(folder: Path, name: str) -> RealSet:
         replace(record, labels=tuple(label.replace(" ", "_") for label in record.labels))
         for record in images.split.records
     ]
-    began = time.perf_counter()
-    root = images.dataset.root
-    features = out_of_fold.features([root / r.file for r in records], recipe, CPU)
+    file = work / f"features-{task}.npy"
+    if not file.exists():
+        began = time.perf_counter()
+        root = images.dataset.root
+        np.save(file, out_of_fold.features([root / r.file for r in records], recipe, CPU))
+        print(f"features of {name}: {time.perf_counter() - began:.0f} s", flush=True)
     labels = sorted({label for record in records for label in record.labels})
-    return RealSet(images, records, labels, task, features, time.perf_counter() - began)
+    return RealSet(images, records, labels, task, np.load(file))
 
 
 def recipe_of(folder: Path, data: str, task: Task) -> Recipe:
@@ -117,8 +119,7 @@ def find(known: RealSet, share: float, work: Path) -> tuple[list[Correction], di
     issues = confident_learning.find(scores, targets, known.task)
     seconds = time.perf_counter() - began
     suspects = list(dict.fromkeys(issue.row for issue in issues))
-    sure = np.where(targets, 1 - scores, scores if known.task == "multi" else 0)
-    sure = np.nan_to_num(sure).max(1)
+    sure = np.nan_to_num(confident_learning.doubts(scores, targets, known.task)).max(1)
     file = work / f"scores-{known.task}-{share}.npz"
     np.savez(file, scores=scores, targets=targets)
     command = [work / "cleanlab" / "bin" / "python", PEERS / "cleanlab_find.py", known.task, file]
@@ -137,7 +138,6 @@ def find(known: RealSet, share: float, work: Path) -> tuple[list[Correction], di
     order = np.argsort(-sure, kind="stable").tolist()
     return listed, {
         "wrong": int(wrong.sum()),
-        "features_s": known.seconds,
         "Labrador": {**_figures(wrong, order, suspects), "seconds": seconds},
         "cleanlab": {**_figures(wrong, peer["order"], peer["issues"]), "seconds": peer["seconds"]},
     }
@@ -164,7 +164,7 @@ def train(
     folder: Path, name: str, share: float, kind: str, listed: Sequence[Correction], work: Path
 ) -> dict[str, Any]:
     """Train on one version of the training images' labels, and measure on right ones."""
-    known = real_set(folder, name)
+    known = real_set(folder, name, work)
     clean = {record.file: record for record in known.records}
     dirty = {record.file: record for record in planted(known, share)}
     rows = [(r if r.side == "valid" or kind == LIKE_NEW else dirty[r.file]) for r in known.records]
@@ -218,7 +218,7 @@ def main(folder: Path, work: Path) -> None:
     work.mkdir(parents=True, exist_ok=True)
     installed(work, "cleanlab")
     found = {
-        (name, share): find(real_set(folder, name), share, work)
+        (name, share): find(real_set(folder, name, work), share, work)
         for name in SETS
         for share in SHARES
     }
@@ -241,7 +241,7 @@ def main(folder: Path, work: Path) -> None:
 
 def found_table(found: dict[tuple[str, float], dict[str, Any]]) -> str:
     lines = [
-        "| | wrong | program | found at the cut | by rank alone | AUC | listed | of the wrong | s |",
+        "| | wrong | program | found at the cut | by rank alone | AUC | listed | of wrong | s |",
         "|---" * 9 + "|",
     ]
     for (name, share), figures in found.items():
@@ -252,11 +252,7 @@ def found_table(found: dict[tuple[str, float], dict[str, Any]]) -> str:
                 f" | {own['ranked_at_cut']:.1%} | {own['auc']:.3f} | {own['listed']}"
                 f" | {own['on_list']:.1%} | {own['seconds']:.0f} |"
             )
-    lines += [
-        f"\nfeatures of {name}: {figures['features_s']:.0f} s"
-        for (name, _), figures in found.items()
-    ]
-    return "\n".join(dict.fromkeys(lines))
+    return "\n".join(lines)
 
 
 def trained_table(done: Sequence[dict[str, Any]]) -> str:
