@@ -23,8 +23,10 @@ from training.run_folder import Run
 INSPECTED = (  # the recipe options that inspect uses
     *(*datasets.OPTIONS, "task", "valid", "seed"),
     *("arch", "image_size", "crop_fraction", "flip", "rotation", "scale", "warp", "light"),
+    *("weights", "device"),
 )
-_FILES = ("images", "relabel", "quarantine")  # options whose path must exist
+_OF_LABELS = ("weights", "device")  # those that it uses with --labels only
+_FILES = ("images", "relabel", "quarantine", "correct")  # options whose path must exist
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,9 @@ def parse(arguments: list[str] | None, prog: str) -> Call:
 def _inspect(options: argparse.Namespace) -> Call:
     recipe = _recipe(options, ("data", *INSPECTED))
     run_folder.check_free(options.out)
-    return Call("inspect", "inspect", {"recipe": recipe, "out": options.out})
+    if not options.labels and (given := [n for n in _OF_LABELS if getattr(options, n) is not None]):
+        raise RecipeError(f"{_flag(given[0])} is used by inspect with --labels only")
+    return Call("inspect", "inspect", {"recipe": recipe, **_select(options, "out", "labels")})
 
 
 def _train(options: argparse.Namespace) -> Call:
@@ -162,6 +166,11 @@ def parser(prog: str = "python -m training") -> argparse.ArgumentParser:
 
     inspecting = command("inspect", _inspect, "audit DATA before training")
     _add_data(inspecting)
+    inspecting.add_argument(
+        "--labels",
+        action="store_true",
+        help="also find labels that are probably wrong, by features of the pretrained network",
+    )
     _add_fields(inspecting, INSPECTED)
 
     training = command("train", _train, "fine-tune a ResNet on DATA")

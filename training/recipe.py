@@ -50,6 +50,11 @@ class Recipe(Frozen):
         None,
         description="CSV with the columns file,reason, as inspect writes it: images to leave out",
     )
+    correct: str | None = Field(
+        None,
+        description="CSV with the columns file,given,suggested, as inspect --labels writes it:"
+        " labels to change",
+    )
 
     arch: Arch = Field("resnet18", description="resnet18, 34, 50, 101 or 152")
     weights: str = Field(
@@ -176,7 +181,17 @@ class Recipe(Frozen):
 
 
 GROUPS: Mapping[str, Sequence[str]] = {  # every option of a recipe but DATA, as help shows them
-    "data": ("pattern", "images", "separator", "task", "valid", "seed", "relabel", "quarantine"),
+    "data": (
+        "pattern",
+        "images",
+        "separator",
+        "task",
+        "valid",
+        "seed",
+        "relabel",
+        "quarantine",
+        "correct",
+    ),
     "network": ("arch", "weights", "image_size", "crop_fraction", "norms"),
     "schedule": (
         "epochs",
@@ -194,7 +209,7 @@ GROUPS: Mapping[str, Sequence[str]] = {  # every option of a recipe but DATA, as
 
 def data_arguments(recipe: Recipe) -> str:
     """DATA and its options as on a command line, without the quarantine list."""
-    return _arguments(recipe, ("pattern", "images", "separator", "relabel", "task"))
+    return _arguments(recipe, ("pattern", "images", "separator", "relabel", "correct", "task"))
 
 
 def train_arguments(recipe: Recipe) -> str:

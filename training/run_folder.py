@@ -3,6 +3,7 @@
 recipe.json          the recipe as resolved, written first
 split.jsonl          every image's hash, labels and side: training or validation
 quarantine.csv       the images left out, if there was a list
+corrections.csv      the labels changed, likewise
 provenance.json      code, libraries, images and initial weights
 checkpoints/         during training: what `--resume` starts from
 metrics.jsonl        one line per epoch
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 RECIPE_FILE = "recipe.json"
 SPLIT_FILE = "split.jsonl"
 QUARANTINE_FILE = "quarantine.csv"
+CORRECTIONS_FILE = "corrections.csv"
 PROVENANCE_FILE = "provenance.json"
 EPOCHS_FILE = "metrics.jsonl"
 CURVES_FILE = "curves.csv"
@@ -47,6 +49,7 @@ REPORT_FILE = "report.html"
 WEIGHTS_FILE = "network.safetensors"
 RUN_FILE = "run.json"
 _LOCK_FILE = ".lock"
+_LISTS = {"quarantine": QUARANTINE_FILE, "correct": CORRECTIONS_FILE}  # by the recipe's option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,8 +173,9 @@ def write_start(path: Path, recipe: Recipe, sides: Split, provenance: Provenance
     write_atomically(path / RECIPE_FILE, recipe.model_dump_json(indent=2).encode())
     split.write(path / SPLIT_FILE, sides)
     write_atomically(path / PROVENANCE_FILE, provenance.model_dump_json(indent=2).encode())
-    if recipe.quarantine is not None:
-        write_atomically(path / QUARANTINE_FILE, Path(recipe.quarantine).read_bytes())
+    for option, name in _LISTS.items():
+        if (listed := getattr(recipe, option)) is not None:
+            write_atomically(path / name, Path(listed).read_bytes())
 
 
 def read_start(path: Path) -> tuple[Recipe, Split]:
@@ -194,11 +198,10 @@ def read_provenance(path: Path) -> Provenance:
         raise RunError(f"{path / PROVENANCE_FILE} is missing or corrupt") from error
 
 
-def own_quarantine(path: Path, recipe: Recipe) -> Recipe:
-    """The recipe with the run's own copy of the quarantine list, if there was one."""
-    if recipe.quarantine is None:
-        return recipe
-    return recipe.model_copy(update={"quarantine": str(path / QUARANTINE_FILE)})
+def with_own_lists(path: Path, recipe: Recipe) -> Recipe:
+    """The recipe with the run's own copies of the lists of images and labels, if there were any."""
+    own = {option: str(path / name) for option, name in _LISTS.items() if getattr(recipe, option)}
+    return recipe.model_copy(update=own)
 
 
 def write_epochs(path: Path, epochs: Sequence[Epoch]) -> None:

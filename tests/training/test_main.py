@@ -96,6 +96,28 @@ def test_the_separator_of_labels_reaches_inspect_train_and_evaluate(
     assert labels == ("blue", "green", "red")
 
 
+def test_suspect_labels_from_the_command_line(
+    single_data: Path, tmp_path: Path, capsys: Output
+) -> None:
+    options = ["--weights", "none", "--device", "cpu", "--image-size", "32"]
+    arguments = ["inspect", str(single_data), *options, "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert "--weights is used by inspect with --labels only" in capsys.readouterr().err
+    assert main([*arguments, "--labels"]) == 0
+    listed = tmp_path / "out" / "suspects.csv"
+    assert listed.exists() and (tmp_path / "out" / "suspects.html").exists()
+    assert f"--correct {listed} (take every" in capsys.readouterr().out
+
+
+def test_a_list_of_corrections_that_is_missing_is_refused(
+    single_data: Path, capsys: Output
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", str(single_data), "--correct", "gone.csv"])
+    assert "--correct gone.csv does not exist" in capsys.readouterr().err
+
+
 def test_a_recipe_file_is_used_and_flags_override_it(
     single_data: Path, tmp_path: Path, capsys: Output
 ) -> None:

@@ -122,8 +122,16 @@ def test_a_file_that_is_missing_or_not_text_is_named(tmp_path: Path) -> None:
 def test_the_arguments_for_the_data_can_be_pasted_into_a_shell() -> None:
     recipe = resolve({"data": "my pets", "pattern": r"(.+)_\d", "task": "multi", "seed": 3})
     assert data_arguments(recipe) == r"'my pets' --pattern '(.+)_\d' --task multi"
-    named = resolve({"data": "l.csv", "images": "far", "relabel": "r.csv", "quarantine": "q.csv"})
-    assert data_arguments(named) == "l.csv --images far --relabel r.csv"
+    named = resolve(
+        {
+            "data": "l.csv",
+            "images": "far",
+            "relabel": "r.csv",
+            "quarantine": "q.csv",
+            "correct": "c.csv",
+        }
+    )
+    assert data_arguments(named) == "l.csv --images far --relabel r.csv --correct c.csv"
 
 
 def test_images_are_presized_a_quarter_larger_than_the_input() -> None:

@@ -58,14 +58,17 @@ def test_a_run_is_read_back_as_it_was_written(multi_run: Run, tmp_path: Path) ->
     assert all(torch.equal(state[n], value) for n, value in network.resnet.state_dict().items())
 
 
-def test_a_run_keeps_the_quarantine_list_that_it_was_made_with(
-    multi_run: Run, tmp_path: Path
+@pytest.mark.parametrize(
+    ("option", "copy"), [("quarantine", "quarantine.csv"), ("correct", "corrections.csv")]
+)
+def test_a_run_keeps_the_lists_that_it_was_made_with(
+    multi_run: Run, tmp_path: Path, option: str, copy: str
 ) -> None:
     listed = image_sets.write_csv(tmp_path / "mine.csv", [["file", "reason"], ["a.jpg", "bad"]])
     (tmp_path / "run").mkdir()
-    recipe = image_sets.recipe(quarantine=str(listed))
+    recipe = image_sets.recipe(**{option: str(listed)})
     run_folder.write_start(tmp_path / "run", recipe, multi_run.split, multi_run.outcome.provenance)
-    assert (tmp_path / "run" / "quarantine.csv").read_bytes() == listed.read_bytes()
+    assert (tmp_path / "run" / copy).read_bytes() == listed.read_bytes()
 
 
 def test_the_network_is_ready_to_be_evaluated(single_run: Run) -> None:
@@ -254,12 +257,12 @@ def test_a_corrupt_start_of_a_run_is_named(multi_run: Run, tmp_path: Path) -> No
             reader(path)
 
 
-def test_a_run_has_its_own_quarantine_list(tmp_path: Path) -> None:
-    recipe = image_sets.recipe(quarantine="mine.csv")
-    assert run_folder.own_quarantine(tmp_path, recipe).quarantine == str(
-        tmp_path / "quarantine.csv"
-    )
-    assert run_folder.own_quarantine(tmp_path, image_sets.recipe()) == image_sets.recipe()
+def test_a_run_has_its_own_lists(tmp_path: Path) -> None:
+    recipe = image_sets.recipe(quarantine="mine.csv", correct="right.csv")
+    own = run_folder.with_own_lists(tmp_path, recipe)
+    assert own.quarantine == str(tmp_path / "quarantine.csv")
+    assert own.correct == str(tmp_path / "corrections.csv")
+    assert run_folder.with_own_lists(tmp_path, image_sets.recipe()) == image_sets.recipe()
 
 
 def test_only_one_process_at_a_time_locks_a_folder(tmp_path: Path) -> None:

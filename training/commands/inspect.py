@@ -3,6 +3,12 @@
 inspection.json    all findings, with every file by name
 quarantine.csv     files to leave out (file, reason), for `train --quarantine`
 contact_sheet.jpg  a few images as served and as trained on
+
+and with --labels
+
+suspects.csv       labels that are probably wrong (file, given, suggested, sure), the surest first:
+                   for `train --correct` or `train --quarantine`
+suspects.html      a page to look through them, which writes such lists
 """
 
 import json
@@ -12,23 +18,35 @@ from pathlib import Path
 
 from models.bundle import write_atomically
 from training import run_folder
-from training.data import datasets, file_scan, near_duplicates, quarantine
+from training.data import corrections, datasets, file_scan, near_duplicates, quarantine
 from training.data.contents import Contents
 from training.data.datasets import Dataset
-from training.inspection import contact_sheet, findings, summary, transform_trace
+from training.hardware import pick_device
+from training.inspection import (
+    contact_sheet,
+    findings,
+    review_page,
+    summary,
+    suspects,
+    transform_trace,
+)
 from training.inspection.findings import Findings
 from training.inspection.summary import INSPECTION_FILE
 from training.recipe import Recipe, data_arguments
 
 QUARANTINE_FILE = run_folder.QUARANTINE_FILE
 SHEET_FILE = "contact_sheet.jpg"
+SUSPECTS_FILE = "suspects.csv"
+PAGE_FILE = "suspects.html"
 
 
-def inspect(recipe: Recipe, out: Path | None) -> Path:
+def inspect(recipe: Recipe, out: Path | None, labels: bool = False) -> Path:
     """Inspect DATA, print the findings and write them to `out`; returns that folder.
 
+    labels: also look for labels that are probably wrong.
+
     What `train` refuses is a finding here. Raises DataError only if there are no images to
-    inspect, RunError if `out` is in use.
+    inspect, RunError if `out` is in use, RecipeError if there are no weights for `labels`.
     """
     refused: list[str] = []
     dataset = datasets.read_as(recipe, refused.append)
@@ -46,6 +64,8 @@ def inspect(recipe: Recipe, out: Path | None) -> Path:
     _show("\n".join(summary.lines(recipe.data, found)))
     _show_images(path, dataset, found, recipe)
     print(f"\nwrote {path}: {INSPECTION_FILE}, {QUARANTINE_FILE}, {SHEET_FILE}")
+    if labels:
+        _show_suspects(path, dataset, found, recipe, left_out)
     _show(_next(recipe, found, path / QUARANTINE_FILE if left_out else None))
     return path
 
@@ -65,6 +85,29 @@ def _show_images(path: Path, dataset: Dataset, found: Findings, recipe: Recipe) 
         first, recipe, dataset.task, max(1, len(dataset.labels))
     ):
         print(f"  {name:11} {outcome}")
+
+
+def _show_suspects(
+    path: Path, dataset: Dataset, found: Findings, recipe: Recipe, left_out: dict[str, str]
+) -> None:
+    """Write the list of suspect labels and the page about it, and print the surest."""
+    if found.refused:
+        print("\nlabels are not judged before what train would refuse is fixed")
+        return
+    usable = [record for record in dataset.records if record.scan.error is None]
+    device = pick_device(recipe.device)
+    judged = suspects.find(dataset.root, usable, dataset.labels, dataset.task, recipe, device)
+    listed = judged.corrections
+    corrections.write(path / SUSPECTS_FILE, listed)
+    review_page.write(
+        path / PAGE_FILE, recipe.data, dataset.root, usable, listed, dataset.labels, left_out
+    )
+    _show("\n".join(suspects.lines(judged)))
+    print(
+        f"wrote {path}: {SUSPECTS_FILE}, {PAGE_FILE}; look through the page in a browser and train"
+        f" with the lists that it writes, or with --correct {path / SUSPECTS_FILE} (take every"
+        f" suggestion) or --quarantine {path / SUSPECTS_FILE} (leave all of them out)"
+    )
 
 
 def _next(recipe: Recipe, found: Findings, listed: Path | None) -> str:

@@ -30,7 +30,7 @@ def lr_find(source: Recipe | Run, out: Path | None) -> None:
     """
     if isinstance(source, Run):
         phase, recipe, network = "whole", source.recipe, source.network()
-        dataset = datasets.read_as(run_folder.own_quarantine(source.path, recipe))
+        dataset = datasets.read_as(run_folder.with_own_lists(source.path, recipe))
         images = Prepared(dataset, source.split, Contents(room_bytes=0))
     else:
         images = prepare(source)

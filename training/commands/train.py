@@ -71,7 +71,7 @@ def resume(path: Path) -> Path:
         distributed.joined(pick_device(recipe.device)) as ranks,
         run_folder.locked(path, ranks.first),
     ):
-        dataset = datasets.read_as(run_folder.own_quarantine(path, recipe))
+        dataset = datasets.read_as(run_folder.with_own_lists(path, recipe))
         contents = Contents()
         found = {(r.file, r.sha256, r.labels) for r in file_scan.hashed(dataset, contents)}
         known = {(r.file, r.sha256, r.labels) for r in sides.records}

@@ -6,7 +6,7 @@ from pathlib import Path
 from models.errors import DataError
 from models.manifest import Task
 from models.wording import counted, some
-from training.data import folders, layouts, unused
+from training.data import corrections, folders, layouts, unused
 from training.data.csv_tables import Complain, refuse
 from training.data.folders import SUFFIXES
 from training.data.quarantine import read as read_list
@@ -14,7 +14,7 @@ from training.data.record import Record
 from training.data.relabel import read_relabel, spellings
 from training.recipe import Recipe
 
-OPTIONS = ("pattern", "images", "separator", "relabel", "quarantine")  # of a recipe, beside DATA
+OPTIONS = ("pattern", "images", "separator", "relabel", "quarantine", "correct")  # a recipe's
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ def read(
     relabel: str | None = None,
     quarantine: str | None = None,
     separator: str | None = None,
+    correct: str | None = None,
     complain: Complain = refuse,
 ) -> Dataset:
     """The images that `data` names, without those on the quarantine list.
@@ -72,10 +73,11 @@ def read(
         strays = folders.strays(root)
     else:
         records = list(layout.read(complain))
-    lists = [Path(given) for given in (data, relabel, quarantine) if given is not None]
+    lists = [Path(given) for given in (data, relabel, quarantine, correct) if given is not None]
     lists += layout.lists
     left = unused.find(root, [record.file for record in records], lists, layout.any_folder)
     notes = []
+    listed: dict[str, str] = {}
     if quarantine is not None:
         listed = read_list(Path(quarantine))
         if stale := listed.keys() - {record.file for record in records}:
@@ -108,6 +110,12 @@ def read(
             " task needs exactly one per image: use --task multi"
         )
     found = task or ("multi" if several else "single")
+    if correct is not None:
+        before = records
+        records = corrections.correct(records, Path(correct), found, listed, complain)
+        labels = tuple(sorted({label for record in records for label in record.labels}))
+        changed = sum(old != new for old, new in zip(before, records, strict=True))
+        notes.append(f"{counted(changed, 'image')} with other labels, as listed in {correct}")
     return Dataset(
         root, tuple(records), labels, found, test, tuple(empty), tuple(notes), left, tuple(strays)
     )

@@ -1,4 +1,7 @@
-"""The list of images to leave out: a CSV with the columns file,reason that `inspect` writes."""
+"""The list of images to leave out: a CSV with the columns file,reason that `inspect` writes.
+
+A list of suspects or corrections will do too: its images are left out.
+"""
 
 import csv
 import io
@@ -6,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from models.bundle import write_atomically
-from training.data import csv_tables
+from training.data import corrections, csv_tables
 
 _COLUMNS = ("file", "reason")
 _NAMES = "surrogateescape"  # a file's name need not be UTF-8
@@ -14,8 +17,11 @@ _NAMES = "surrogateescape"  # a file's name need not be UTF-8
 
 def read(file: Path) -> dict[str, str]:
     """The reason for each file, relative to the data's root. Raises DataError."""
-    rows = csv_tables.read(file, _COLUMNS, errors=_NAMES)
-    return {row["file"]: row["reason"] for _, row in rows}
+    forms = (_COLUMNS, corrections.COLUMNS)
+    return {
+        row["file"]: row.get("reason", "its label is suspect")
+        for _, row in csv_tables.read(file, *forms, errors=_NAMES)
+    }
 
 
 def write(file: Path, reasons: Mapping[str, str]) -> None:

@@ -312,3 +312,80 @@ def test_a_folder_without_data_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         inspect(image_sets.recipe(tmp_path / "gone"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def mislabelled(tmp_path: Path) -> Path:
+    """Three colours, two images of which are in the wrong folder."""
+    data = image_sets.class_folders(tmp_path / "data", 20)
+    shutil.move(data / "red" / "000.jpg", data / "blue" / "wrong.jpg")
+    shutil.move(data / "green" / "000.jpg", data / "red" / "wrong.jpg")
+    return data
+
+
+def suspects_of(out: Path) -> list[dict[str, str]]:
+    with (out / "suspects.csv").open(newline="") as text:
+        return list(csv.DictReader(text))
+
+
+def test_wrong_labels_are_found_and_the_list_puts_them_right(
+    mislabelled: Path, tmp_path: Path, capsys: Output
+) -> None:
+    inspect(image_sets.recipe(mislabelled), tmp_path / "out", labels=True)
+    text = capsys.readouterr().out
+    found = suspects_of(tmp_path / "out")
+    assert {(row["file"], row["given"], row["suggested"]) for row in found} == {
+        ("blue/wrong.jpg", "blue", "red"),
+        ("red/wrong.jpg", "red", "green"),
+    }
+    assert [row["sure"] for row in found] == sorted((row["sure"] for row in found), reverse=True)
+    assert "  2 suspect labels in 2 images, the surest:\n" in text
+    assert "    blue/wrong.jpg: 'blue' may be 'red' (" in text
+    assert (tmp_path / "out" / "suspects.html").read_text().count("<article") == 2
+    listed = str(tmp_path / "out" / "suspects.csv")
+    again = look(mislabelled, tmp_path / "again", correct=listed)
+    assert again["labels"] == {"blue": 20, "green": 20, "red": 20}
+    left = look(mislabelled, tmp_path / "left", quarantine=listed)
+    assert left["images"] == 58
+
+
+def test_wrong_and_missing_tags_are_found(tmp_path: Path) -> None:
+    table = image_sets.table(tmp_path / "data", 120)
+    rows = [line.split(",") for line in table.read_text().splitlines()]
+    missing = next(row for row in rows if row[1] == "red")
+    wrong = next(row for row in rows if row[1] == "green")
+    missing[1], wrong[1] = "", "green blue"
+    write_csv(table, rows)
+    inspect(image_sets.recipe(table), tmp_path / "out", labels=True)
+    changes = {(r["file"], r["given"], r["suggested"]) for r in suspects_of(tmp_path / "out")}
+    assert {(missing[0], "", "red"), (wrong[0], "blue", "")} <= changes
+
+
+def test_an_image_whose_label_no_other_has_is_not_judged(
+    mislabelled: Path, tmp_path: Path, capsys: Output
+) -> None:
+    (mislabelled / "white").mkdir()
+    photo(1).save(mislabelled / "white" / "only.jpg", quality=95)
+    inspect(image_sets.recipe(mislabelled), tmp_path / "out", labels=True)
+    assert "white/only.jpg" not in {row["file"] for row in suspects_of(tmp_path / "out")}
+    assert "1 image not judged: no image that differs from them has" in capsys.readouterr().out
+
+
+def test_labels_are_not_judged_while_train_would_refuse_the_data(
+    planted: Path, tmp_path: Path, capsys: Output
+) -> None:
+    inspect(image_sets.recipe(planted), tmp_path / "out", labels=True)
+    assert "labels are not judged before what train would refuse is fixed" in (
+        capsys.readouterr().out
+    )
+    assert not (tmp_path / "out" / "suspects.csv").exists()
+
+
+def test_a_bad_file_is_not_judged_but_stays_in_the_page_s_list(
+    mislabelled: Path, tmp_path: Path
+) -> None:
+    (mislabelled / "red" / "torn.jpg").write_bytes(b"")
+    inspect(image_sets.recipe(mislabelled), tmp_path / "out", labels=True)
+    assert "red/torn.jpg" not in {row["file"] for row in suspects_of(tmp_path / "out")}
+    page = (tmp_path / "out" / "suspects.html").read_text()
+    assert '"quarantine": [["red/torn.jpg", "bad: the image has no bytes"]]' in page

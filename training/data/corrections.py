@@ -1,0 +1,90 @@
+"""The list of labels to change: a CSV that `inspect --labels` and its page write.
+
+Each line changes one label of one image: `given` is taken away, and `suggested` takes its place. In
+a multi-label task one of the two may be empty: a label is then only added, or only taken away.
+"""
+
+import csv
+import difflib
+import io
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from models.bundle import write_atomically
+from models.manifest import Task
+from models.wording import some
+from training.data import csv_tables
+from training.data.csv_tables import Complain, refuse
+from training.data.record import Record
+
+COLUMNS = ("file", "given", "suggested", "sure")
+_NAMES = "surrogateescape"  # a file's name need not be UTF-8
+
+
+@dataclass(frozen=True)
+class Correction:
+    """One label of one image, as it is and as it may have to be; `""` is no label.
+
+    sure: how sure it is that `given` is wrong, in [0, 1].
+    """
+
+    file: str
+    given: str
+    suggested: str
+    sure: float
+
+
+def write(file: Path, corrections: Sequence[Correction]) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(COLUMNS)
+    writer.writerows([c.file, c.given, c.suggested, f"{c.sure:.4f}"] for c in corrections)
+    write_atomically(file, text.getvalue().encode(errors=_NAMES))
+
+
+def correct(
+    records: Sequence[Record],
+    file: Path,
+    task: Task,
+    left_out: Container[str] = (),
+    complain: Complain = refuse,
+) -> list[Record]:
+    """The records with the labels that the list in `file` gives them.
+
+    Its last column is not needed. A line about an image in `left_out` has no effect; any other that
+    does not fit the records is skipped after `complain`.
+    """
+    labels = {record.file: set(record.labels) for record in records}
+    known = sorted(set().union(*labels.values()))
+    for where, row in csv_tables.read(file, COLUMNS[:3], COLUMNS, complain=complain, errors=_NAMES):
+        name, given, suggested = (row[column] for column in COLUMNS[:3])
+        if name in left_out:
+            continue
+        if fault := _fault(labels.get(name), given, suggested, known, task):
+            complain(f"{where}: {name} {fault}")
+            continue
+        labels[name].discard(given)
+        labels[name] |= {suggested} - {""}
+    return [replace(record, labels=tuple(sorted(labels[record.file]))) for record in records]
+
+
+def _fault(
+    own: set[str] | None, given: str, suggested: str, known: Sequence[str], task: Task
+) -> str | None:
+    """What is wrong with a change of the labels `own` of an image, if anything."""
+    if own is None:
+        return "is not an image of DATA: use the list of this data, or remove the line"
+    if given and given not in own:
+        return f"has the labels {', '.join(sorted(own)) or 'none'}, not {given!r}: already changed?"
+    if task == "single" and not (given and suggested):
+        return "needs both given and suggested: a single-label task has one label per image"
+    if not given and not suggested:
+        return "has neither given nor suggested"
+    if suggested in own:
+        return f"already has the label {suggested!r}"
+    if suggested and suggested not in known:
+        close = difflib.get_close_matches(suggested, known, 3)
+        others = [label for label in known if label not in close]
+        return f"would get the unknown label {suggested!r}; valid: {some([*close, *others], 40)}"
+    return None
