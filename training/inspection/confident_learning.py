@@ -6,6 +6,7 @@ least the mean score of the images that have the label.
 """
 
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,6 @@ from models.manifest import Task
 Scores = NDArray[np.float32]
 
 _SURE = 0.7  # confident whatever the mean, which half of the scores for an easy label are below
-_TINY = 1e-7
 
 
 @dataclass(frozen=True)
@@ -34,26 +34,30 @@ class Issue:
 def find(scores: Scores, targets: NDArray[np.bool_], task: Task) -> list[Issue]:
     """The issues, the surest first. scores `[N, C]`, NaN where not known; targets `[N, C]`.
 
-    In a multi-label task every label is a task of its own, to have it or not.
+    In a multi-label task every label is a task of its own, to have it or not, and labels to take
+    away and to add are listed in turn, each the surest first: of VOC 2007's first fifty, all would
+    otherwise be labels to take away, of things that are there but small.
     """
-    found = _of_one_label(scores, targets) if task == "single" else _of_each(scores, targets)
-    return sorted(found, key=lambda issue: (-issue.sure, issue.row))
+    if task == "single":
+        return _surest_first(_of_one_label(scores, targets))
+    found = _of_each(scores, targets)
+    sides = [[issue for issue in found if (issue.given is None) == missing] for missing in (0, 1)]
+    pairs = zip_longest(*map(_surest_first, sides))
+    return [issue for pair in pairs for issue in pair if issue is not None]
+
+
+def _surest_first(issues: list[Issue]) -> list[Issue]:
+    return sorted(issues, key=lambda issue: (-issue.sure, issue.row))
 
 
 def doubts(scores: Scores, targets: NDArray[np.bool_], task: Task) -> NDArray[np.float64]:
-    """How sure it is that each label is wrong, or wrongly missing: `[N, C]`, in [0, 1].
+    """1 minus the score for what is given, for each label `[N, C]`, in [0, 1].
 
-    NaN where not known. Of one label per image: 1 minus the score for the given one, 0 for the
-    others, as "self-confidence" in the paper. In a multi-label task the same from scores with half
-    of the label's prior log-odds taken off: a rare label's score is low wherever it is hard to see,
-    and without that, every one of the first fifty suspects of VOC 2007 was such a label.
+    NaN where not known. Of one label per image, 0 for the labels that are not given.
     """
-    found = scores.astype(np.float64).clip(_TINY, 1 - _TINY)
-    if task == "single":
-        return np.where(targets, 1 - found, np.where(np.isnan(found), np.nan, 0))
-    share = targets.mean(0).clip(_TINY, 1 - _TINY)
-    evidence = np.log(found / (1 - found)) - np.log(share / (1 - share)) / 2
-    return np.asarray(1 / (1 + np.exp(np.where(targets, evidence, -evidence))))
+    found = scores.astype(np.float64)
+    others = np.where(np.isnan(found), np.nan, 0) if task == "single" else found
+    return np.where(targets, 1 - found, others)
 
 
 def confident(

@@ -104,7 +104,7 @@ def test_data_is_read_with_the_new_labels(tmp_path: Path) -> None:
         ["cat/1.jpg", "cat", "dog", "1"],
         ["dog/2.jpg", "dog", "cat", "1"],
     ]
-    listed = str(write_csv(tmp_path / "fixes.csv", rows))
+    listed = str(write_csv(tmp_path / "data" / "fixes.csv", rows))
     left_out = str(write_csv(tmp_path / "q.csv", [["file", "reason"], ["dog/2.jpg", "blurred"]]))
     found = datasets.read(
         str(tmp_path / "data"), relabel=str(names), quarantine=left_out, correct=listed
@@ -115,7 +115,7 @@ def test_data_is_read_with_the_new_labels(tmp_path: Path) -> None:
         "dog/3.jpg": "dog",
         "fox/4.jpg": "dog",
     }
-    assert (found.labels, found.task) == (("dog", "wolf"), "single")
+    assert (found.labels, found.task, found.unused) == (("dog", "wolf"), "single", ())
     assert found.notes[-1] == f"3 images with other labels, as listed in {listed}"
 
 
