@@ -9,7 +9,6 @@ others wait for has no core, they burn its time. Trains a ResNet-18 on noise ima
 They take turns, ROUNDS (7) times; prints medians in images a second, and their range.
 """
 
-import importlib
 import os
 import signal
 import subprocess
@@ -22,16 +21,14 @@ from statistics import median
 
 from models.hardware import cpu_cores, processor
 
-OURS, LIBRARY = "as training sets it", "the library's own"
-SETTINGS = (OURS, LIBRARY, "0", "100000")
+LIBRARY = "the library's own"
+SETTINGS = (LIBRARY, "0", "1000", "100000")
 NEIGHBOURS = (0, 1, 2)
 _STEPS, _BATCH = 4, 32
 
 
-def train(setting: str, size_px: int) -> None:
+def train(size_px: int) -> None:
     """The process that trains: for each line of its input, the images a second of some steps."""
-    if setting == OURS:
-        importlib.import_module("training")
     import torch  # reads GOMP_SPINCOUNT
 
     from testkit import noise_images
@@ -62,8 +59,11 @@ def train(setting: str, size_px: int) -> None:
 
 @contextmanager
 def _busy(count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Processes that compute, stopped at first."""
-    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    """Processes that compute, stopped at first. Each in a session of its own, as those of other
+    users are: Linux may share the cores out by session.
+    """
+    command = [sys.executable, "-c", "while True: pass"]
+    busy = [subprocess.Popen(command, start_new_session=True) for _ in range(count)]
     for process in busy:
         process.send_signal(signal.SIGSTOP)
     try:
@@ -76,9 +76,9 @@ def _busy(count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
 
 def _started(setting: str, size_px: int) -> subprocess.Popen[str]:
     environment = {k: v for k, v in os.environ.items() if k != "GOMP_SPINCOUNT"}
-    if setting not in (OURS, LIBRARY):
+    if setting != LIBRARY:
         environment["GOMP_SPINCOUNT"] = setting
-    command = [sys.executable, "-m", "benchmarks.neighbours", "--train", setting, str(size_px)]
+    command = [sys.executable, "-m", "benchmarks.neighbours", "--train", str(size_px)]
     process = subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -131,7 +131,7 @@ def main(rounds: int, size_px: int) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--train"]:
-        train(sys.argv[2], int(sys.argv[3]))
+        train(int(sys.argv[2]))
     else:
         given = [int(word) for word in sys.argv[1:]]
         main(*(given + [7, 128][len(given) :]))
