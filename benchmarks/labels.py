@@ -41,6 +41,7 @@ from training.data.record import Record
 from training.data.targets import encode
 from training.evaluation import evaluate
 from training.inspection import confident_learning, out_of_fold
+from training.inspection.suspects import corrections_of
 from training.recipe import Recipe
 
 SETS: dict[str, tuple[str, Task]] = {
@@ -125,16 +126,7 @@ def find(known: RealSet, share: float, work: Path) -> tuple[list[Correction], di
     command = [work / "cleanlab" / "bin" / "python", PEERS / "cleanlab_find.py", known.task, file]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     peer = json.loads(done.stdout)
-    names = ["", *known.labels]
-    listed = [
-        Correction(
-            records[i.row].file,
-            names[0 if i.given is None else i.given + 1],
-            names[0 if i.suggested is None else i.suggested + 1],
-            i.sure,
-        )
-        for i in issues
-    ]
+    listed = corrections_of(issues, records, known.labels)
     order = np.argsort(-sure, kind="stable").tolist()
     return listed, {
         "wrong": int(wrong.sum()),

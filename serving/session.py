@@ -63,11 +63,9 @@ class Session:
         """The images, and black ones up to the next size of `buckets`."""
         count = len(images)
         bucket = next((size for size in self.buckets if size >= count), count)
-        return (
-            np.pad(images, [(0, bucket - count), (0, 0), (0, 0), (0, 0)])
-            if bucket > count
-            else images
-        )
+        if bucket == count:
+            return images
+        return np.pad(images, [(0, bucket - count), (0, 0), (0, 0), (0, 0)])
 
     def prove(self, bundle: Bundle) -> None:
         """Run every batch size once, then check the golden images; GateError if one fails."""

@@ -2,13 +2,12 @@
 
 import json
 import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from testkit import http_stub
 from testkit.servers import ROOT, free_port
 
 pytestmark = pytest.mark.long
@@ -30,27 +29,15 @@ def database(vulnerable: str) -> Iterator[tuple[str, list[str]]]:
     """A vulnerability database; its URL, and the package names it was asked for."""
     asked: list[str] = []
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(http_stub.Quiet):
         def do_POST(self) -> None:  # noqa: N802 the name is http.server's
             query = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             asked.append(query["package"]["name"])
             body = json.dumps({"vulns": [FOUND]} if asked[-1] == vulnerable else {}).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            self.answer(body, "application/json")
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/v1/query", asked
-        finally:
-            server.shutdown()
-            thread.join()
+    with http_stub.answering(Handler) as port:
+        yield f"http://127.0.0.1:{port}/v1/query", asked
 
 
 def audited(url: str) -> "subprocess.CompletedProcess[str]":

@@ -13,14 +13,13 @@ import shutil
 import signal
 import subprocess
 import tarfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from testkit import http_stub
 from testkit.servers import ROOT, STOP_S, free_port
 
 if os.geteuid() != 0 or not shutil.which("podman") or not shutil.which("buildah"):
@@ -158,25 +157,12 @@ def registry() -> Iterator[tuple[str, str]]:
     content = json.dumps(manifest).encode()
     digest = str(put(content)["digest"])
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(http_stub.Quiet):
         def do_GET(self) -> None:  # noqa: N802 the name is http.server's
             _, _, what = self.path.rpartition("/")
             body = content if what == "3.11-slim" else blobs.get(what, b"{}")
-            self.send_response(200)
             is_manifest = "/manifests/" in self.path
-            self.send_header("Content-Type", str(manifest["mediaType"]) if is_manifest else "")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            self.answer(body, str(manifest["mediaType"]) if is_manifest else "")
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"localhost:{server.server_port}/python", digest
-        finally:
-            server.shutdown()
-            thread.join()
+    with http_stub.answering(Handler) as port:
+        yield f"localhost:{port}/python", digest

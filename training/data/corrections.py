@@ -4,22 +4,17 @@ Each line changes one label of one image: `given` is taken away, and `suggested`
 a multi-label task one of the two may be empty: a label is then only added, or only taken away.
 """
 
-import csv
-import difflib
-import io
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from models.bundle import write_atomically
 from models.manifest import Task
-from models.wording import some
 from training.data import csv_tables
 from training.data.csv_tables import Complain, refuse
 from training.data.record import Record
+from training.data.relabel import nearest
 
 COLUMNS = ("file", "given", "suggested", "sure")
-_NAMES = "surrogateescape"  # a file's name need not be UTF-8
 
 
 @dataclass(frozen=True)
@@ -36,11 +31,8 @@ class Correction:
 
 
 def write(file: Path, corrections: Sequence[Correction]) -> None:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(COLUMNS)
-    writer.writerows([c.file, c.given, c.suggested, f"{c.sure:.4f}"] for c in corrections)
-    write_atomically(file, text.getvalue().encode(errors=_NAMES))
+    rows = ([c.file, c.given, c.suggested, f"{c.sure:.4f}"] for c in corrections)
+    csv_tables.write(file, COLUMNS, rows)
 
 
 def correct(
@@ -57,7 +49,8 @@ def correct(
     """
     labels = {record.file: set(record.labels) for record in records}
     known = sorted(set().union(*labels.values()))
-    for where, row in csv_tables.read(file, COLUMNS[:3], COLUMNS, complain=complain, errors=_NAMES):
+    forms, errors = (COLUMNS[:3], COLUMNS), csv_tables.FILE_NAMES
+    for where, row in csv_tables.read(file, *forms, complain=complain, errors=errors):
         name, given, suggested = (row[column] for column in COLUMNS[:3])
         if name in left_out:
             continue
@@ -84,7 +77,5 @@ def _fault(
     if suggested in own:
         return f"already has the label {suggested!r}"
     if suggested and suggested not in known:
-        close = difflib.get_close_matches(suggested, known, 3)
-        others = [label for label in known if label not in close]
-        return f"would get the unknown label {suggested!r}; valid: {some([*close, *others], 40)}"
+        return f"would get the unknown label {suggested!r}; valid: {nearest(suggested, known)}"
     return None

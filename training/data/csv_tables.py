@@ -1,13 +1,16 @@
-"""Small hand-written CSV files, read with their columns and every line checked."""
+"""Small CSV files, for people to edit: written, and read with every line checked."""
 
 import csv
-from collections.abc import Callable, Iterator
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from models.bundle import write_atomically
 from models.errors import DataError
 from models.wording import counted
 
 Complain = Callable[[str], None]
+FILE_NAMES = "surrogateescape"  # for `errors`: a file's name need not be UTF-8
 
 
 def refuse(message: str) -> None:
@@ -43,3 +46,12 @@ def read(
         raise DataError(f"{file} is not a CSV file: {error}") from error
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror}") from error
+
+
+def write(file: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Write a table whose values may be names of files, completely or not at all."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(columns)
+    writer.writerows(rows)
+    write_atomically(file, text.getvalue().encode(errors=FILE_NAMES))

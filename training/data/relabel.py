@@ -3,7 +3,7 @@
 import difflib
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from models.errors import DataError
@@ -26,13 +26,17 @@ def read_relabel(file: Path, labels: Iterable[str]) -> dict[str, str]:
         if old in names:
             raise DataError(f"{where}: {old!r} is listed twice")
         if old not in known:
-            close = difflib.get_close_matches(old, known, 3)
-            others = [label for label in known if label not in close]
             raise DataError(
-                f"{where}: no image has the label {old!r}; valid: {some([*close, *others], 40)}"
+                f"{where}: no image has the label {old!r}; valid: {nearest(old, known)}"
             )
         names[old] = new
     return names
+
+
+def nearest(label: str, known: Sequence[str]) -> str:
+    """The known labels for a message, those that are spelt alike first."""
+    close = difflib.get_close_matches(label, known, 3)
+    return some([*close, *(other for other in known if other not in close)], 40)
 
 
 def spellings(labels: Iterable[str]) -> list[list[str]]:

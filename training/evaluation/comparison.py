@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.stats import binomtest, norm
 
-from models.manifest import Task
+from models.manifest import Metric, Task
 from training.evaluation import metrics
 
 LEVEL = 0.95  # of each one-sided bound
@@ -45,6 +45,11 @@ class Difference:
     @property
     def value(self) -> float:
         return self.candidate - self.released
+
+    @property
+    def metric(self) -> Metric:
+        """The value and its bounds, for a manifest."""
+        return Metric(value=self.value, low=self.low, high=self.high)
 
 
 @dataclass(frozen=True)

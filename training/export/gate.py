@@ -131,9 +131,9 @@ def check(
         flips=flips,
         decisions=on_golden.decisions + on_valid.decisions,
         images=len(got),
-        loss=_metric(loss),
-        separation_loss=_metric(separation),
-        tags_loss=tags_loss and _metric(tags_loss),
+        loss=loss.metric,
+        separation_loss=separation.metric,
+        tags_loss=tags_loss and tags_loss.metric,
         probability_change=Metric(
             value=math.sqrt(change.value), low=math.sqrt(change.low), high=math.sqrt(change.high)
         ),
@@ -161,10 +161,6 @@ def _losses(
         (decide(answers, None) != targets).any(1) for answers in (scores, trained)
     )
     return comparison.errors(wrong, trained_wrong), separation
-
-
-def _metric(difference: Difference) -> Metric:
-    return Metric(value=difference.value, low=difference.low, high=difference.high)
 
 
 def _probabilities(scores: NDArray[np.float32], task: Task) -> NDArray[np.float32]:

@@ -13,6 +13,7 @@ from training.data.corrections import Correction
 from training.data.record import Record
 from training.data.targets import encode
 from training.inspection import confident_learning, out_of_fold
+from training.inspection.confident_learning import Issue
 from training.recipe import Recipe
 
 _SHOWN = 5  # the rest is in suspects.csv
@@ -43,18 +44,25 @@ def find(
     targets = encode(records, labels)
     folds = out_of_fold.folds(records, recipe.seed)
     scores = out_of_fold.scores(features, targets, task, folds, device)
+    issues = confident_learning.find(scores, targets, task)
+    judged = ~(np.isnan(scores) & targets).any(1)
+    return Suspects(corrections_of(issues, records, labels), int(judged.sum()), len(records))
+
+
+def corrections_of(
+    issues: Sequence[Issue], records: Sequence[Record], labels: Sequence[str]
+) -> list[Correction]:
+    """The issues by the names of files and labels."""
     names = ["", *labels]
-    corrections = [
+    return [
         Correction(
             records[issue.row].file,
             names[0 if issue.given is None else issue.given + 1],
             names[0 if issue.suggested is None else issue.suggested + 1],
             issue.sure,
         )
-        for issue in confident_learning.find(scores, targets, task)
+        for issue in issues
     ]
-    judged = ~(np.isnan(scores) & targets).any(1)
-    return Suspects(corrections, int(judged.sum()), len(records))
 
 
 def lines(suspects: Suspects) -> Iterator[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from models.errors import ReleaseError
-from models.manifest import Metric, Precision, Release
+from models.manifest import Precision, Release
 from models.store import Store
 from models.wording import counted
 from training.data.targets import encode
@@ -230,8 +230,7 @@ def _decision(
         replaced=released,
         images=found.images,
         margin=margin,
-        difference=difference
-        and Metric(value=difference.value, low=difference.low, high=difference.high),
+        difference=difference and difference.metric,
         worse_labels=(*(one.label for one in found.regressions), *found.gone),
         allowed_labels=tuple(sorted(allowed)),
         forced=bool(reasons),

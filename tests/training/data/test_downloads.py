@@ -2,15 +2,15 @@ import functools
 import hashlib
 import shutil
 import tarfile
-import threading
 from collections.abc import Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 from torchvision.datasets import OxfordIIITPet, voc
 
 from models.errors import DataError
+from testkit import http_stub
 from testkit.image_sets import put
 from testkit.servers import free_port
 from training.data import datasets, downloads
@@ -27,19 +27,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address where `tmp_path` is served: torchvision does not read file:// addresses."""
     monkeypatch.setenv("no_proxy", "*")
-    handler = functools.partial(Quiet, directory=str(tmp_path))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join(10)
-        assert not thread.is_alive()
+    handler = functools.partial(Files, directory=str(tmp_path))
+    with http_stub.answering(handler) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *arguments: object) -> None:
-        pass
+class Files(http_stub.Quiet, SimpleHTTPRequestHandler):
+    pass
 
 
 def archive(file: Path, folder: Path, member: str) -> str:
