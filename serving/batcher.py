@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from models.errors import DeadlineExceeded, Overloaded
 from models.golden import Runner
 from models.wording import counted
+from serving.deadline import has_passed
 from serving.metrics import ModelMetrics
 
 RETRY_AFTER_MAX_S = 60
@@ -197,7 +198,7 @@ class Batcher:
 
     def _drop(self, waiting: Waiting) -> None:
         self._leave(waiting)
-        self._metrics.drop(expired=self._loop.time() >= waiting.deadline_s)
+        self._metrics.drop(expired=has_passed(waiting.deadline_s))
 
     def _infer(self, batch: list[Waiting]) -> list[Outputs]:
         """The outputs of each image; its maps only if those of any were asked for."""

@@ -9,6 +9,13 @@ from starlette.types import Receive
 
 from models.errors import DeadlineExceeded, ReadTimeout
 
+_EARLY_S = 0.001  # uvloop rounds a timer to milliseconds: it may fire half of one too soon
+
+
+def has_passed(deadline_s: float) -> bool:
+    """Whether what was cancelled at this time, on the event loop's clock, was so by its deadline."""
+    return asyncio.get_running_loop().time() + _EARLY_S >= deadline_s
+
 
 @asynccontextmanager
 async def reading(deadline_s: float, read_deadline_s: float) -> AsyncIterator[None]:

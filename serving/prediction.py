@@ -20,7 +20,7 @@ from serving import maps
 from serving.bentoml_internals import PICKLE, asks_for_pickle
 from serving.bodies import Bodies
 from serving.body import Content, read, take_apart
-from serving.deadline import reading, waited_for
+from serving.deadline import has_passed, reading, waited_for
 from serving.maps import Look
 from serving.metrics import Metrics, Observation
 from serving.parameters import gather, number, timeout_s, whole_number
@@ -107,7 +107,7 @@ class Predictor:
                     self._decoders, decode_with_box, image, preprocess, megapixels
                 )
         except asyncio.CancelledError:
-            self._metrics.drop(expired=loop.time() >= deadline_s)
+            self._metrics.drop(expired=has_passed(deadline_s))
             raise
         if with_maps:
             look = Look(*await served.batcher.scores_and_maps(pixels, deadline_s), box)
