@@ -13,7 +13,7 @@ _EARLY_S = 0.001  # uvloop rounds a timer to milliseconds: it may fire half of o
 
 
 def has_passed(deadline_s: float) -> bool:
-    """Whether what was cancelled at this time, on the event loop's clock, was so by its deadline."""
+    """Whether what is cancelled now was so by this deadline, a time on the event loop's clock."""
     return asyncio.get_running_loop().time() + _EARLY_S >= deadline_s
 
 
