@@ -15,7 +15,7 @@ from time import perf_counter
 from types import FrameType
 from typing import Any
 
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Mount, Router
@@ -24,12 +24,14 @@ from starlette.types import Message, Receive, Scope, Send
 
 from models.errors import BadParameter, LabradorError
 from models.hardware import cpu_cores
-from serving import bentoml_internals
+from serving import bentoml_internals, tracing
+from serving.access_log import AccessLog
 from serving.aside import Aside
 from serving.auth import Keys
 from serving.endpoints import Endpoints
 from serving.follower import Follower
-from serving.metrics import Metrics, Observation
+from serving.metrics import Metrics
+from serving.observation import Observation
 from serving.prediction import Predictor
 from serving.problems import as_problem, respond
 from serving.registry import Registry
@@ -55,11 +57,13 @@ class Application:
     ) -> None:
         """worker: 0 to `workers` - 1. schema: the service schema that BentoML's client reads.
 
-        Raises SettingsError if the file of API keys cannot be used.
+        Raises SettingsError if the file of API keys, or an exporter of traces, cannot be used.
         """
         cores = max(1, (settings.cores or cpu_cores()) // workers)
         self._settings = settings
         self._metrics = Metrics(metrics_folder)
+        self._tracing = tracing.configured()
+        self._access_log = AccessLog() if settings.access_log == "json" else None
         self._registry = Registry(settings, self._metrics)
         self._follower = Follower(settings, self._registry, self._metrics, Place(cores, worker))
         self._predictor = Predictor(settings, self._registry, self._metrics, cores)
@@ -81,15 +85,19 @@ class Application:
             await self._router(scope, receive, send)
             return
         start_s = perf_counter()
+        if self._tracing is not None and scope["method"] == "POST":
+            observed.trace = self._tracing.begin(scope, start_s)
         status = CLIENT_LEFT
+        sent_bytes = 0
 
         async def answer(message: Message) -> None:
-            nonlocal status
+            nonlocal status, sent_bytes
             if message["type"] == "http.response.start":
                 status = message["status"]
                 if self._registry.draining:  # so that the client's next request goes elsewhere
                     MutableHeaders(scope=message)["Connection"] = "close"
             await send(message)
+            sent_bytes += len(message.get("body", b""))
 
         try:
             _check_host(scope)
@@ -97,18 +105,33 @@ class Application:
         except ClientDisconnect:
             pass
         except Exception as error:
-            refusal = self._refuse(error)
+            refusal = self._refuse(error, observed)
             if status == CLIENT_LEFT:  # nothing was sent yet
                 await refusal(scope, receive, answer)
         if status == HTTPStatus.GATEWAY_TIMEOUT and observed.own_deadline:
             status = CLIENT_LEFT  # as it wished; no failure of the service
+        self._note(scope, observed, status, sent_bytes, start_s)
+
+    def _note(
+        self, scope: Scope, observed: Observation, status: int, sent_bytes: int, start_s: float
+    ) -> None:
+        """Count a request that has ended, end its span, and write its line."""
+        end_s = perf_counter()
         endpoint = self._endpoints.get(scope["path"], "other")
         self._metrics.requests.labels(endpoint, observed.model, status).inc()
-        elapsed_s = perf_counter() - start_s
-        self._metrics.request_seconds.labels(endpoint, observed.model).observe(elapsed_s)
+        self._metrics.request_seconds.labels(endpoint, observed.model).observe(end_s - start_s)
+        trace = observed.trace
+        if trace is not None:
+            trace.end(endpoint, observed.model, status, observed.code, end_s)
+        if self._access_log is not None:
+            trace_id = trace.id if trace is not None else tracing.trace_id(Headers(scope=scope))
+            self._access_log.note(
+                observed, scope["method"], endpoint, status, sent_bytes, end_s - start_s, trace_id
+            )
 
-    def _refuse(self, error: Exception) -> Response:
+    def _refuse(self, error: Exception, observed: Observation) -> Response:
         problem, headers = as_problem(error, list(self._endpoints))
+        observed.code = problem.code
         self._metrics.rejected.labels(problem.code).inc()
         return respond(problem, headers)
 
@@ -123,6 +146,10 @@ class Application:
             task.cancel()
         await self._registry.close()
         self._predictor.close()
+        if self._tracing is not None:
+            self._tracing.close()
+        if self._access_log is not None:
+            self._access_log.close()
 
     async def _follow_keys(self) -> None:
         """Take over keys that were rotated; those before stay valid while the file is unusable."""

@@ -20,6 +20,7 @@ from models.golden import Runner
 from models.wording import counted
 from serving.deadline import has_passed
 from serving.metrics import ModelMetrics
+from serving.observation import Observation
 
 RETRY_AFTER_MAX_S = 60
 _POLL_S = 0.05  # how often a batcher that retires checks whether it is done
@@ -41,6 +42,7 @@ class Waiting:
     since_s: float  # perf_counter: uvloop's clock has a resolution of milliseconds
     deadline_s: float  # the event loop's clock
     outputs: asyncio.Future[Outputs]
+    observed: Observation
 
 
 class Batcher:
@@ -102,23 +104,30 @@ class Batcher:
                 retry_after_s,
             )
 
-    async def scores(self, image: NDArray[np.uint8], deadline_s: float) -> NDArray[np.float32]:
+    async def scores(
+        self, image: NDArray[np.uint8], deadline_s: float, observed: Observation | None = None
+    ) -> NDArray[np.float32]:
         """image uint8 `[S, S, 3]` -> scores float32 `[C]`. Cancelling removes the image.
 
-        deadline_s: on the event loop's clock. Raises DeadlineExceeded if it passes before the
-        model takes the image, and whatever the model's run raises.
+        deadline_s: on the event loop's clock; observed: the request that the image is of. Raises
+        DeadlineExceeded if the deadline passes before the model takes the image, and whatever the
+        model's run raises.
         """
-        return (await self._outputs(image, deadline_s, maps=False))[0]
+        return (await self._outputs(image, deadline_s, observed, maps=False))[0]
 
     async def scores_and_maps(
-        self, image: NDArray[np.uint8], deadline_s: float
+        self, image: NDArray[np.uint8], deadline_s: float, observed: Observation | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """As `scores`, and the maps float32 `[C, h, w]`. Only if there is `run_with_maps`."""
-        scores, maps = await self._outputs(image, deadline_s, maps=True)
+        scores, maps = await self._outputs(image, deadline_s, observed, maps=True)
         return scores, maps
 
-    async def _outputs(self, image: NDArray[np.uint8], deadline_s: float, maps: bool) -> Outputs:
-        waiting = Waiting(image, maps, perf_counter(), deadline_s, self._loop.create_future())
+    async def _outputs(
+        self, image: NDArray[np.uint8], deadline_s: float, observed: Observation | None, maps: bool
+    ) -> Outputs:
+        outputs: asyncio.Future[Outputs] = self._loop.create_future()
+        observed = observed or Observation()
+        waiting = Waiting(image, maps, perf_counter(), deadline_s, outputs, observed)
         self._queue[waiting] = None
         self._metrics.queue_images.inc()
         self._arrival.set()
@@ -188,7 +197,7 @@ class Batcher:
                 waiting.outputs.set_exception(DeadlineExceeded("the image waited too long"))
             elif len(batch) < self._max_batch:
                 self._leave(waiting)
-                self._metrics.queue_seconds.observe(perf_counter() - waiting.since_s)
+                self._metrics.queued(waiting.observed, waiting.since_s)
                 batch.append(waiting)
         return batch
 
@@ -203,10 +212,13 @@ class Batcher:
     def _infer(self, batch: list[Waiting]) -> list[Outputs]:
         """The outputs of each image; its maps only if those of any were asked for."""
         images = np.stack([waiting.image for waiting in batch])
-        with self._metrics.infer_seconds.time():
+        start_s = perf_counter()
+        try:
             if self._run_with_maps is not None and any(waiting.maps for waiting in batch):
                 return list(zip(*self._run_with_maps(images), strict=True))
             return [(scores,) for scores in self._run(images)]
+        finally:
+            self._metrics.ran([waiting.observed for waiting in batch], start_s, perf_counter())
 
     def _measure(self, images: int, run_s: float) -> None:
         self._metrics.batch_size.observe(images)

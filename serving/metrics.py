@@ -7,17 +7,19 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.decision import above
 from models.manifest import Manifest, Variant
+from serving import tracing
+from serving.nvml import Gpus
+from serving.observation import Observation, Stage
 from serving.timing import Speed
 
 if TYPE_CHECKING:
@@ -32,16 +34,6 @@ _SHARED_MEMORY = Path("/dev/shm")
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 _SHARES = tuple(n / 20 for n in range(1, 21))
-
-Stage = Literal["read", "decode", "queue", "infer", "respond"]
-
-
-@dataclass
-class Observation:
-    """What is known about one request so far, for its metrics."""
-
-    model: str = ""  # the name of a served model, never a client's text
-    own_deadline: bool = False  # the client's X-Timeout-Ms is shorter than the service's limit
 
 
 def new_folder() -> str:
@@ -59,6 +51,7 @@ class Metrics:
         from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram
 
         self._folder = folder
+        self._gpus = Gpus()
         self.content_type = CONTENT_TYPE_LATEST
         # no registry: a scrape collects the files of all workers
         counter, gauge = partial(Counter, registry=None), partial(Gauge, registry=None)
@@ -160,12 +153,15 @@ class Metrics:
             self.reloads.labels(manifest.name, result)
 
     @contextmanager
-    def stage(self, name: Stage, model: str = "") -> Iterator[None]:
-        start = perf_counter()
+    def stage(self, name: Stage, observed: Observation) -> Iterator[None]:
+        """Time a stage of a request."""
+        start_s = perf_counter()
         try:
             yield
         finally:
-            self.stage_seconds.labels(name, model).observe(perf_counter() - start)
+            end_s = perf_counter()
+            self.stage_seconds.labels(name, observed.model).observe(end_s - start_s)
+            observed.add(name, start_s, end_s)
 
     def drop(self, expired: bool) -> None:
         """Count an image that won't reach the model: deadline passed or client disconnected."""
@@ -237,6 +233,7 @@ class Metrics:
                 mark_process_dead(pid, str(self._folder))  # type: ignore[no-untyped-call]
         shared = MultiProcessCollector(None, str(self._folder))  # type: ignore[no-untyped-call]
         families = [*shared.collect(), info, speeds, shares, confidences]  # type: ignore[no-untyped-call]
+        families += self._gpus.families()
         return generate_latest(_Families(families))
 
 
@@ -251,6 +248,20 @@ class ModelMetrics:
         self.held_images_limit = metrics.held_images_limit.labels(model)
         self.queue_seconds = metrics.stage_seconds.labels("queue", model)
         self.infer_seconds = metrics.stage_seconds.labels("infer", model)
+        self._model = model
+
+    def queued(self, observed: Observation, since_s: float) -> None:
+        """An image of this request leaves the queue, to run."""
+        now_s = perf_counter()
+        self.queue_seconds.observe(now_s - since_s)
+        observed.add("queue", since_s, now_s)
+
+    def ran(self, batch: Sequence[Observation], start_s: float, end_s: float) -> None:
+        """A batch with an image of each of these requests has run."""
+        self.infer_seconds.observe(end_s - start_s)
+        tracing.add_batch(batch, self._model, start_s, end_s)
+        for observed in batch:
+            observed.add("infer", start_s, end_s)
 
 
 class _Families:

@@ -2,13 +2,15 @@
 
 import asyncio
 import pickle
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -22,7 +24,8 @@ from serving.bodies import Bodies
 from serving.body import Content, read, take_apart
 from serving.deadline import has_passed, reading, waited_for
 from serving.maps import Look
-from serving.metrics import Metrics, Observation
+from serving.metrics import Metrics
+from serving.observation import Observation
 from serving.parameters import gather, number, timeout_s, whole_number
 from serving.registry import Registry, Served, naming
 from serving.settings import Settings
@@ -33,6 +36,7 @@ PARAMETERS: dict[Task, tuple[str, ...]] = {
     "multi": ("model", "threshold", "maps"),
 }
 
+Parsed = TypeVar("Parsed")
 Scores = NDArray[np.float32]
 Decide = Callable[[Scores], list[decision.Prediction] | list[decision.Tag]]
 
@@ -52,18 +56,31 @@ class Predictor:
     async def answer(self, request: Request, task: Task, observed: Observation) -> Response:
         """The response; raises the errors of a request. Sets what is known in `observed`."""
         self._registry.check_accepts(task)
+        async with self.received(request, observed, take_apart) as (content, deadline_s):
+            return await self._answer(request, task, observed, content, deadline_s)
+
+    @asynccontextmanager
+    async def received(
+        self, request: Request, observed: Observation, parse: Callable[[bytes, Headers], Parsed]
+    ) -> AsyncIterator[tuple[Parsed, float]]:
+        """What `parse` makes of the request's body, which counts as held until the block ends, and
+        the request's deadline on the event loop's clock. Raises the errors of reading a body.
+        """
         now_s = asyncio.get_running_loop().time()
         timeout = timeout_s(request.headers.get("x-timeout-ms"), self._settings.timeout_s)
         observed.own_deadline = timeout < self._settings.timeout_s
         deadline_s = now_s + timeout
         with self._bodies.body() as body:
-            with self._metrics.stage("read"):
-                async with reading(deadline_s, now_s + self._settings.read_timeout_s):
-                    max_bytes = int(self._settings.max_body_mb * 2**20)
-                    data = await read(request.receive, request.headers, max_bytes, body)
-                content = take_apart(data, request.headers)
+            with self._metrics.stage("read", observed):
+                try:
+                    async with reading(deadline_s, now_s + self._settings.read_timeout_s):
+                        max_bytes = int(self._settings.max_body_mb * 2**20)
+                        data = await read(request.receive, request.headers, max_bytes, body)
+                finally:
+                    observed.received_bytes = body.size
+                parsed = parse(data, request.headers)
                 del data  # a multipart body's images are copies
-            return await self._answer(request, task, observed, content, deadline_s)
+            yield parsed, deadline_s
 
     async def _answer(
         self,
@@ -84,10 +101,13 @@ class Predictor:
         with served.batcher.admitted(len(content.images)):
             async with waited_for(request.receive, deadline_s):
                 answers = await _each(
-                    [self._look(image, served, deadline_s, with_maps) for image in content.images]
+                    [
+                        self.look(image, served, deadline_s, observed, with_maps)
+                        for image in content.images
+                    ]
                 )
 
-        with self._metrics.stage("respond", observed.model):
+        with self._metrics.stage("respond", observed):
             results = [self._result(answer, served.manifest, decide) for answer in answers]
             answer = answer_of(results, served.manifest)
             if asks_for_pickle(request.headers):
@@ -97,12 +117,19 @@ class Predictor:
     def close(self) -> None:
         self._decoders.shutdown()
 
-    async def _look(self, image: bytes, served: Served, deadline_s: float, with_maps: bool) -> Look:
+    async def look(
+        self,
+        image: bytes,
+        served: Served,
+        deadline_s: float,
+        observed: Observation,
+        with_maps: bool,
+    ) -> Look:
         """One image file -> its scores, and maps. Raises what `decode` and the batcher raise."""
         preprocess, megapixels = served.manifest.preprocess, self._settings.max_megapixels
         loop = asyncio.get_running_loop()
         try:
-            with self._metrics.stage("decode", served.manifest.name):
+            with self._metrics.stage("decode", observed):
                 pixels, box = await loop.run_in_executor(
                     self._decoders, decode_with_box, image, preprocess, megapixels
                 )
@@ -110,9 +137,9 @@ class Predictor:
             self._metrics.drop(expired=has_passed(deadline_s))
             raise
         if with_maps:
-            look = Look(*await served.batcher.scores_and_maps(pixels, deadline_s), box)
+            look = Look(*await served.batcher.scores_and_maps(pixels, deadline_s, observed), box)
         else:
-            look = Look(await served.batcher.scores(pixels, deadline_s))
+            look = Look(await served.batcher.scores(pixels, deadline_s, observed))
         decision.check_finite(look.scores, served.manifest)
         return look
 

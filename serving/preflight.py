@@ -7,7 +7,7 @@ import click
 
 from models.errors import BundleError, LabradorError
 from models.store import Store
-from serving import bentoml_internals
+from serving import bentoml_internals, tracing
 from serving.settings import Settings, SettingsError, read_api_keys, read_settings
 
 _WAIT = "LABRADOR_WAIT_FOR_MODELS=true starts the server and waits for one"
@@ -25,6 +25,7 @@ def check() -> Settings:
     """
     settings = read_settings()
     read_api_keys(settings.api_keys_file)
+    tracing.check()
     if not settings.wait_for_models:
         _check_models(settings)
     _check_port()

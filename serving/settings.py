@@ -106,6 +106,11 @@ class Settings(BaseSettings):
         default=None, description="file with one API key per line; none: no key is required"
     )
 
+    access_log: Literal["off", "json"] = Field(
+        default="off",
+        description="json: a line on stdout for each request, with the time of each stage and the"
+        " trace ID, without any text of a client",
+    )
     page: bool = Field(
         default=True,
         description="on: a page at `/`, on which a person tries the models, with sample pictures"

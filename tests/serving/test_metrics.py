@@ -6,6 +6,7 @@ import numpy as np
 
 from models import bundle
 from serving.metrics import Metrics
+from serving.observation import Observation
 from serving.timing import Speed
 
 WORKER = """
@@ -96,7 +97,7 @@ def test_the_top_label_or_every_tag_is_counted(metrics: Metrics, store: Path) ->
 
 
 def test_stages_have_buckets_from_half_a_millisecond(metrics: Metrics) -> None:
-    with metrics.stage("decode", "colours"):
+    with metrics.stage("decode", Observation(model="colours")):
         pass
     series = 'labrador_stage_seconds_bucket{le="0.0005",model="colours",stage="decode"}'
     assert series in metrics.scrape([]).decode()
