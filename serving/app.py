@@ -24,7 +24,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from models.errors import BadParameter, LabradorError
 from models.hardware import cpu_cores
-from serving import bentoml_internals, tracing
+from serving import bentoml_internals, open_inference, tracing
 from serving.access_log import AccessLog
 from serving.aside import Aside
 from serving.auth import Keys
@@ -73,6 +73,12 @@ class Application:
         )
         routes = endpoints.routes()
         self._endpoints = {route.path: route.name for route in routes}
+        # by handler, as their paths have parts that clients choose
+        self._of_protocol = {
+            route.endpoint: route.name
+            for route in routes
+            if open_inference.is_of_protocol(route.path)
+        }
         self._router = Router(
             [*routes, *_assets()], redirect_slashes=False, lifespan=self._lifespan
         )
@@ -105,7 +111,7 @@ class Application:
         except ClientDisconnect:
             pass
         except Exception as error:
-            refusal = self._refuse(error, observed)
+            refusal = self._refuse(error, observed, scope["path"])
             if status == CLIENT_LEFT:  # nothing was sent yet
                 await refusal(scope, receive, answer)
         if status == HTTPStatus.GATEWAY_TIMEOUT and observed.own_deadline:
@@ -117,7 +123,8 @@ class Application:
     ) -> None:
         """Count a request that has ended, end its span, and write its line."""
         end_s = perf_counter()
-        endpoint = self._endpoints.get(scope["path"], "other")
+        handler = scope.get("endpoint", self)  # itself where there is no route
+        endpoint = self._endpoints.get(scope["path"], self._of_protocol.get(handler, "other"))
         self._metrics.requests.labels(endpoint, observed.model, status).inc()
         self._metrics.request_seconds.labels(endpoint, observed.model).observe(end_s - start_s)
         trace = observed.trace
@@ -129,10 +136,12 @@ class Application:
                 observed, scope["method"], endpoint, status, sent_bytes, end_s - start_s, trace_id
             )
 
-    def _refuse(self, error: Exception, observed: Observation) -> Response:
+    def _refuse(self, error: Exception, observed: Observation, path: str) -> Response:
         problem, headers = as_problem(error, list(self._endpoints))
         observed.code = problem.code
         self._metrics.rejected.labels(problem.code).inc()
+        if open_inference.is_of_protocol(path):
+            return open_inference.respond(problem, headers)
         return respond(problem, headers)
 
     @asynccontextmanager

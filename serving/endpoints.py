@@ -13,6 +13,7 @@ from models.variants import metrics_of
 from serving import openapi
 from serving.auth import Keys
 from serving.metrics import Metrics
+from serving.open_inference import OpenInference
 from serving.page import Page, picture
 from serving.prediction import Predictor
 from serving.registry import Registry, Served, naming
@@ -57,6 +58,7 @@ class Endpoints:
             Route("/docs", self.docs),
             Route("/openapi.json", self.openapi),
             Route("/schema.json", self.schema),
+            *OpenInference(self._keys, self._registry, self._predictor, self._metrics).routes(),
         ]
 
     async def page(self, request: Request) -> Response:

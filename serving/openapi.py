@@ -25,6 +25,7 @@ from models.errors import (
     Unauthorized,
 )
 from models.manifest import Metric, Precision
+from serving import inference_schema
 from serving.prediction import TOP_K
 from serving.problems import MEDIA_TYPE
 from serving.settings import PARTS_MAX, Settings
@@ -83,8 +84,12 @@ def specification(settings: Settings) -> dict[str, Any]:
             "/models": {"get": keyed | models},
             "/livez": {"get": {"responses": _responses({}, [NotReady])}},
             "/readyz": {"get": {"responses": _responses(ready, [NotReady])}},
+            **inference_schema.paths(keyed, _PREDICTION_ERRORS),
         },
-        "components": {"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
+        "components": {
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            "schemas": inference_schema.schemas(),
+        },
     }
 
 

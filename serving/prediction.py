@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 from models import decision
 from models.errors import LabradorError
 from models.manifest import Manifest, Task
-from models.preprocess import decode_with_box
+from models.preprocess import Box, decode_with_box
 from serving import maps
 from serving.bentoml_internals import PICKLE, asks_for_pickle
 from serving.bodies import Bodies
@@ -100,7 +100,7 @@ class Predictor:
 
         with served.batcher.admitted(len(content.images)):
             async with waited_for(request.receive, deadline_s):
-                answers = await _each(
+                answers = await each(
                     [
                         self.look(image, served, deadline_s, observed, with_maps)
                         for image in content.images
@@ -136,6 +136,20 @@ class Predictor:
         except asyncio.CancelledError:
             self._metrics.drop(expired=has_passed(deadline_s))
             raise
+        return await self.see(pixels, served, deadline_s, observed, with_maps, box)
+
+    async def see(
+        self,
+        pixels: NDArray[np.uint8],
+        served: Served,
+        deadline_s: float,
+        observed: Observation,
+        with_maps: bool,
+        box: Box | None = None,
+    ) -> Look:
+        """pixels uint8 `[S, S, 3]`, and what they cover -> its scores, and maps. Raises what the
+        batcher raises.
+        """
         if with_maps:
             look = Look(*await served.batcher.scores_and_maps(pixels, deadline_s, observed), box)
         else:
@@ -168,7 +182,7 @@ def answer_of(results: Sequence[dict[str, Any]], manifest: Manifest) -> dict[str
     return {"model": naming(manifest), **only}
 
 
-async def _each(looks: Sequence[Awaitable[Look]]) -> Sequence[Look | LabradorError]:
+async def each(looks: Sequence[Awaitable[Look]]) -> Sequence[Look | LabradorError]:
     """The outcome or the error of each image; the error of a single image is raised.
 
     It is raised and not returned: an exception stored in a frame that its traceback refers to is a

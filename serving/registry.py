@@ -118,6 +118,24 @@ class Registry:
             raise NotReady(f"{name.partition(':')[0]} is not served: {why}")
         return pick(self.served, task, name)
 
+    def named(self, name: str, version: str | None = None) -> Served:
+        """The model of this name, whatever its task, in this version where one is given.
+
+        Raises NotReady for a model that should be served and is not, and ModelUnknown.
+        """
+        self.check_loaded()
+        if why := self.not_served.get(name):
+            raise NotReady(f"{name} is not served: {why}")
+        if name not in self.served:
+            valid = ", ".join(self.served) or "none"
+            raise ModelUnknown(f"unknown model {name!r:.80}; valid: {valid}")
+        served = self.served[name]
+        if version not in (None, str(served.manifest.version)):
+            raise ModelUnknown(
+                f"{name} is served in version {served.manifest.version}, not {version!r:.20}"
+            )
+        return served
+
 
 class _HasManifest(Protocol):
     @property
