@@ -51,10 +51,8 @@ def images_of(
         raise BadParameter(
             f"shape {_short(tensor.shape)} of the input {tensor.name}: use [{expected}]"
         )
-    count = shape[0] if shape else -1
-    if count < 0:
-        raise BadParameter(f"shape {_short(tensor.shape)} of the input {tensor.name}: N is missing")
-    if count == 0:
+    count = shape[0] if shape else 0
+    if count < 1:
         raise ImageMissing(f"the input {tensor.name} has no image")
     if count > PARTS_MAX:
         raise TooManyImages(f"a request has {PARTS_MAX} images at most")

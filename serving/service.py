@@ -34,7 +34,8 @@ class Service(bentoml.Service):  # type: ignore[misc]
 
         self.inject_config()
         logging.getLogger("serving").setLevel(logging.INFO)  # logs which model runs where
-        logging.getLogger("python_multipart").setLevel(logging.ERROR)  # its warnings quote input
+        for name in ("python_multipart", "opentelemetry.baggage", "opentelemetry.trace"):
+            logging.getLogger(name).setLevel(logging.ERROR)  # their warnings quote input
         folder = os.environ.get(FOLDER_VARIABLE) or new_folder()
         return Application(
             read_settings(),

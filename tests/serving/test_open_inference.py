@@ -221,6 +221,15 @@ def test_answers_and_requests_are_as_the_server_s_own_document_says(speaking: Se
         jsonschema.validate(_request(shape=["1"]), whole)
 
 
+def test_what_kserve_s_client_adds_to_a_request_is_taken(speaking: Server) -> None:
+    for added in (
+        {"model_name": "plain", "model_version": None, "id": None, "parameters": {}},
+        {"model_name": "plain", "model_version": "1", "outputs": []},
+    ):
+        answer = post(f"{speaking.url}{INFER}", json=_request() | added)
+        assert answer.status_code == 200, answer.text
+
+
 # Limits, shared with all other requests.
 
 
@@ -371,12 +380,16 @@ MALFORMED: dict[str, tuple[Body, str]] = {
     "null": (b"null", "bad_parameter"),
     "nested too deeply": (b"[" * 100_000, "bad_parameter"),
     "nested data": (_with(data=json.loads("[" * 150 + "]" * 150)), "bad_parameter"),
-    "too many values": (b"[" + b"{}," * VALUES_MAX + b"{}]", "body_too_large"),
+    "too many values": (_with(data=[0] * VALUES_MAX), "body_too_large"),
+    "too many objects": (b"[" + b"{}," * (VALUES_MAX // 2) + b"{}]", "body_too_large"),
+    "too many lists": (b"[" + b"[]," * (VALUES_MAX // 2) + b"[]]", "body_too_large"),
     "no inputs": (b"{}", "bad_parameter"),
     "inputs empty": (b'{"inputs": []}', "bad_parameter"),
     "two inputs": (json.dumps({"inputs": _request()["inputs"] * 2}).encode(), "bad_parameter"),
     "unknown field": (_beside(more=1), "bad_parameter"),
     "unknown parameter": (_beside(parameters={"priority": 1}), "bad_parameter"),
+    "another model": (_beside(model_name="colours"), "bad_parameter"),
+    "another version": (_beside(model_version="2"), "bad_parameter"),
     "id is a number": (_beside(id=7), "bad_parameter"),
     "binary_data_output is text": (
         _beside(parameters={"binary_data_output": "yes"}),
@@ -384,8 +397,8 @@ MALFORMED: dict[str, tuple[Body, str]] = {
     ),
     "unknown input": (_with(name="images"), "bad_parameter"),
     "no shape": (_with(shape=...), "bad_parameter"),
-    "shape is empty": (_with(shape=[]), "bad_parameter"),
-    "shape is negative": (_with(shape=[-1]), "bad_parameter"),
+    "shape is empty": (_with(shape=[]), "image_missing"),
+    "shape is negative": (_with(shape=[-1]), "image_missing"),
     "shape is a fraction": (_with(shape=[1.5]), "bad_parameter"),
     "shape is true": (_with(shape=[True]), "bad_parameter"),
     "shape is NaN": (_with().replace(b"[1]", b"[NaN]"), "bad_parameter"),
@@ -405,6 +418,7 @@ MALFORMED: dict[str, tuple[Body, str]] = {
     "data is null": (_with(data=None), "bad_parameter"),
     "more data than the shape says": (_with(data=["", ""]), "bad_parameter"),
     "not base64": (_with(data=["\u00e4#"]), "bad_parameter"),
+    "base64 with a character of none": (_with(data=["dGV4#dA=="]), "bad_parameter"),
     "base64 of text": (_with(data=["dGV4dA=="]), "image_undecodable"),
     "an image that is a number": (_with(data=[7]), "bad_parameter"),
     "pixels of another size": (_pixel(shape=[1, 8, 8, 3], data=[7] * 192), "bad_parameter"),

@@ -15,7 +15,7 @@ import pytest
 from serving import tracing
 from serving.settings import SettingsError
 from testkit import tiny_models
-from testkit.in_process import Inside, until
+from testkit.in_process import Inside, run_inside, until
 from testkit.otlp import Receiver, Span, receiving
 from testkit.servers import Server, get, post, serve
 
@@ -41,7 +41,7 @@ def traced(
 
 
 def _ask(
-    server: Server, path: str = "/classify", flags: str = "01", **arguments: object
+    server: Server | Inside, path: str = "/classify", flags: str = "01", **arguments: object
 ) -> tuple[httpx.Response, str, str]:
     """An answer, and the IDs of the trace and of the span that the client gave it."""
     trace, span = secrets.token_hex(16), secrets.token_hex(8)
@@ -157,6 +157,21 @@ def test_no_span_has_a_client_s_text(traced: Server, receiver: Receiver) -> None
     assert marker not in repr(found)
 
 
+def test_headers_for_tracing_that_are_malformed_are_not_logged(
+    traced: Server, receiver: Receiver
+) -> None:
+    marker = "n0b0dy-sh0uld-l0g-this"
+    trace = secrets.token_hex(16)
+    headers = {
+        "traceparent": f"00-{trace}-{secrets.token_hex(8)}-01",
+        "tracestate": f"{marker.upper()}={marker}, {marker}",
+        "baggage": f'{marker}, ={marker}, {marker}="{marker}',
+    }
+    post(f"{traced.url}/classify", content=RED, headers=headers)
+    receiver.wait(trace, _ended)
+    assert marker not in traced.log().lower()
+
+
 def test_a_probe_has_no_span(traced: Server, receiver: Receiver) -> None:
     get(f"{traced.url}/livez")
     _, trace, _ = _ask(traced, content=RED)
@@ -165,6 +180,17 @@ def test_a_probe_has_no_span(traced: Server, receiver: Receiver) -> None:
         "POST classify",
         "POST other",
     }
+
+
+def test_what_is_not_sent_yet_is_sent_at_the_end(
+    monkeypatch: pytest.MonkeyPatch, receiver: Receiver, metrics_folder: Path, store: Path
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "3600000")
+    with run_inside(metrics_folder, model_store=store, device="cpu") as server:
+        _, trace, _ = _ask(server, content=RED)
+        assert receiver.trace(trace) == []
+    assert _ended(receiver.trace(trace))
 
 
 # Off.
