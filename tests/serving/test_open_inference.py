@@ -222,10 +222,11 @@ def test_answers_and_requests_are_as_the_server_s_own_document_says(speaking: Se
 
 
 def test_what_kserve_s_client_adds_to_a_request_is_taken(speaking: Server) -> None:
-    for added in (
+    additions: tuple[dict[str, Any], ...] = (
         {"model_name": "plain", "model_version": None, "id": None, "parameters": {}},
         {"model_name": "plain", "model_version": "1", "outputs": []},
-    ):
+    )
+    for added in additions:
         answer = post(f"{speaking.url}{INFER}", json=_request() | added)
         assert answer.status_code == 200, answer.text
 
