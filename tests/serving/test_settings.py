@@ -37,6 +37,7 @@ def test_defaults_are_as_documented_and_each_setting_is_described() -> None:
         "read_timeout_s": 10,
         "drain_s": 5,
         "api_keys_file": None,
+        "access_log": "off",
         "page": True,
     }
     assert all(field.description for field in Settings.model_fields.values())
