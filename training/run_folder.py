@@ -210,6 +210,15 @@ def write_epochs(path: Path, epochs: Sequence[Epoch]) -> None:
     write_atomically(path / EPOCHS_FILE, text.encode())
 
 
+def read_epochs(path: Path) -> list[Epoch]:
+    """The lines of `metrics.jsonl`. RunError if it is missing or corrupt."""
+    try:
+        text = (path / EPOCHS_FILE).read_text(encoding="utf-8")
+        return [Epoch(**json.loads(line)) for line in text.splitlines()]
+    except (OSError, ValueError, TypeError) as error:
+        raise RunError(f"{path / EPOCHS_FILE} is missing or corrupt") from error
+
+
 def write_curves(path: Path, rows: Sequence[tuple[float, float]]) -> None:
     """Write `curves.csv`: the head's learning rate and the mean loss of each step, from 1."""
     lines = (f"{step},{rate:.6g},{loss:.6g}\n" for step, (rate, loss) in enumerate(rows, 1))

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from models.manifest import Precision
 from models.store import Store
+from training import output
 from training.commands.export import print_result
 from training.hardware import pick_device
 from training.recipe import Device
@@ -34,4 +35,4 @@ def release(
         data_path=data_path,
     )
     print_result(path, store)
-    print("next: bentoml build")
+    output.note("next: bentoml build")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from models.errors import RunError
 from models.manifest import Provenance
 from models.wording import counted, some
-from training import distributed, run_folder
+from training import distributed, output, run_folder
 from training.data import datasets, decoding, file_scan
 from training.data.contents import Contents
 from training.data.prepare import Prepared, prepare
@@ -48,7 +48,7 @@ def train(recipe: Recipe, out: Path | None) -> Path:
         network, weights = start_from(recipe, len(images.dataset.labels))
         path = Path(ranks.broadcast(str(run_folder.create(out)) if ranks.first else ""))
         with run_folder.locked(path, ranks.first):
-            print(f"{recipe.arch} from weights {weights[0]}, on {ranks.device} -> {path}")
+            output.note(f"{recipe.arch} from weights {weights[0]}, on {ranks.device} -> {path}")
             tuning = _tuning(network, images, recipe, ranks)
             if recipe.lr == "auto":
                 trial = replace(tuning, network=copy.deepcopy(network))
@@ -84,7 +84,7 @@ def resume(path: Path) -> Path:
         if start is None:
             raise RunError(f"{path} has no intact checkpoint: start a new run")
         torch.set_num_threads(start.progress.threads)
-        print(
+        output.note(
             f"resuming {path} after step {start.progress.step}, its last checkpoint{_lost(start)}"
         )
         network = Network(recipe.arch, len(dataset.labels))
@@ -197,7 +197,7 @@ def _complete(
     measured_on = counted(len(logits), "validation image")
     print(f"{measured_on}, value and 95 % interval:\n{evaluate.table(measured)}")
     print(f"wrote {path}; read {path / run_folder.REPORT_FILE}")
-    print(f"next: python -m training export {path} --name NAME")
+    output.note(f"next: python -m training export {path} --name NAME")
 
 
 def _files(images: Prepared, records: Sequence[Record]) -> list[Path]:

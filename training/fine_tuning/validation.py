@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.manifest import Task
-from training import run_folder
+from training import output, run_folder
 from training.data.targets import loss_targets
 from training.distributed import Ranks
 from training.evaluation import metrics
@@ -66,7 +66,8 @@ class Validation:
         run_folder.write_epochs(self.path, progress.epochs)
         curve = schedule.curve(self.recipe, self.steps, blocks, progress.losses)
         run_folder.write_curves(self.path, curve)
-        print("  ".join(f"{name} {value}" for name, value in progress.epochs[-1].line().items()))
+        last = progress.epochs[-1].line()
+        output.note("  ".join(f"{name} {value}" for name, value in last.items()))
 
     def should_stop(self, progress: Progress) -> bool:
         """Whether `--early-stop` ends training now; only the last phase is stopped."""
