@@ -16,7 +16,7 @@ Item = TypeVar("Item")
 
 _QUIET = ContextVar("quiet", default=False)
 _WHOLE: ContextVar["Whole | None"] = ContextVar("whole", default=None)
-_FORMAT = "{desc}: {percentage:3.0f}% |{bar}| {remaining} left"
+_FORMAT = "{desc}{percentage:3.0f}% |{bar}| {remaining} left"
 
 
 class Whole:
