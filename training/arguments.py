@@ -19,6 +19,8 @@ from training.options import INSPECTED, flag, parser
 from training.recipe import Recipe, resolve
 from training.release import check_margin
 from training.run_folder import Run
+from training.tracking import choice
+from training.tracking.choice import Choice
 
 _OF_LABELS = ("weights", "device")  # those that it uses with --labels only
 _FILES = ("images", "relabel", "quarantine", "correct")  # options whose path must exist
@@ -57,12 +59,16 @@ def _inspect(options: argparse.Namespace) -> Call:
 
 def _train(options: argparse.Namespace) -> Call:
     if options.resume:
-        _refuse_others(options, "--resume", {"out"})
+        _refuse_others(options, "--resume", {"out", "tensorboard", "mlflow"})
         run_folder.read_start(options.resume)
+        choice.check(choice.read(options.resume))
         return Call("train", "resume", {"path": options.resume})
     recipe = _recipe(options, Recipe.model_fields)
     run_folder.check_free(options.out)
-    return Call("train", "train", {"recipe": recipe, "out": options.out})
+    tracking = Choice(tensorboard=bool(options.tensorboard), mlflow=options.mlflow)
+    choice.check(tracking)
+    arguments = {"recipe": recipe, "out": options.out, "tracking": tracking}
+    return Call("train", "train", arguments)
 
 
 def _lr_find(options: argparse.Namespace) -> Call:

@@ -48,6 +48,18 @@ def parser(prog: str = "python -m training") -> argparse.ArgumentParser:
     training.add_argument(
         "--resume", type=Path, metavar="RUN", help="resume a run that was stopped"
     )
+    training.add_argument(
+        "--tensorboard",
+        action="store_true",
+        default=None,
+        help="log to RUN/tensorboard; needs pip install 'labrador[tensorboard]'",
+    )
+    training.add_argument(
+        "--mlflow",
+        metavar="URI",
+        help="log to this MLflow server, and register bundles there when they are exported; needs"
+        " pip install 'labrador[mlflow]'",
+    )
     _add_fields(training, [name for name in Recipe.model_fields if name != "data"])
 
     finding = command("lr-find", "find a learning rate: suggestions and a plot")

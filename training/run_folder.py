@@ -5,6 +5,8 @@ split.jsonl          every image's hash, labels and side: training or validation
 quarantine.csv       the images left out, if there was a list
 corrections.csv      the labels changed, likewise
 provenance.json      code, libraries, images and initial weights
+tracking.json        which trackers it has, if any
+tensorboard/         with --tensorboard: its event files
 checkpoints/         during training: what `--resume` starts from
 metrics.jsonl        one line per epoch
 curves.csv           learning rate of the head and loss of each step
@@ -42,6 +44,7 @@ SPLIT_FILE = "split.jsonl"
 QUARANTINE_FILE = "quarantine.csv"
 CORRECTIONS_FILE = "corrections.csv"
 PROVENANCE_FILE = "provenance.json"
+TRACKING_FILE = "tracking.json"
 EPOCHS_FILE = "metrics.jsonl"
 CURVES_FILE = "curves.csv"
 DIVERGED_FILE = "diverged.txt"

@@ -50,7 +50,7 @@ def test_a_terminal_shows_one_bar_for_all_epochs_and_then_the_same_lines_as_a_pi
     whole = [bar for bar in bars if bar.bar_format]
     assert len(whole) == 1
     work = 3 * (1 + 3 + 3) + 3 * 9 / 16  # three steps an epoch, and nine images to validate
-    assert (whole[0].initial, whole[0].total) == (0, pytest.approx(work))
+    assert whole[0].initial == 0 and whole[0].total == pytest.approx(work)
     assert whole[0].n == pytest.approx(work)
     capfd.readouterr()
     assert main([*train, str(tmp_path / "two")]) == 0

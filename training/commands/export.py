@@ -11,6 +11,7 @@ from training import output
 from training.evaluation.evaluate import HEADLINE
 from training.export import export as exporting
 from training.run_folder import Run
+from training.tracking import trackers
 
 
 def export(
@@ -22,6 +23,7 @@ def export(
 ) -> None:
     path = exporting.export(run, name, store, data_path, precisions=precisions)
     print_result(path, store)
+    trackers.register(run.path, path)
     if store.released(name) == int(path.name):
         output.note("next: bentoml serve")
     else:

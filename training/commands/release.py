@@ -10,6 +10,7 @@ from training.hardware import pick_device
 from training.recipe import Device
 from training.release import release as releasing
 from training.run_folder import Run
+from training.tracking import trackers
 
 
 def release(
@@ -35,4 +36,5 @@ def release(
         data_path=data_path,
     )
     print_result(path, store)
+    trackers.register(run.path, path)
     output.note("next: bentoml build")
