@@ -3,8 +3,8 @@
 python -m scripts.screenshots OUT --store STORE PICTURES…
 
 STORE has one single-label and one multi-label model; PICTURES are for them. Needs Chromium
-(`scripts/packages`). The README's picture, `docs/page.webp`, is the demo's (drawings, never images of
-a data set):
+(`scripts/packages`). The README's picture, `docs/page.webp`, is the demo's (drawings, never images
+of a data set):
 
 scripts/demo --once
 python -m scripts.screenshots OUT --store demo/bundles demo/circle.jpg
