@@ -15,6 +15,7 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
         "lr-find": "find a learning rate",
         "train": "fine-tune a ResNet",
         "evaluate": "measure a run or a bundle",
+        "compare": "show whether one finished run is better than another",
         "export": "turn a run into a bundle that can be served",
         "release": "export, and serve it if it is no worse than what is released",
     },

@@ -3,7 +3,12 @@
 python -m scripts.screenshots OUT --store STORE PICTURES…
 
 STORE has one single-label and one multi-label model; PICTURES are for them. Needs Chromium
-(`scripts/packages`).
+(`scripts/packages`). The README's picture, `docs/page.webp`, is the demo's (drawings, never images
+of a data set):
+
+scripts/demo --once
+python -m scripts.screenshots OUT --store demo/bundles demo/circle.jpg
+cp OUT/page.webp docs/
 """
 
 import argparse
@@ -14,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+from PIL import Image
 from playwright.sync_api import Browser, FloatRect, Page, Route
 
 from testkit.browser import chromium
@@ -103,6 +109,7 @@ def usual_states(browser: Browser, url: str, options: argparse.Namespace, scheme
         page.screenshot(path=out / f"overlay-{scheme}.png")
         if scheme == "light":
             page.screenshot(path=out / "page.png", clip=clip(page))
+            Image.open(out / "page.png").save(out / "page.webp", quality=90, method=6)
         page.click("summary")
         page.screenshot(path=out / f"code-{scheme}.png", full_page=True)
         page.select_option("#chooser", index=1)

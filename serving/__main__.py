@@ -30,7 +30,8 @@ def main(arguments: list[str] | None = None, prog: str = "python -m serving") ->
 def _predict(options: argparse.Namespace) -> int:
     from serving import predict  # imported late, so that help takes no time
 
-    bad = predict.predict(options.model, options.images, options.out, read_settings())
+    settings = read_settings()
+    bad = predict.predict(options.model, options.images, options.out, settings, options.quiet)
     print(f"wrote {options.out}")
     if bad:
         shown = "; ".join(bad[:_BAD_SHOWN])
@@ -65,6 +66,9 @@ def parser(prog: str = "python -m serving") -> argparse.ArgumentParser:
     predicting.add_argument("model", metavar="NAME", help="NAME or NAME:VERSION in the store")
     predicting.add_argument("images", metavar="IMAGES", nargs="+", type=Path)
     predicting.add_argument("--out", type=Path, default=Path("predictions.csv"))
+    predicting.add_argument(
+        "-q", "--quiet", action="store_true", help="print only the result and errors"
+    )
 
     testing = commands.add_parser("bench", help="load-test a running service")
     testing.set_defaults(command=_bench)

@@ -34,12 +34,14 @@ _COLUMNS = ["path", "model", "predicted", "error"]
 Pixels = NDArray[np.uint8] | LabradorError
 
 
-def predict(reference: str, paths: Sequence[Path], out: Path, settings: Settings) -> list[str]:
+def predict(
+    reference: str, paths: Sequence[Path], out: Path, settings: Settings, quiet: bool = False
+) -> list[str]:
     """Append the missing rows to the CSV `out`. Returns its errors, each with its file's path.
 
-    paths: images, and folders of images. Raises BundleError if the model is not in the store,
-    GateError if it fails its golden images, DataError if a path is missing or `out` is of another
-    model.
+    paths: images, and folders of images. quiet: without a bar. Raises BundleError if the model is
+    not in the store, GateError if it fails its golden images, DataError if a path is missing or
+    `out` is of another model.
     """
     files = find(paths)
     loaded = bundle.read(Store(settings.model_store).path(reference))
@@ -53,7 +55,10 @@ def predict(reference: str, paths: Sequence[Path], out: Path, settings: Settings
         out.open("a", encoding="utf-8", newline="") as table,
         ThreadPoolExecutor(cores, "decode") as decoders,
         tqdm(
-            total=len(files), initial=len(files) - len(missing), unit=" images", disable=None
+            total=len(files),
+            initial=len(files) - len(missing),
+            unit=" images",
+            disable=True if quiet else None,  # None: but in a terminal
         ) as bar,
     ):
         writer = csv.writer(table)

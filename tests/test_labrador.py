@@ -16,12 +16,12 @@ from models import __main__ as models_main
 from serving import __main__ as serving_main
 from testkit import image_sets, tiny_models
 from testkit.servers import ROOT, free_port
-from training import arguments
+from training import options
 
 
 def test_it_has_every_command_of_the_packages() -> None:
     for package, parser, more, elsewhere in (
-        ("training", arguments.parser(), set(), {"rollback"}),  # one verb, that of `models`
+        ("training", options.parser(), set(), {"rollback"}),  # one verb, that of `models`
         ("models", models_main.parser(), set(), set()),
         ("serving", serving_main.parser(), {"serve"}, set()),
     ):

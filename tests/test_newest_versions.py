@@ -27,6 +27,8 @@ def test_the_tests_pass_with_the_newest_versions(
         *extras["serve"],
         *extras["heif"],
         *extras["parquet"],
+        *extras["tensorboard"],
+        *extras["mlflow"],
         *project["dependency-groups"]["dev"],
     ]
     environment = tmp_path / "newest"

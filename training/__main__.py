@@ -12,7 +12,9 @@ from contextlib import nullcontext, redirect_stdout
 from typing import Any
 
 from models.errors import LabradorError, RecipeError
-from training.arguments import parse, parser
+from training import output
+from training.arguments import parse
+from training.options import parser
 
 
 def main(arguments: list[str] | None = None, prog: str = "python -m training") -> int:
@@ -26,7 +28,8 @@ def main(arguments: list[str] | None = None, prog: str = "python -m training") -
             with nullcontext() if first else redirect_stdout(nowhere):
                 # imported late: importing torch takes seconds
                 command = importlib.import_module(f"training.commands.{call.module}")
-                getattr(command, call.function)(**call.arguments)
+                with output.quiet(call.quiet or not first):
+                    getattr(command, call.function)(**call.arguments)
     except RecipeError as error:
         parser(prog).error(str(error))
     except (LabradorError, OSError) as error:

@@ -5,6 +5,8 @@ split.jsonl          every image's hash, labels and side: training or validation
 quarantine.csv       the images left out, if there was a list
 corrections.csv      the labels changed, likewise
 provenance.json      code, libraries, images and initial weights
+tracking.json        which trackers it has, if any
+tensorboard/         with --tensorboard: its event files
 checkpoints/         during training: what `--resume` starts from
 metrics.jsonl        one line per epoch
 curves.csv           learning rate of the head and loss of each step
@@ -42,6 +44,7 @@ SPLIT_FILE = "split.jsonl"
 QUARANTINE_FILE = "quarantine.csv"
 CORRECTIONS_FILE = "corrections.csv"
 PROVENANCE_FILE = "provenance.json"
+TRACKING_FILE = "tracking.json"
 EPOCHS_FILE = "metrics.jsonl"
 CURVES_FILE = "curves.csv"
 DIVERGED_FILE = "diverged.txt"
@@ -208,6 +211,15 @@ def write_epochs(path: Path, epochs: Sequence[Epoch]) -> None:
     """Write `metrics.jsonl` as a whole."""
     text = "".join(f"{json.dumps(epoch.line())}\n" for epoch in epochs)
     write_atomically(path / EPOCHS_FILE, text.encode())
+
+
+def read_epochs(path: Path) -> list[Epoch]:
+    """The lines of `metrics.jsonl`. RunError if it is missing or corrupt."""
+    try:
+        text = (path / EPOCHS_FILE).read_text(encoding="utf-8")
+        return [Epoch(**json.loads(line)) for line in text.splitlines()]
+    except (OSError, ValueError, TypeError) as error:
+        raise RunError(f"{path / EPOCHS_FILE} is missing or corrupt") from error
 
 
 def write_curves(path: Path, rows: Sequence[tuple[float, float]]) -> None:

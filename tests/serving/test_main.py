@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from serving.__main__ import main
-from testkit import tiny_models
+from testkit import terminal, tiny_models
 from testkit.servers import ROOT, Server
 
 Output = pytest.CaptureFixture[str]
@@ -36,6 +36,19 @@ def test_prediction_from_the_command_line(
 
     assert main(["predict", "pets", str(image), "--out", str(out)]) == 1
     assert "error: no model pets" in capsys.readouterr().err
+
+
+def test_a_terminal_shows_a_bar_of_all_images_unless_quiet(
+    store: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LABRADOR_MODEL_STORE", str(store))
+    monkeypatch.setenv("LABRADOR_DEVICE", "cpu")
+    out = tmp_path / "out.csv"
+    command = ["predict", "colours:1", str(image), "--out", str(out)]
+    assert "0/1 [00:00<?, ? images/s]" in terminal.written(lambda: main(command))
+    out.unlink()
+    text = terminal.written(lambda: main([*command, "--quiet"]))
+    assert terminal.screen(text) == [f"wrote {out}", ""] and "images/s" not in text
 
 
 def test_the_load_test_from_the_command_line(server: Server, image: Path, capsys: Output) -> None:

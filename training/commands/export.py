@@ -7,9 +7,11 @@ from models.bundle import read_manifest
 from models.manifest import Manifest, Precision
 from models.store import Store
 from models.variants import NAMES, candidates, differing, metrics_of
+from training import output
 from training.evaluation.evaluate import HEADLINE
 from training.export import export as exporting
 from training.run_folder import Run
+from training.tracking import trackers
 
 
 def export(
@@ -21,10 +23,11 @@ def export(
 ) -> None:
     path = exporting.export(run, name, store, data_path, precisions=precisions)
     print_result(path, store)
+    trackers.register(run.path, path)
     if store.released(name) == int(path.name):
-        print("next: bentoml serve")
+        output.note("next: bentoml serve")
     else:
-        print(f"next: bentoml serve with LABRADOR_MODELS={name}:{path.name}, or release")
+        output.note(f"next: bentoml serve with LABRADOR_MODELS={name}:{path.name}, or release")
 
 
 def print_result(path: Path, store: Store) -> None:
@@ -34,17 +37,17 @@ def print_result(path: Path, store: Store) -> None:
     for variant in manifest.variants:
         gate = variant.gate
         metric = metrics_of(manifest, variant)[1][headline]
-        print(
+        output.note(
             f"gate of {variant.precision} passed: scores differ by at most"
             f" {gate.max_difference:.1e} (tolerance {gate.tolerance:g}), {differing(gate)}"
             f" decisions differ, {headline} {metric.value:.4f}"
             f" [{metric.low:.4f}, {metric.high:.4f}]"
         )
     for precision, reason in manifest.left_out.items():
-        print(f"{precision} left out: {reason}")
+        output.note(f"{precision} left out: {reason}")
     name = manifest.name
     print(f"wrote {path}; version {store.released(name)} of {name} is released")
-    print(f"will serve: {_served(manifest)}; LABRADOR_PRECISION chooses another")
+    output.note(f"will serve: {_served(manifest)}; LABRADOR_PRECISION chooses another")
 
 
 def _served(manifest: Manifest) -> str:

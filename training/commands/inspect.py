@@ -17,7 +17,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from models.bundle import write_atomically
-from training import run_folder
+from training import output, run_folder
 from training.data import corrections, datasets, file_scan, near_duplicates, quarantine
 from training.data.contents import Contents
 from training.data.datasets import Dataset
@@ -66,7 +66,7 @@ def inspect(recipe: Recipe, out: Path | None, labels: bool = False) -> Path:
     print(f"\nwrote {path}: {INSPECTION_FILE}, {QUARANTINE_FILE}, {SHEET_FILE}")
     if labels:
         _show_suspects(path, dataset, found, recipe, left_out)
-    _show(_next(recipe, found, path / QUARANTINE_FILE if left_out else None))
+    output.note(_printable(_next(recipe, found, path / QUARANTINE_FILE if left_out else None)))
     return path
 
 
@@ -120,5 +120,9 @@ def _next(recipe: Recipe, found: Findings, listed: Path | None) -> str:
 
 
 def _show(text: str) -> None:
-    """Print text that may have file names which are not Unicode."""
-    print(text.encode(errors="backslashreplace").decode())
+    print(_printable(text))
+
+
+def _printable(text: str) -> str:
+    """Text that may have file names which are not Unicode."""
+    return text.encode(errors="backslashreplace").decode()

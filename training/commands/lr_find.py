@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from training import run_folder
+from training import output, run_folder
 from training.data import datasets
 from training.data.contents import Contents
 from training.data.prepare import Prepared, prepare
@@ -49,4 +49,4 @@ def lr_find(source: Recipe | Run, out: Path | None) -> None:
     print(f"--lr {best}: the {PICKED} of the curve of {_SWEPT[phase]} (others: {others})")
     print(f"wrote {plot}")
     chosen = recipe.model_copy(update={"lr": best})
-    print(f"next: python -m training train {train_arguments(chosen)}")
+    output.note(f"next: python -m training train {train_arguments(chosen)}")

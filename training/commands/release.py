@@ -4,11 +4,13 @@ from collections.abc import Sequence
 
 from models.manifest import Precision
 from models.store import Store
+from training import output
 from training.commands.export import print_result
 from training.hardware import pick_device
 from training.recipe import Device
 from training.release import release as releasing
 from training.run_folder import Run
+from training.tracking import trackers
 
 
 def release(
@@ -34,4 +36,5 @@ def release(
         data_path=data_path,
     )
     print_result(path, store)
-    print("next: bentoml build")
+    trackers.register(run.path, path)
+    output.note("next: bentoml build")

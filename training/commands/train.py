@@ -1,7 +1,7 @@
 """`train`: from DATA to a complete run, in data-flow order."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from models.errors import RunError
 from models.manifest import Provenance
 from models.wording import counted, some
-from training import distributed, run_folder
+from training import distributed, output, run_folder
 from training.data import datasets, decoding, file_scan
 from training.data.contents import Contents
 from training.data.prepare import Prepared, prepare
@@ -33,9 +33,12 @@ from training.provenance import provenance
 from training.recipe import Recipe
 from training.reports import html_report
 from training.run_folder import Outcome
+from training.tracking import choice, trackers
+from training.tracking.choice import Choice
+from training.tracking.pictures import Judged
 
 
-def train(recipe: Recipe, out: Path | None) -> Path:
+def train(recipe: Recipe, out: Path | None, tracking: Choice | None = None) -> Path:
     """Fine-tune by the recipe; returns the folder of the complete run.
 
     Raises RecipeError, DataError or RunError.
@@ -48,7 +51,7 @@ def train(recipe: Recipe, out: Path | None) -> Path:
         network, weights = start_from(recipe, len(images.dataset.labels))
         path = Path(ranks.broadcast(str(run_folder.create(out)) if ranks.first else ""))
         with run_folder.locked(path, ranks.first):
-            print(f"{recipe.arch} from weights {weights[0]}, on {ranks.device} -> {path}")
+            output.note(f"{recipe.arch} from weights {weights[0]}, on {ranks.device} -> {path}")
             tuning = _tuning(network, images, recipe, ranks)
             if recipe.lr == "auto":
                 trial = replace(tuning, network=copy.deepcopy(network))
@@ -57,6 +60,7 @@ def train(recipe: Recipe, out: Path | None) -> Path:
             origin = provenance(recipe, images.split, weights)
             if ranks.first:
                 run_folder.write_start(path, recipe, images.split, origin)
+                choice.write(path, tracking or Choice())
                 checkpoint.write(path, Progress(), network)
             return _fit(path, images, tuning, None, origin)
 
@@ -84,7 +88,7 @@ def resume(path: Path) -> Path:
         if start is None:
             raise RunError(f"{path} has no intact checkpoint: start a new run")
         torch.set_num_threads(start.progress.threads)
-        print(
+        output.note(
             f"resuming {path} after step {start.progress.step}, its last checkpoint{_lost(start)}"
         )
         network = Network(recipe.arch, len(dataset.labels))
@@ -119,19 +123,48 @@ def _fit(
     """Train, validate after each epoch, and complete the run."""
     recipe, ranks, network = tuning.recipe, tuning.ranks, tuning.network
     progress = start.progress if start else Progress()
-    files = _files(images, images.split.valid)
+    records, labels = images.split.valid, images.dataset.labels
+    files = _files(images, records)
     own = [files[row] for row in ranks.share(torch.arange(len(files))).tolist()]
-    validation = Validation(
-        path,
-        network,
-        tuning.task,
-        recipe,
-        ranks,
-        decoding.served(own, recipe.preprocess, images.contents.take),
-        encode(images.split.valid, images.dataset.labels),
-        recipe.steps(len(images.split.train)),
-    )
+    decoded = decoding.served(own, recipe.preprocess, images.contents.take)
     images.contents.clear()
+    targets, steps = encode(records, labels), recipe.steps(len(images.split.train))
+
+    def pixels(rows: Sequence[int]) -> NDArray[np.uint8]:
+        if ranks.count == 1:
+            return decoded[list(rows)].numpy()
+        return decoding.served([files[row] for row in rows], recipe.preprocess).numpy()
+
+    names = [record.file for record in records]
+    judged = Judged(network, ranks.device, tuning.task, labels, names, targets, pixels)
+    done = len(progress.epochs)
+    with trackers.opened(path, recipe, done, steps, ranks.first) as tracking:
+
+        def watch(progress: Progress, logits: NDArray[np.float32]) -> None:
+            curve = schedule.curve(recipe, steps, len(network.blocks), progress.losses)
+            tracking.after_epoch(judged, progress.epochs, curve, logits)
+
+        validation = Validation(
+            path, network, tuning.task, recipe, ranks, decoded, targets, steps, watch
+        )
+        _run(tuning, progress, start, validation)
+        if recipe.early_stop:
+            ranks.broadcast("")  # the first process may still be writing it
+            checkpoint.restore_best(path, network)
+        logits = validation.logits()
+        if ranks.first:
+            _complete(images, validation, logits, progress, origin, pixels)
+            tracking.complete()
+    if ranks.first:
+        output.note(f"next: python -m training export {path} --name NAME")
+    return path
+
+
+def _run(
+    tuning: FineTuning, progress: Progress, start: Checkpoint | None, validation: Validation
+) -> None:
+    """Train, and say how to go on where that was not possible."""
+    path = validation.path
     try:
         tuning.run(progress, start, validation, path)
     except DivergedError as error:
@@ -142,13 +175,6 @@ def _fit(
         raise KeyboardInterrupt(
             f"stopped; resume with: python -m training train --resume {path}"
         ) from interrupt
-    if recipe.early_stop:
-        ranks.broadcast("")  # the first process may still be writing it
-        checkpoint.restore_best(path, network)
-    logits = validation.logits()
-    if ranks.first:
-        _complete(images, validation, logits, progress, origin)
-    return path
 
 
 def _complete(
@@ -157,17 +183,14 @@ def _complete(
     logits: NDArray[np.float32],
     progress: Progress,
     origin: Provenance,
+    pixels: Callable[[Sequence[int]], NDArray[np.uint8]],
 ) -> None:
-    """Evaluate, calibrate, and write the files that make the run complete."""
+    """Evaluate, calibrate, and write the files that make the run complete.
+
+    pixels: the validation images at some rows, as served.
+    """
     path, network, recipe = validation.path, validation.network, validation.recipe
     task, labels, targets = validation.task, images.dataset.labels, validation.targets
-
-    def pixels(rows: Sequence[int]) -> NDArray[np.uint8]:
-        if validation.ranks.count == 1:
-            return validation.images[list(rows)].numpy()
-        files = _files(images, [images.split.valid[row] for row in rows])
-        return decoding.served(files, recipe.preprocess).numpy()
-
     evaluation = evaluate.cross_fitted(task, labels, images.split.valid, pixels, logits)
     measured = evaluation.measure()
     evaluate.write(path, evaluation, measured)
@@ -197,7 +220,6 @@ def _complete(
     measured_on = counted(len(logits), "validation image")
     print(f"{measured_on}, value and 95 % interval:\n{evaluate.table(measured)}")
     print(f"wrote {path}; read {path / run_folder.REPORT_FILE}")
-    print(f"next: python -m training export {path} --name NAME")
 
 
 def _files(images: Prepared, records: Sequence[Record]) -> list[Path]:

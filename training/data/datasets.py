@@ -6,6 +6,7 @@ from pathlib import Path
 from models.errors import DataError
 from models.manifest import Task
 from models.wording import counted, some
+from training import output
 from training.data import corrections, folders, layouts, unused
 from training.data.csv_tables import Complain, refuse
 from training.data.folders import SUFFIXES
@@ -39,9 +40,9 @@ class Dataset:
 
     def print_notes(self) -> None:
         for note in self.notes:
-            print(note)
+            output.note(note)
         if self.unused:
-            print(f"{unused.described(self.unused, self.strays)}: inspect names them")
+            output.note(f"{unused.described(self.unused, self.strays)}: inspect names them")
 
 
 def read_as(recipe: Recipe, complain: Complain = refuse) -> Dataset:

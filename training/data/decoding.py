@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from tqdm import tqdm
 
 from models import preprocess as decoder
 from models.errors import DataError, LabradorError
@@ -18,6 +17,7 @@ from models.hardware import cpu_cores
 from models.manifest import Preprocess
 from models.preprocess import TRAINING_FORMATS
 from models.wording import counted
+from training import output
 
 Value = TypeVar("Value")
 Result = TypeVar("Result")
@@ -95,7 +95,7 @@ def on_all_cores(
     """`task` of each value, in order, with a progress bar."""
     with ThreadPoolExecutor(cpu_cores()) as pool:
         results = pool.map(task, values)
-        yield from tqdm(results, verb, len(values), unit=" images", leave=False, disable=None)
+        yield from output.each(results, verb, "images", len(values))
 
 
 def _do(file: Path, task: Callable[[bytes], Result], read: Read) -> Result | DataError:

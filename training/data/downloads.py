@@ -1,11 +1,14 @@
 """Public data sets by name, downloaded once through torchvision."""
 
+import io
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext, redirect_stderr
 from pathlib import Path
 
 from models.errors import DataError
+from training import output
 
 
 def _oxford_pets(folder: Path) -> None:
@@ -41,11 +44,13 @@ def folder(name: str) -> Path:
     download, inside = _SETS[name]
     whole, partial = cache() / name, cache() / f"{name}.partial"
     if not whole.is_dir():
-        print(f"downloading {name} to {whole}")
+        output.note(f"downloading {name} to {whole}")
         try:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
-            download(partial)
+            bars = nullcontext() if output.shown() else redirect_stderr(io.StringIO())
+            with bars:  # torchvision's, which it draws into a pipe too
+                download(partial)
             partial.rename(whole)  # so a folder without the suffix is complete
         except Exception as error:  # from the network, the disk, the archive, the checksum
             reason = " ".join(str(error).split()) or type(error).__name__

@@ -19,6 +19,7 @@ from filelock import FileLock
 from models.errors import DataError, LabradorError
 from models.preprocess import TRAINING_FORMATS, image_format
 from models.wording import counted
+from training import output
 from training.data import sides
 from training.data.downloads import cache
 from training.data.record import FORMATS
@@ -65,7 +66,7 @@ def _unpack(found: Sequence[Path], whole: Path) -> None:
     partial = whole.with_name(f"{whole.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    print(f"unpacking {counted(len(found), 'Parquet file')} to {whole}")
+    output.note(f"unpacking {counted(len(found), 'Parquet file')} to {whole}")
     with (partial / "metadata.jsonl").open("w", encoding="utf-8") as metadata:
         for file in found:
             folder = partial / (_split(file) or "images")

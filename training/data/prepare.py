@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from models.wording import counted
+from training import output
 from training.data import datasets, file_scan, near_duplicates, split
 from training.data.contents import Contents
 from training.data.datasets import Dataset
@@ -30,11 +31,11 @@ def prepare(recipe: Recipe) -> Prepared:
     sides = split.split(dataset, recipe.valid, recipe.seed)
     dataset.print_notes()
     if near := split.straddling(sides.records, lambda record: record.group):
-        print(
+        output.note(
             f"{counted(len(near), 'group')} of near-duplicates on both sides of the given split,"
             f" such as {near[0].train[0].file} and {near[0].valid[0].file}: see inspect"
         )
-    print(
+    output.note(
         f"{counted(len(dataset.records), 'image')}, {counted(len(dataset.labels), 'label')},"
         f" {dataset.task}-label:"
         f" {len(sides.train)} for training, {len(sides.valid)} for validation"

@@ -18,7 +18,7 @@ from scipy.stats import binomtest, norm
 from models.manifest import Metric, Task
 from training.evaluation import metrics
 
-LEVEL = 0.95  # of each one-sided bound
+LEVEL = 0.95  # of each one-sided bound, unless another is asked for
 _Z = float(norm.ppf(LEVEL))
 _Z_POWER = float(norm.ppf(0.8))
 
@@ -29,7 +29,8 @@ _Metric = Callable[[Any, Mask, metrics.Weights], NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class Difference:
-    """Two models' metrics, and one-sided 95 % confidence bounds of candidate - released.
+    """Two models' metrics, and one-sided confidence bounds of candidate - released, each of 95 %
+    unless another level was asked for.
 
     std: standard deviation of what one image adds, which determines how many images are needed;
     most: the most that an image unlike those seen is assumed to add.
@@ -62,13 +63,13 @@ class Regression:
     p: float
 
 
-def errors(candidate: Mask, released: Mask) -> Difference:
+def errors(candidate: Mask, released: Mask, *, level: float = LEVEL) -> Difference:
     """The difference between two error rates; both masks `[N]` are True where a model is wrong.
 
     Bounds by the score method for paired proportions (Tango, Statistics in Medicine 17, 1998): they
     hold for few images too, and where the models never differ, they are as wide as N images allow.
     """
-    images = len(candidate)
+    images, z = len(candidate), float(norm.ppf(level))
     lost = int((candidate & ~released).sum())
     won = int((released & ~candidate).sum())
 
@@ -80,8 +81,8 @@ def errors(candidate: Mask, released: Mask) -> Difference:
         return (lost - won - images * difference) / math.sqrt(max(variance, 1e-300))
 
     value, edge = (lost - won) / images, 1 - 1e-9
-    low = brentq(lambda d: score(d) - _Z, -edge, value) if value > -edge else -1.0
-    high = brentq(lambda d: score(d) + _Z, value, edge) if value < edge else 1.0
+    low = brentq(lambda d: score(d) - z, -edge, value) if value > -edge else -1.0
+    high = brentq(lambda d: score(d) + z, value, edge) if value < edge else 1.0
     std = math.sqrt(max((lost + won) / images - value**2, 1 / images))
     return Difference(float(candidate.mean()), float(released.mean()), float(low), float(high), std)
 
@@ -127,6 +128,22 @@ def square_changes(candidate: NDArray[np.float32], released: NDArray[np.float32]
     return replace(found, low=max(found.low, 0.0))
 
 
+def figures(
+    candidate: metrics.WeightedMetrics,
+    released: metrics.WeightedMetrics,
+    images: int,
+    *,
+    level: float = LEVEL,
+) -> dict[str, Difference]:
+    """The differences in all metrics of two models on the same images; paired bootstrap.
+
+    An image unlike those seen is assumed to add at most 1; to a likelihood, 1 nat.
+    """
+    weights = _weights(images)
+    ours, theirs = candidate(weights), released(weights)
+    return {name: _bounds(ours[name], theirs[name], images, 1.0, level=level) for name in ours}
+
+
 def _resampled(
     metric: _Metric, candidate: NDArray[Any], released: NDArray[Any], targets: Mask, most: float
 ) -> Difference:
@@ -142,7 +159,12 @@ def _weights(images: int) -> metrics.Weights:
 
 
 def _bounds(
-    ours: NDArray[np.float64], theirs: NDArray[np.float64], images: int, most: float
+    ours: NDArray[np.float64],
+    theirs: NDArray[np.float64],
+    images: int,
+    most: float,
+    *,
+    level: float = LEVEL,
 ) -> Difference:
     """The difference between two values `[1 + B]`, as `_weights` gives them.
 
@@ -150,10 +172,10 @@ def _bounds(
     are at least as wide as if the images that a sample of N can miss (Tango's bound on none) added
     `most` each.
     """
-    gaps = ours - theirs
+    gaps, z = ours - theirs, float(norm.ppf(level))
     value = gaps[0]
-    low, high = np.nanquantile(gaps[1:], [1 - LEVEL, LEVEL])
-    least = most * _Z**2 / (images + _Z**2)
+    low, high = np.nanquantile(gaps[1:], [1 - level, level])
+    least = most * z**2 / (images + z**2)
     std = max(float(np.nanstd(gaps[1:])) * math.sqrt(images), most / math.sqrt(images))
     return Difference(
         float(ours[0]),
@@ -205,3 +227,14 @@ def images_needed(difference: Difference, margin: float) -> int:
     room = max(abs(margin - max(difference.value, 0)), margin / 10)
     needed = ((_Z + _Z_POWER) * difference.std / room) ** 2
     return math.ceil(max(needed, _Z**2 * difference.most / margin))
+
+
+def images_to_show(difference: Difference, *, level: float = LEVEL) -> int | None:
+    """About how many images would show a difference of this size, with a power of 80 %.
+
+    None if there is none. The same is assumed as by `images_needed`.
+    """
+    if not difference.value:
+        return None
+    z = float(norm.ppf(level)) + _Z_POWER
+    return math.ceil((z * difference.std / difference.value) ** 2)

@@ -39,6 +39,13 @@ def validation_images(
     return _read(run, run.split.valid, data, [run.outcome.preprocess, *others], _KEPT)
 
 
+def images_of(
+    run: Run, records: Sequence[Record], data: str | None, forms: Sequence[Preprocess]
+) -> RunImages:
+    """These of the run's images, in each of the preprocessings `forms`. Raises DataError."""
+    return _read(run, records, data, list(forms), 0)
+
+
 def training_images(run: Run, data: str | None, most: int) -> NDArray[np.uint8]:
     """At most `most` of the run's training images, uint8 `[n, S, S, 3]`. Raises DataError."""
     preprocess = run.outcome.preprocess

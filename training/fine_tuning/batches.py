@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from models.bundle import sha256
+from training import output
 from training.data.augment import augment, draw
 from training.data.image_source import ImageSource, image_source
 from training.data.prepare import Prepared
@@ -40,7 +41,7 @@ def training_set(images: Prepared, recipe: Recipe, device: torch.device) -> Trai
     started = time.perf_counter()
     source = image_source(paths, recipe, device, images.contents.take)
     seconds = time.perf_counter() - started
-    print(f"training images come from {source.place}, ready after {seconds:.1f} s")
+    output.note(f"training images come from {source.place}, ready after {seconds:.1f} s")
     targets = loss_targets(encode(chosen, labels), images.dataset.task)
     return TrainingSet(source, [record.file for record in chosen], targets)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from models.bundle import sha256, write_atomically
 from models.errors import RunError
+from training import output
 from training.network.resnet import Network
 from training.run_folder import Epoch
 
@@ -104,7 +105,7 @@ def read(run: Path) -> Checkpoint | None:
                 about = json.loads(opened.metadata()["progress"])
             epochs = [Epoch(**epoch) for epoch in about.pop("epochs")]
             return Checkpoint(Progress(epochs=epochs, **about), load_file(file))
-        print(f"{file} is corrupt: using the one before it")
+        output.note(f"{file} is corrupt: using the one before it")
     return None
 
 

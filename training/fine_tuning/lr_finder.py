@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from models.bundle import write_atomically
 from models.errors import RunError
+from training import output
 from training.fine_tuning import batches
 from training.fine_tuning.batches import TrainingSet
 from training.fine_tuning.schedule import phases
@@ -45,7 +45,7 @@ class Curve:
 def with_found_lr(trial: FineTuning) -> Recipe:
     """The recipe of `trial` with the learning rate that its head suggests. Trains `trial`."""
     found = suggest(sweep(trial, "head"))[PICKED]
-    print(f"--lr auto: {found:.1e}")
+    output.note(f"--lr auto: {found:.1e}")
     return trial.recipe.model_copy(update={"lr": f"{found:.1e}"})
 
 
@@ -65,9 +65,7 @@ def sweep(tuning: FineTuning, phase_name: str) -> Curve:
         training, _rows(training, tuning), 0, recipe, tuning.ranks, Stages(tuning.ranks.device)
     )
     learner = tuning.ranks.wrap(tuning.network)
-    bar = tqdm(
-        given, f"learning rates, {phase_name}", STEPS, unit=" steps", leave=False, disable=None
-    )
+    bar = output.each(given, f"learning rates, {phase_name}", "steps", STEPS)
     for step, batch in enumerate(bar):
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * lrs[step]

@@ -15,6 +15,7 @@ Step = tuple[float, float]
 _RISE = 0.3  # fraction of the steps in which the learning rate rises
 _FIRST, _LAST = 1 / 5, 1 / 5e4  # learning rates at both ends, relative to the peak
 _MOMENTA = 0.85, 0.95  # Adam's first beta, at the peak and at both ends
+WORK = {"head": 1, "whole": 3}  # of a step, by its phase, in forward passes: backward costs two
 
 
 def cycle(progress: float) -> tuple[float, float]:
@@ -56,6 +57,12 @@ def phases(recipe: Recipe, steps: int, blocks: int) -> list[Phase]:
     whole = peaks(*recipe.whole_lrs, blocks)
     both = [Phase("head", 0, frozen, alone), Phase("whole", frozen, end, whole)]
     return [phase for phase in both if phase.first < phase.last]
+
+
+def work(phases: Sequence[Phase], step: int) -> int:
+    """The work of the steps before `step`, in forward passes of a batch; to tell the time left."""
+    reached = [phase for phase in phases if phase.first < step]
+    return sum((min(phase.last, step) - phase.first) * WORK[phase.name] for phase in reached)
 
 
 def curve(recipe: Recipe, steps: int, blocks: int, losses: Sequence[float]) -> list[Step]:

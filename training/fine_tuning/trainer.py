@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from models.errors import RecipeError, RunError
 from models.manifest import Task
 from models.wording import counted, some
+from training import output
 from training.distributed import Ranks
 from training.fine_tuning import batches, checkpoint, schedule
 from training.fine_tuning.batches import Batch, TrainingSet
@@ -70,21 +70,33 @@ class FineTuning:
         if start:
             start.restore(self.network)
         steps = self.recipe.steps(len(self.training.targets))
-        for phase in phases(self.recipe, steps, len(self.network.blocks)):
-            if progress.step >= phase.last or (validation and validation.should_stop(progress)):
-                continue
-            optimizer = self.prepare(phase)
-            if start and progress.step > phase.first:
-                start.restore(self.network, optimizer)
-            learner = self.ranks.wrap(self.network)
-            while progress.step < phase.last:
-                if validation and validation.should_stop(progress):
-                    break
-                self._set_norms(phase)  # validation sets evaluation mode
-                progress.epochs.append(self._epoch(phase, learner, optimizer, progress, path))
-                if validation:
-                    validation.after_epoch(progress)
-                self._save(path, progress, optimizer)
+        every = phases(self.recipe, steps, len(self.network.blocks))
+        last, validating = every[-1].last, 0.0
+        if validation:  # forward passes, as `schedule.work` counts them
+            validating = len(validation.images) / self.recipe.batch_size
+        total, done = (
+            schedule.work(every, step) + step // steps * validating
+            for step in (last, progress.step)
+        )
+        with output.whole(total, done) as bar:
+            for phase in every:
+                if progress.step >= phase.last or (validation and validation.should_stop(progress)):
+                    continue
+                optimizer = self.prepare(phase)
+                if start and progress.step > phase.first:
+                    start.restore(self.network, optimizer)
+                learner = self.ranks.wrap(self.network)
+                while progress.step < phase.last:
+                    if validation and validation.should_stop(progress):
+                        break
+                    bar.begin(f"epoch {progress.step // steps + 1} of {last // steps}")
+                    self._set_norms(phase)  # validation sets evaluation mode
+                    epoch = self._epoch(phase, learner, optimizer, progress, path, bar)
+                    progress.epochs.append(epoch)
+                    if validation:
+                        validation.after_epoch(progress)
+                        bar.advance(validating)
+                    self._save(path, progress, optimizer)
 
     def _save(self, path: Path | None, progress: Progress, optimizer: torch.optim.AdamW) -> None:
         if path and self.ranks.first:
@@ -107,29 +119,23 @@ class FineTuning:
         optimizer: torch.optim.AdamW,
         progress: Progress,
         path: Path | None,
+        bar: output.Whole,
     ) -> Epoch:
         """Train the remaining steps of an epoch. Prints once per phase what limits the speed."""
         steps = self.recipe.steps(len(self.training.targets))
         number, done = divmod(progress.step, steps)
         order = batches.order(self.training, self.recipe, number)
         stages = Stages(self.ranks.device)
-        bar = tqdm(
-            batches.batches(
-                self.training, order[done:], progress.step, self.recipe, self.ranks, stages
-            ),
-            f"epoch {number + 1}, {phase.name}",
-            steps,
-            initial=done,
-            unit=" steps",
-            leave=False,
-            disable=None if self.ranks.first else True,
+        given = batches.batches(
+            self.training, order[done:], progress.step, self.recipe, self.ranks, stages
         )
         pending: list[Tensor] = []
         started = saved = time.perf_counter()
-        for batch in bar:
+        for batch in given:
             schedule.apply(optimizer, phase.progress(progress.step + len(pending)))
             pending.append(self.step(learner, optimizer, batch))
             stages.lap("the network")
+            bar.advance(schedule.WORK[phase.name])
             if len(pending) < _LOSS_STEPS:
                 continue
             self._read_losses(pending, progress, order)
@@ -144,7 +150,7 @@ class FineTuning:
             for loss, rows in zip(progress.losses[number * steps :], order, strict=True)
         )
         if not any(epoch.phase == phase.name for epoch in progress.epochs):
-            print(stages.verdict())
+            output.note(stages.verdict())
         return Epoch(
             phase=phase.name,
             epoch=number + 1,

@@ -1,6 +1,6 @@
 """Validation after each epoch: the metrics, the best epoch, and early stopping."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.manifest import Task
-from training import run_folder
+from training import output, run_folder
 from training.data.targets import loss_targets
 from training.distributed import Ranks
 from training.evaluation import metrics
@@ -28,7 +28,7 @@ class Validation:
     """The validation of one run; only the first process writes and prints.
 
     images: this process's part, uint8 `[n, S, S, 3]`. targets: of all images, bool `[N, C]`.
-    steps: per epoch.
+    steps: per epoch. watch: called with all logits `[N, C]` when an epoch is written.
     """
 
     path: Path
@@ -39,6 +39,7 @@ class Validation:
     images: Tensor
     targets: NDArray[np.bool_]
     steps: int
+    watch: Callable[[Progress, NDArray[np.float32]], None] | None = None
 
     def logits(self) -> NDArray[np.float32]:
         """Of all validation images, float32 `[N, C]`, the same in each process."""
@@ -66,7 +67,10 @@ class Validation:
         run_folder.write_epochs(self.path, progress.epochs)
         curve = schedule.curve(self.recipe, self.steps, blocks, progress.losses)
         run_folder.write_curves(self.path, curve)
-        print("  ".join(f"{name} {value}" for name, value in progress.epochs[-1].line().items()))
+        last = progress.epochs[-1].line()
+        output.note("  ".join(f"{name} {value}" for name, value in last.items()))
+        if self.watch:
+            self.watch(progress, logits)
 
     def should_stop(self, progress: Progress) -> bool:
         """Whether `--early-stop` ends training now; only the last phase is stopped."""

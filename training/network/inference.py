@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
+from training import output
 from training.network.resnet import Network
 
 _BATCH = 64
@@ -19,7 +19,7 @@ def in_batches(
 ) -> NDArray[np.float32]:
     """`function` of the images, uint8 `[N, S, S, 3]`, 64 at a time on `device`, without TF32."""
     batches = torch.split(images, _BATCH)
-    bar = tqdm(batches, "evaluating", unit=" batches", leave=False, disable=None)
+    bar = output.each(batches, "evaluating", "batches", len(batches))
     with torch.backends.cudnn.flags(allow_tf32=False):
         return torch.cat([function(batch.to(device)).float().cpu() for batch in bar]).numpy()
 

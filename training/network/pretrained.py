@@ -10,6 +10,7 @@ from torch import Tensor
 
 from models.bundle import sha256
 from models.errors import RecipeError
+from training import output
 from training.network.resnet import Network
 from training.network.weight_names import differences, torchvision_names
 from training.recipe import Arch, Recipe
@@ -37,7 +38,7 @@ def pretrain(network: Network, arch: Arch, weights: str) -> Weights:
     if weights == "imagenet":
         choice = torchvision.models.get_model_weights(arch)["DEFAULT"]
         try:
-            state = choice.get_state_dict(check_hash=True)
+            state = choice.get_state_dict(check_hash=True, progress=output.shown())
         except Exception as error:  # a download fails in many ways, and so does unpickling
             raise RecipeError(
                 f"--weights imagenet: {choice} cannot be downloaded from {choice.url} ({error});"

@@ -26,7 +26,7 @@ _TEMPLATE = "report.html"
 _MISTAKES = 24
 _CONFUSED = 15
 _LABEL_CURVES = 40
-_MEANINGS = {
+MEANINGS = {
     "error": ("error", "share of images whose likeliest label is wrong"),
     "top5_error": ("top-5 error", "share of images whose label is not among the five likeliest"),
     "map": (
@@ -66,26 +66,35 @@ def write(
     history: History | None = None,
 ) -> None:
     """Write the page, which needs no other file, to `path`."""
+    page = (
+        pages()
+        .get_template(_TEMPLATE)
+        .render(
+            name=model.name,
+            images=counted(len(evaluation.records), "image"),
+            verdict=summary.of(evaluation, measured, history.epochs if history else ()),
+            metrics=[
+                {"words": MEANINGS[name][0], "meaning": MEANINGS[name][1], "metric": metric}
+                for name, metric in measured.items()
+            ],
+            **_curves(history),
+            **_labels(evaluation, measured),
+            **_calibration(evaluation),
+            mistakes=_mistakes(evaluation, model),
+            origin=_origin(model.provenance),
+            sections=_sections(evaluation.task, history),
+        )
+    )
+    write_atomically(path, page.encode())
+
+
+def pages() -> Environment:
+    """The templates of the pages that people read."""
     environment = Environment(
         loader=PackageLoader("training.reports"), autoescape=True, undefined=StrictUndefined
     )
     environment.filters["share"] = lambda share: "–" if share is None else f"{share:.3f}"
-    page = environment.get_template(_TEMPLATE).render(
-        name=model.name,
-        images=counted(len(evaluation.records), "image"),
-        verdict=summary.of(evaluation, measured, history.epochs if history else ()),
-        metrics=[
-            {"words": _MEANINGS[name][0], "meaning": _MEANINGS[name][1], "metric": metric}
-            for name, metric in measured.items()
-        ],
-        **_curves(history),
-        **_labels(evaluation, measured),
-        **_calibration(evaluation),
-        mistakes=_mistakes(evaluation, model),
-        origin=_origin(model.provenance),
-        sections=_sections(evaluation.task, history),
-    )
-    write_atomically(path, page.encode())
+    return environment
 
 
 def _sections(task: Task, history: History | None) -> list[tuple[str, str]]:
@@ -155,9 +164,9 @@ def _mistakes(evaluation: Evaluation, model: Scorer) -> list[dict[str, Any]]:
     return [
         {
             "file": evaluation.records[mistake.row].file,
-            "image": _base64(image),
+            "image": inline(image),
             "overlay": maps is not None
-            and _base64(
+            and inline(
                 activation_maps.overlay(image, activation_maps.evidence(maps[number], mistake))
             ),
             "lines": _lines(mistake, evaluation),
@@ -199,5 +208,6 @@ def _origin(provenance: Provenance) -> list[tuple[str, str]]:
     ]
 
 
-def _base64(image: NDArray[np.uint8]) -> str:
+def inline(image: NDArray[np.uint8]) -> str:
+    """The image as a JPEG in base64, for a data URL."""
     return base64.b64encode(activation_maps.jpeg(image)).decode()

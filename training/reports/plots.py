@@ -1,11 +1,12 @@
 """The report's plots, each as inline SVG."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from training.evaluation import calibration_error
@@ -45,10 +46,39 @@ def curves(
     below.plot(steps, learning_rates, color=_ORANGE)
     below.set(xlabel="step", ylabel="learning rate", ylim=(0, None))
     below.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
-    for end, epoch in zip(ends[:-1], epochs[1:], strict=True):
-        if epoch.epoch == 1:  # a new phase begins
+    for end, epoch, following in zip(ends[:-1], epochs[:-1], epochs[1:], strict=True):
+        if epoch.phase != following.phase:
             above.axvline(end, color=_GREY, linestyle=":", linewidth=1)
     return _svg(figure)
+
+
+def histories(runs: Mapping[str, Sequence[Epoch]]) -> str:
+    """Validation loss, and error or mAP, after each epoch of several runs, by name, on one scale.
+
+    Phases follow each other: the head's epochs, then those of the whole network.
+    """
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2, sharex=True)
+    for name, epochs in runs.items():
+        numbers = range(1, len(epochs) + 1)
+        (line,) = left.plot(numbers, _known(epochs, "valid_loss"), "o-", markersize=4, label=name)
+        colour = line.get_color()
+        left.plot(numbers, _known(epochs, "train_loss"), ":", color=colour, linewidth=1)
+        metric = "error" if any(epoch.error is not None for epoch in epochs) else "map"
+        right.plot(numbers, _known(epochs, metric), "o-", markersize=4, color=colour)
+        right.set(ylabel={"error": "error", "map": "mean average precision"}[metric])
+    left.set(xlabel="epoch", ylabel="loss, nats", ylim=(0, None))
+    right.set(xlabel="epoch", ylim=(0, None))
+    for axes in (left, right):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(loc="outside upper left", frameon=False)
+    return _svg(figure)
+
+
+def _known(epochs: Sequence[Epoch], name: str) -> list[float]:
+    """A value of each epoch; NaN, which is not drawn, where it was not measured."""
+    values = [getattr(epoch, name) for epoch in epochs]
+    return [np.nan if value is None else value for value in values]
 
 
 def confusion(matrix: NDArray[np.int64], labels: Sequence[str]) -> str:

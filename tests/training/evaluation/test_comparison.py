@@ -282,3 +282,39 @@ def test_as_many_images_as_needed_give_the_planned_power() -> None:
         lost, won, _ = random.multinomial(needed, [0.05, 0.05, 0.9])
         passed.append(comparison.errors(*pair(0, lost, won, needed - lost - won)).high <= 0.01)
     assert 0.7 < np.mean(passed) < 0.9
+
+
+def test_bounds_of_another_level_are_where_that_level_is_reached() -> None:
+    found = comparison.errors(*pair(40, 12, 5, 143), level=0.975)
+    assert score_of(12, 5, 200, found.high) == pytest.approx(-1.95996, abs=1e-3)
+    assert score_of(12, 5, 200, found.low) == pytest.approx(1.95996, abs=1e-3)
+
+
+def test_figures_are_paired_on_the_same_resampled_images() -> None:
+    random = np.random.default_rng(0)
+    images, labels = 3000, 4
+    targets = random.integers(0, labels, images)
+    theirs = random.dirichlet(np.ones(labels), images).astype(np.float32)
+    ours = (0.9 * theirs + 0.1 * np.eye(labels)[targets]).astype(np.float32)
+    found = comparison.figures(
+        metrics.single_label(ours, targets),
+        metrics.single_label(theirs, targets),
+        images,
+        level=0.975,
+    )
+    rows = np.arange(images)
+    gaps = np.log(theirs[rows, targets].astype(float)) - np.log(ours[rows, targets].astype(float))
+    expected = np.quantile(metrics.resamples(images) @ gaps / images, [0.025, 0.975])
+    assert [found["nll"].low, found["nll"].high] == pytest.approx(expected.tolist(), rel=1e-6)
+    assert found["nll"].value == pytest.approx(gaps.mean(), rel=1e-6)
+    assert found["error"].value == pytest.approx(
+        (ours.argmax(1) != targets).mean() - (theirs.argmax(1) != targets).mean()
+    )
+    wide = comparison.figures(
+        metrics.single_label(ours, targets), metrics.single_label(theirs, targets), images
+    )
+    assert found["nll"].low < wide["nll"].low < wide["nll"].high < found["nll"].high
+
+
+def test_no_number_of_images_shows_a_difference_of_nothing() -> None:
+    assert comparison.images_to_show(comparison.errors(*pair(5, 3, 3, 9))) is None

@@ -1,0 +1,1 @@
+"""Finished runs side by side: is one of them better?"""

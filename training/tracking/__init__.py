@@ -1,0 +1,1 @@
+"""What is told to TensorBoard and MLflow while a run is trained. Neither can end a training."""
