@@ -28,6 +28,7 @@ from serving import bentoml_internals, open_inference, tracing
 from serving.access_log import AccessLog
 from serving.aside import Aside
 from serving.auth import Keys
+from serving.capture import Capture
 from serving.endpoints import Endpoints
 from serving.follower import Follower
 from serving.metrics import Metrics
@@ -66,7 +67,8 @@ class Application:
         self._access_log = AccessLog() if settings.access_log == "json" else None
         self._registry = Registry(settings, self._metrics)
         self._follower = Follower(settings, self._registry, self._metrics, Place(cores, worker))
-        self._predictor = Predictor(settings, self._registry, self._metrics, cores)
+        capture = Capture(settings, self._metrics) if settings.capture else None
+        self._predictor = Predictor(settings, self._registry, self._metrics, cores, capture)
         self._keys = Keys(read_api_keys(settings.api_keys_file))
         endpoints = Endpoints(
             settings, self._keys, self._registry, self._predictor, self._metrics, schema

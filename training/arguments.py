@@ -5,7 +5,7 @@ values, missing paths, folders in use, invalid names.
 """
 
 import argparse
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -103,7 +103,7 @@ def _compare(options: argparse.Namespace) -> Call:
     if len({path.resolve() for path in options.runs}) < len(options.runs):
         raise RecipeError(f"compare was given a run twice: {' '.join(map(str, options.runs))}")
     runs = [run_folder.read(path) for path in options.runs]
-    _check_data(options.data or runs[0].recipe.data, {})
+    _check_data(options.data or runs[0].recipe.sources, {})
     run_folder.check_free(options.out)
     return Call("compare", "compare", {"runs": runs, **_select(options, "data", "device", "out")})
 
@@ -128,16 +128,16 @@ def _export_arguments(options: argparse.Namespace) -> dict[str, Any]:
     """The checked arguments that export and release share."""
     finished, store = run_folder.read(options.run), Store(options.store)
     store.versions(options.name)
-    _check_data(options.data or finished.recipe.data, {})
+    _check_data(options.data or finished.recipe.sources, {})
     more = {"data_path": options.data, "precisions": options.precision}
     return {"run": finished, "name": options.name, "store": store, **more}
 
 
 def _recipe(options: argparse.Namespace, names: Iterable[str]) -> Recipe:
     given = {name: getattr(options, name) for name in names}
-    chosen = {name: value for name, value in given.items() if value is not None}
+    chosen = {name: value for name, value in given.items() if value not in (None, [])}
     recipe = resolve(chosen, options.recipe)
-    _check_data(recipe.data, {name: getattr(recipe, name) for name in datasets.OPTIONS})
+    _check_data(recipe.sources, {name: getattr(recipe, name) for name in datasets.OPTIONS})
     if recipe.weights not in ("imagenet", "none") and not Path(recipe.weights).is_file():
         raise RecipeError(
             f"--weights {recipe.weights} is neither imagenet, none nor an existing file"
@@ -145,8 +145,9 @@ def _recipe(options: argparse.Namespace, names: Iterable[str]) -> Recipe:
     return recipe
 
 
-def _check_data(data: str, options: dict[str, str | None]) -> None:
-    layouts.check_there(data)
+def _check_data(data: Sequence[str], options: dict[str, str | None]) -> None:
+    for given in data:
+        layouts.check_there(given)
     for name in _FILES:
         file = options.get(name)
         if file is not None and not Path(file).exists():
@@ -156,7 +157,7 @@ def _check_data(data: str, options: dict[str, str | None]) -> None:
 def _refuse_others(options: argparse.Namespace, flag: str, more: set[str]) -> None:
     """RecipeError for recipe options next to a run, whose own recipe is used."""
     others = {*Recipe.model_fields, "recipe", *more}
-    if given := [name for name in sorted(others) if getattr(options, name) is not None]:
+    if given := [name for name in sorted(others) if getattr(options, name) not in (None, [])]:
         raise RecipeError(f"{flag} RUN uses the run's own recipe: leave out {', '.join(given)}")
 
 

@@ -77,14 +77,23 @@ def parser(prog: str = "python -m training") -> argparse.ArgumentParser:
     evaluating.add_argument(
         "model", metavar="RUN|BUNDLE", help="a run's or bundle's folder, or NAME[:VERSION]"
     )
-    evaluating.add_argument("--data", required=True, help="images and labels, as for train")
+    evaluating.add_argument(
+        "--data",
+        required=True,
+        action="append",
+        help="images and labels, as for train; may be repeated",
+    )
     _add_fields(evaluating, (*datasets.OPTIONS, "device"))
     evaluating.set_defaults(device="auto")
     evaluating.add_argument("--out", type=Path, help="default: runs/<time>")
 
     comparing = command("compare", "compare finished runs: is one better than the first?")
     comparing.add_argument("runs", metavar="RUN", nargs="+", type=Path)
-    comparing.add_argument("--data", help="where the first run's images are now, if moved")
+    comparing.add_argument(
+        "--data",
+        action="append",
+        help="where the first run's images are now, if they were moved; once for each of its DATA",
+    )
     _add_fields(comparing, ["device"])
     comparing.set_defaults(device="auto")
     comparing.add_argument("--out", type=Path, help="default: runs/<time>")
@@ -127,7 +136,11 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--name", required=True, help="the model's name; its next version is written"
     )
-    parser.add_argument("--data", help="where the run's images are now, if they were moved")
+    parser.add_argument(
+        "--data",
+        action="append",
+        help="where the run's images are now, if they were moved; once for each of its DATA",
+    )
     parser.add_argument(
         "--precision",
         action="append",
@@ -140,7 +153,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
 
 def _add_data(parser: argparse.ArgumentParser, optional: bool = False) -> None:
     text = Recipe.model_fields["data"].description
-    parser.add_argument("data", metavar="DATA", nargs="?" if optional else None, help=text)
+    parser.add_argument("data", metavar="DATA", nargs="*" if optional else "+", help=text)
     parser.add_argument("--recipe", type=Path, help="TOML file with any of train's options")
     parser.add_argument("--out", type=Path, metavar="RUN", help="default: runs/<time>")
 

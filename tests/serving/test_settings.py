@@ -39,6 +39,11 @@ def test_defaults_are_as_documented_and_each_setting_is_described() -> None:
         "api_keys_file": None,
         "access_log": "off",
         "page": True,
+        "capture": None,
+        "capture_share": 0.01,
+        "capture_images_per_h": 60,
+        "capture_max_mb": 1000,
+        "capture_days": 30,
     }
     assert all(field.description for field in Settings.model_fields.values())
 
@@ -106,6 +111,11 @@ LEAST = 1e-9  # above 0
         ("TIMEOUT_S", 0, LEAST),
         ("READ_TIMEOUT_S", 0, LEAST),
         ("DRAIN_S", -LEAST, 0),
+        ("CAPTURE_SHARE", -LEAST, 0),
+        ("CAPTURE_SHARE", 1 + LEAST, 1),
+        ("CAPTURE_IMAGES_PER_H", 0, 1),
+        ("CAPTURE_MAX_MB", 0, LEAST),
+        ("CAPTURE_DAYS", 0, LEAST),
     ],
 )
 def test_each_limit_is_the_last_valid_value(

@@ -12,7 +12,9 @@ from training.side_by_side import contrast, differences, held_out, page, verdict
 from training.side_by_side.contrast import Contrast
 
 
-def compare(runs: Sequence[Run], data: str | None, device: Device, out: Path | None) -> Path:
+def compare(
+    runs: Sequence[Run], data: Sequence[str] | None, device: Device, out: Path | None
+) -> Path:
     """Write comparison.html to `out`, print the verdicts, and return that folder.
 
     data: where the images of the first run are now, if they were moved.

@@ -49,7 +49,7 @@ class Contrast:
 
 
 def judge(
-    runs: Sequence[Run], held_out: HeldOut, data: str | None, device: torch.device
+    runs: Sequence[Run], held_out: HeldOut, data: Sequence[str] | None, device: torch.device
 ) -> list[Evaluation]:
     """Each run's evaluation on the shared images, which are read where the first run has them, or
     below the root of `data`. Raises DataError if one is missing or has changed."""
