@@ -129,7 +129,9 @@ class OpenInference:
                     looks = _all(await each([look(image) for image in asked.images]))
             with self._metrics.stage("respond", observed):
                 for seen in looks:
-                    self._metrics.observe_scores(seen.scores, served.manifest)
+                    self._metrics.observe_scores(seen.scores, served.manifest, seen.is_unknown)
+                if isinstance(asked.images, list):  # encoded: pixels alone are no image to train on
+                    self._predictor.offer(asked.images, looks, served.manifest)
                 return response(asked, looks, served.manifest)
 
 

@@ -28,13 +28,14 @@ from serving.maps import Look
 from serving.metrics import Metrics
 from serving.observation import Observation
 from serving.parameters import gather, number, timeout_s, whole_number
+from serving.promises import Promises, judged, promises_of
 from serving.registry import Registry, Served, naming
 from serving.settings import Settings
 
 TOP_K = 5
 PARAMETERS: dict[Task, tuple[str, ...]] = {
-    "single": ("model", "top_k", "maps"),
-    "multi": ("model", "threshold", "maps"),
+    "single": ("model", "top_k", "alpha", "coverage", "maps"),
+    "multi": ("model", "threshold", "alpha", "maps"),
 }
 
 Parsed = TypeVar("Parsed")
@@ -103,6 +104,7 @@ class Predictor:
         served = self._registry.choose(task, parameters.get("model"))
         observed.model = served.manifest.name
         decide = decision_of(parameters, served.manifest)
+        promises = promises_of(parameters, served.manifest, served.held_out)
         with_maps = maps.wanted(parameters, served.manifest)
 
         with served.batcher.admitted(len(content.images)):
@@ -115,8 +117,8 @@ class Predictor:
                 )
 
         with self._metrics.stage("respond", observed):
-            results = [self._result(answer, served.manifest, decide) for answer in answers]
-            self._offer(content.images, answers, served.manifest)
+            results = [self._result(answer, decide, promises) for answer in answers]
+            self.offer(content.images, answers, served.manifest)
             answer = answer_of(results, served.manifest)
             if asks_for_pickle(request.headers):
                 return Response(pickle.dumps(answer), media_type=PICKLE)
@@ -127,14 +129,15 @@ class Predictor:
         if self._capture is not None:
             self._capture.close()
 
-    def _offer(
+    def offer(
         self, images: Sequence[bytes], answers: Sequence[Look | LabradorError], manifest: Manifest
     ) -> None:
+        """Images that may be captured, with their answers."""
         if self._capture is None:
             return
         for image, answer in zip(images, answers, strict=True):
             if not isinstance(answer, LabradorError):
-                self._capture.offer(image, answer.scores, manifest)
+                self._capture.offer(image, answer.scores, manifest, answer.is_unknown)
 
     async def look(
         self,
@@ -144,7 +147,7 @@ class Predictor:
         observed: Observation,
         with_maps: bool,
     ) -> Look:
-        """One image file -> its scores, and maps. Raises what `decode` and the batcher raise."""
+        """One image file -> what the model sees in it. Raises what `decode` and `see` raise."""
         preprocess, megapixels = served.manifest.preprocess, self._settings.max_megapixels
         loop = asyncio.get_running_loop()
         try:
@@ -166,33 +169,36 @@ class Predictor:
         with_maps: bool,
         box: Box | None = None,
     ) -> Look:
-        """pixels uint8 `[S, S, 3]`, and what they cover -> its scores, and maps. Raises what the
-        batcher raises.
+        """pixels uint8 `[S, S, 3]`, and what they cover -> what the model sees in them.
+
+        Raises what the batcher raises, and ModelFailed for scores or a novelty that are not finite.
         """
-        if with_maps:
-            look = Look(*await served.batcher.scores_and_maps(pixels, deadline_s, observed), box)
-        else:
-            look = Look(await served.batcher.scores(pixels, deadline_s, observed))
-        decision.check_finite(look.scores, served.manifest)
-        return look
+        output = await served.batcher.output(pixels, deadline_s, observed, with_maps)
+        decision.check_finite(output.scores, served.manifest)
+        novelty = judged(output, served.manifest, served.held_out)
+        if not with_maps:
+            return Look(output.scores, novelty=novelty)
+        return Look(output.scores, output.maps, box, novelty)
 
     def _result(
-        self, answer: Look | LabradorError, manifest: Manifest, decide: Decide
+        self, answer: Look | LabradorError, decide: Decide, promises: Promises
     ) -> dict[str, Any]:
         """The part of the response for one image."""
         if isinstance(answer, LabradorError):
             self._metrics.rejected.labels(answer.code).inc()
             return {"error": answer.problem()}
-        self._metrics.observe_scores(answer.scores, manifest)
-        return entry(answer, manifest, decide)
+        self._metrics.observe_scores(answer.scores, promises.manifest, answer.is_unknown)
+        return entry(answer, decide, promises)
 
 
-def entry(look: Look, manifest: Manifest, decide: Decide) -> dict[str, Any]:
+def entry(look: Look, decide: Decide, promises: Promises) -> dict[str, Any]:
     """The part of an answer for one image."""
+    manifest = promises.manifest
     kind = "predictions" if manifest.task == "single" else "tags"
     # dataclasses.asdict makes deep copies: 10 µs per label
     decisions = [{n: getattr(d, n) for n in d.__slots__} for d in decide(look.scores)]
-    return {kind: decisions, **maps.beside(decisions, look, manifest)}
+    beside = promises.beside(look)
+    return {kind: decisions, **beside, **maps.beside(decisions, look, manifest)}
 
 
 def answer_of(results: Sequence[dict[str, Any]], manifest: Manifest) -> dict[str, Any]:

@@ -85,8 +85,11 @@ def _evaluate(options: argparse.Namespace) -> Call:
     given = {name: getattr(options, name) for name in datasets.OPTIONS}
     _check_data(options.data, given)
     run_folder.check_free(options.out)
+    if options.strangers is not None and not options.strangers.is_dir():
+        raise RecipeError(f"--strangers {options.strangers} is not a folder")
     arguments = {"model": _model(options.model), "data": options.data, "data_options": given}
-    return Call("evaluate", "evaluate", {**arguments, **_select(options, "device", "out")})
+    more = _select(options, "device", "out", "strangers")
+    return Call("evaluate", "evaluate", {**arguments, **more})
 
 
 def _model(text: str) -> Run | Path:

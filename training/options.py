@@ -83,6 +83,12 @@ def parser(prog: str = "python -m training") -> argparse.ArgumentParser:
         action="append",
         help="images and labels, as for train; may be repeated",
     )
+    evaluating.add_argument(
+        "--strangers",
+        type=Path,
+        metavar="FOLDER",
+        help="images of anything else: how many of them it calls unknown",
+    )
     _add_fields(evaluating, (*datasets.OPTIONS, "device"))
     evaluating.set_defaults(device="auto")
     evaluating.add_argument("--out", type=Path, help="default: runs/<time>")

@@ -1,12 +1,15 @@
 """`export`: export a run to a bundle in the store, through the gate."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from models import conformal
 from models.bundle import read_manifest
-from models.manifest import Manifest, Precision
+from models.manifest import Conformal, Manifest, Precision
 from models.store import Store
 from models.variants import NAMES, candidates, differing, metrics_of
+from models.wording import counted
 from training import output
 from training.evaluation.evaluate import HEADLINE
 from training.export import export as exporting
@@ -45,9 +48,24 @@ def print_result(path: Path, store: Store) -> None:
         )
     for precision, reason in manifest.left_out.items():
         output.note(f"{precision} left out: {reason}")
+    if manifest.conformal is not None:
+        output.note(_promised(manifest.conformal))
     name = manifest.name
     print(f"wrote {path}; version {store.released(name)} of {name} is released")
     output.note(f"will serve: {_served(manifest)}; LABRADOR_PRECISION chooses another")
+
+
+def _promised(promised: Conformal) -> str:
+    """What the validation images promise about unknown images."""
+    alpha, least = promised.alpha, conformal.least_alpha(promised.images)
+    images = counted(promised.images, "validation image")
+    if least <= alpha:
+        return f"unknown: at most {100 * alpha:g} % of images like its {images}"
+    return (
+        f"unknown: {images} cannot promise alpha {alpha:g}, so nothing is called unknown unless"
+        f" alpha is {math.ceil(least * 1000) / 1000:g} or more;"
+        f" {conformal.images_for(alpha)} images would be enough"
+    )
 
 
 def _served(manifest: Manifest) -> str:

@@ -1,6 +1,5 @@
 """`report.html`: one page, images included, that shows how good a model is and where it errs."""
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from numpy.typing import NDArray
 
 from models.bundle import write_atomically
 from models.manifest import Metric, Provenance, Task
@@ -19,8 +17,9 @@ from training.evaluation.decisions import calibration_pairs
 from training.evaluation.error_analysis import Mistake
 from training.evaluation.evaluate import Evaluation
 from training.evaluation.scorer import Scorer
+from training.evaluation.strangers import Strangers
 from training.recipe import name_of
-from training.reports import activation_maps, plots, summary
+from training.reports import activation_maps, plots, summary, unknown
 from training.run_folder import Epoch
 
 _TEMPLATE = "report.html"
@@ -65,8 +64,12 @@ def write(
     evaluation: Evaluation,
     measured: dict[str, Metric],
     history: History | None = None,
+    strangers: Strangers | None = None,
 ) -> None:
-    """Write the page, which needs no other file, to `path`."""
+    """Write the page, which needs no other file, to `path`. strangers: shown beside its own images,
+    if the model has novelty.
+    """
+    unknown_part = unknown.section(evaluation, strangers)
     page = (
         pages()
         .get_template(_TEMPLATE)
@@ -83,7 +86,8 @@ def write(
             **_calibration(evaluation),
             mistakes=_mistakes(evaluation, model),
             origin=_origin(model.provenance),
-            sections=_sections(evaluation.task, history),
+            unknown=unknown_part,
+            sections=_sections(evaluation.task, history, unknown_part is not None),
         )
     )
     write_atomically(path, page.encode())
@@ -94,16 +98,18 @@ def pages() -> Environment:
     environment = Environment(
         loader=PackageLoader("training.reports"), autoescape=True, undefined=StrictUndefined
     )
+    environment.filters["interval"] = unknown.share
     environment.filters["share"] = lambda share: "–" if share is None else f"{share:.3f}"
     return environment
 
 
-def _sections(task: Task, history: History | None) -> list[tuple[str, str]]:
+def _sections(task: Task, history: History | None, novelty: bool) -> list[tuple[str, str]]:
     return [
         ("metrics", "Metrics"),
         *([("curves", "Training curves")] if history else []),
         ("labels", "Confusion matrix" if task == "single" else "Labels and thresholds"),
         ("calibration", "Calibration"),
+        *([("unknown", "Unknown images")] if novelty else []),
         ("mistakes", "Worst mistakes"),
         ("origin", "Provenance"),
     ]
@@ -165,9 +171,9 @@ def _mistakes(evaluation: Evaluation, model: Scorer) -> list[dict[str, Any]]:
     return [
         {
             "file": evaluation.records[mistake.row].file,
-            "image": inline(image),
+            "image": activation_maps.base64_of(image),
             "overlay": maps is not None
-            and inline(
+            and activation_maps.base64_of(
                 activation_maps.overlay(image, activation_maps.evidence(maps[number], mistake))
             ),
             "lines": _lines(mistake, evaluation),
@@ -207,8 +213,3 @@ def _origin(provenance: Provenance) -> list[tuple[str, str]]:
         ("processor", provenance.processor),
         ("libraries", "  ".join(f"{k} {v}" for k, v in provenance.libraries.items())),
     ]
-
-
-def inline(image: NDArray[np.uint8]) -> str:
-    """The image as a JPEG in base64, for a data URL."""
-    return base64.b64encode(activation_maps.jpeg(image)).decode()

@@ -151,8 +151,8 @@ def _group(
         "images": [
             {
                 "file": own.records[place].file,
-                "image": html_report.inline(images[number]),
-                "overlay": html_report.inline(
+                "image": activation_maps.base64_of(images[number]),
+                "overlay": activation_maps.base64_of(
                     activation_maps.overlay(
                         images[number], activation_maps.evidence(of_images[number], mistake)
                     )
