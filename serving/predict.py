@@ -18,12 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from models import bundle, decision
+from models import decision
 from models.errors import DataError, LabradorError
 from models.hardware import cpu_cores
 from models.manifest import Manifest
 from models.preprocess import decode
-from models.store import Store
 from serving.forms import open_proved
 from serving.session import Place, Session
 from serving.settings import Settings
@@ -42,7 +41,7 @@ def predict(reference: str, paths: Sequence[Path], out: Path, settings: Settings
     model.
     """
     files = find(paths)
-    loaded = bundle.read(Store(settings.model_store).path(reference))
+    loaded = settings.store().read(reference)
     cores = settings.cores or cpu_cores()
     session = open_proved(loaded, settings, Place(threads=cores, worker=0))
     manifest = loaded.manifest

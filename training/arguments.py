@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from models import command_line
 from models.errors import RecipeError
-from models.store import Store, default_root
+from models.signature import Signer
 from training import run_folder
 from training.data import datasets, layouts
 from training.recipe import GROUPS, Recipe, resolve
@@ -90,7 +90,7 @@ def _model(text: str) -> Run | Path:
     path = Path(text)
     if (path / run_folder.RUN_FILE).exists():
         return run_folder.read(path)
-    return path if path.is_dir() else Store(default_root()).path(text)
+    return path if path.is_dir() else command_line.store_of(None).path(text)
 
 
 def _export(options: argparse.Namespace) -> Call:
@@ -105,16 +105,17 @@ def _release(options: argparse.Namespace) -> Call:
 
 
 def _rollback(options: argparse.Namespace) -> Call:
-    arguments = {"store": Store(options.store), **_select(options, "name", "to")}
+    arguments = {"store": command_line.store_of(options.store), **_select(options, "name", "to")}
     return Call("rollback", "rollback", arguments)
 
 
 def _export_arguments(options: argparse.Namespace) -> dict[str, Any]:
     """The checked arguments that export and release share."""
-    finished, store = run_folder.read(options.run), Store(options.store)
+    finished, store = run_folder.read(options.run), command_line.store_of(options.store)
     store.versions(options.name)
     _check_data(options.data or finished.recipe.data, {})
-    more = {"data_path": options.data, "precisions": options.precision}
+    signer = None if options.sign is None else Signer(options.sign)
+    more = {"data_path": options.data, "precisions": options.precision, "signer": signer}
     return {"run": finished, "name": options.name, "store": store, **more}
 
 
@@ -246,6 +247,13 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         choices=["fp32", "fp16", "int8"],
         help="a form of the network to make beside fp32, which is always made; it must pass its"
         " gate; may be repeated; default: fp16 and int8, each only if it passes",
+    )
+    parser.add_argument(
+        "--sign",
+        type=Path,
+        metavar="KEY",
+        help="PEM file with an elliptic-curve private key: sign the bundle, as OpenSSF's model"
+        " signing does; needs labrador[signing]",
     )
     command_line.add_store(parser)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from models.bundle import read_manifest
 from models.manifest import Manifest, Precision
+from models.signature import SIGNATURE_FILE, Signer
 from models.store import Store
 from models.variants import NAMES, candidates, differing, metrics_of
 from training.evaluation.evaluate import HEADLINE
@@ -18,8 +19,9 @@ def export(
     store: Store,
     data_path: str | None,
     precisions: Sequence[Precision] | None,
+    signer: Signer | None,
 ) -> None:
-    path = exporting.export(run, name, store, data_path, precisions=precisions)
+    path = exporting.export(run, name, store, data_path, precisions=precisions, signer=signer)
     print_result(path, store)
     if store.released(name) == int(path.name):
         print("next: bentoml serve")
@@ -43,7 +45,9 @@ def print_result(path: Path, store: Store) -> None:
     for precision, reason in manifest.left_out.items():
         print(f"{precision} left out: {reason}")
     name = manifest.name
-    print(f"wrote {path}; version {store.released(name)} of {name} is released")
+    signed = ", signed" if (path / SIGNATURE_FILE).exists() else ""
+    address, released = store.address(f"{name}:{path.name}"), store.released(name)
+    print(f"wrote {address}{signed}; version {released} of {name} is released")
     print(f"will serve: {_served(manifest)}; LABRADOR_PRECISION chooses another")
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from models.manifest import Precision
+from models.signature import Signer
 from models.store import Store
 from training.commands.export import print_result
 from training.hardware import pick_device
@@ -21,6 +22,7 @@ def release(
     allowed: Sequence[str],
     force: bool,
     device: Device,
+    signer: Signer | None,
 ) -> None:
     path = releasing.release(
         run,
@@ -32,6 +34,7 @@ def release(
         force=force,
         precisions=precisions,
         data_path=data_path,
+        signer=signer,
     )
     print_result(path, store)
     print("next: bentoml build")

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from models import bundle
 from models.golden import Runner
 from models.manifest import Metric, Preprocess, Provenance, Task
+from models.signature import Trust
+from models.store import default_trust
 from training.evaluation import calibration, onnx_session
 from training.network.inference import in_batches, logits_of
 from training.network.resnet import Network, Served
@@ -81,7 +83,8 @@ def of_network(
 
 
 def _of_bundle(path: Path) -> Scorer:
-    found = bundle.read(path)
+    keys = default_trust()
+    found = bundle.read(path, Trust(keys) if keys else None)
     manifest = found.manifest
     scores_of, maps_of = onnx_session.runners(found.model, manifest.tensors)
     return Scorer(
