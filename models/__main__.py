@@ -15,15 +15,14 @@ from models.commands.rollback import rollback
 from models.commands.show import show
 from models.commands.verify import verify
 from models.errors import LabradorError
-from models.store import Store
 
 
 def main(arguments: list[str] | None = None, prog: str = "python -m models") -> int:
     options = vars(command_line.parse(parser(prog), arguments))
-    run, store = options.pop("run"), Store(options.pop("store"))
+    run, where = options.pop("run"), options.pop("store")
     del options["parser"]
     try:
-        run(store=store, **options)
+        run(store=command_line.store_of(where), **options)
     except (LabradorError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -57,7 +56,12 @@ def parser(prog: str = "python -m models") -> argparse.ArgumentParser:
     _add_json(showing)
     command_line.add_store(showing)
 
-    verifying = command("verify", verify, "check every file of versions against its hash")
+    verifying = command(
+        "verify",
+        verify,
+        "check every file of versions against its hash, and where $LABRADOR_TRUST names public keys"
+        " the signatures",
+    )
     verifying.add_argument(
         "models",
         metavar="MODEL",

@@ -3,6 +3,9 @@
 A bundle is written to a temporary folder next to its destination, synced to disk and renamed; the
 manifest is written last. So a folder that has its final name and a manifest is complete. Any user
 can read what is written, whatever the umask, because the service often runs as another one.
+
+`manifest.sha256` has the hash of the manifest, which has those of the other files; a signature
+(`models/signature.py`) is of all of them.
 """
 
 import contextlib
@@ -25,6 +28,7 @@ from models.manifest import (
     Manifest,
     first_problem,
 )
+from models.signature import SIGNATURE_FILE, Signer, Trust
 
 UNFINISHED_PREFIX = ".unfinished-"
 
@@ -51,10 +55,13 @@ def hashes(files: Mapping[str, bytes]) -> dict[str, str]:
     return {path: sha256(data) for path, data in sorted(files.items())}
 
 
-def write(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None:
+def write(
+    path: Path, manifest: Manifest, files: Mapping[str, bytes], signer: Signer | None = None
+) -> None:
     """Write the bundle to the folder `path`, which must not exist yet, completely or not at all.
 
-    Raises BundleError if `path` exists or the manifest's hashes do not match `files`.
+    With a `signer` it is signed. Raises BundleError if `path` exists or the manifest's hashes do
+    not match `files`.
     """
     if manifest.files != hashes(files):
         raise BundleError(f"{path}: the manifest does not list these files")
@@ -63,8 +70,12 @@ def write(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None:
     try:
         for name, data in files.items():
             _write_synced(unfinished / name, data)
-        text = manifest.model_dump_json(indent=2).encode()
+        text = manifest_text(manifest)
         _write_synced(unfinished / MANIFEST_HASH_FILE, _hash_line(text))
+        if signer is not None:
+            model = f"{manifest.name}:{manifest.version}"
+            signature = signer.sign(model, _signed_hashes(text, manifest))
+            _write_synced(unfinished / SIGNATURE_FILE, signature)
         _write_synced(unfinished / MANIFEST_FILE, text)
         for folder, _, _ in os.walk(unfinished):
             sync_folder(Path(folder))
@@ -80,14 +91,17 @@ def write(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def read(path: Path) -> Bundle:
+def read(path: Path, trust: Trust | None = None) -> Bundle:
     """Read and check the bundle in the folder `path`.
 
     Raises BundleError, with one line that names the file, if the manifest is missing, corrupt or
-    invalid, or if any file is missing, corrupt, not listed or a symbolic link.
+    invalid, or if any file is missing, corrupt, not listed or a symbolic link; SignatureError if
+    none of the keys in `trust` has signed it.
     """
-    manifest = read_manifest(path)
-    listed = {MANIFEST_FILE, MANIFEST_HASH_FILE, *manifest.files}
+    text, manifest = _read_manifest(path)
+    if trust is not None:  # before any other file is opened
+        trust.check(_signature(path), _signed_hashes(text, manifest), str(path))
+    listed = {MANIFEST_FILE, MANIFEST_HASH_FILE, SIGNATURE_FILE, *manifest.files}
     for file in sorted(path.rglob("*")):
         if file.is_symlink():
             raise BundleError(f"{file} is a symbolic link; a bundle holds its own files")
@@ -106,16 +120,52 @@ def read(path: Path) -> Bundle:
 
 def read_manifest(path: Path) -> Manifest:
     """Read the manifest of the bundle in the folder `path`, without reading the other files."""
-    file = path / MANIFEST_FILE
+    return _read_manifest(path)[1]
+
+
+def checked_manifest(text: bytes, hash_line: bytes, where: str) -> Manifest:
+    """The manifest with this text. hash_line: the content of `manifest.sha256`; where: the bundle.
+
+    Raises BundleError if the text does not match it or is invalid.
+    """
+    file = f"{where}/{MANIFEST_FILE}"
+    if hash_line != _hash_line(text):
+        raise BundleError(f"{file} is corrupt: its sha256 is not that in {MANIFEST_HASH_FILE}")
     try:
-        text, hash_line = file.read_bytes(), (path / MANIFEST_HASH_FILE).read_bytes()
-        if hash_line != _hash_line(text):
-            raise BundleError(f"{file} is corrupt: its sha256 is not that in {MANIFEST_HASH_FILE}")
         return Manifest.model_validate_json(text)
-    except OSError as error:
-        raise BundleError(f"{path} is not a bundle: {error.filename} cannot be read") from error
     except ValidationError as error:
         raise BundleError(f"{file} is invalid: {first_problem(error)}") from error
+
+
+def manifest_text(manifest: Manifest) -> bytes:
+    """The content of `manifest.json`."""
+    return manifest.model_dump_json(indent=2).encode()
+
+
+def _read_manifest(path: Path) -> tuple[bytes, Manifest]:
+    """The exact bytes that were hashed, and the manifest."""
+    try:
+        text = (path / MANIFEST_FILE).read_bytes()
+        hash_line = (path / MANIFEST_HASH_FILE).read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path} is not a bundle: {error.filename} cannot be read") from error
+    return text, checked_manifest(text, hash_line, str(path))
+
+
+def _signed_hashes(text: bytes, manifest: Manifest) -> dict[str, str]:
+    """sha256 of each file that a signature is of; text: the manifest's."""
+    own = {MANIFEST_FILE: text, MANIFEST_HASH_FILE: _hash_line(text)}
+    return {**manifest.files, **hashes(own)}
+
+
+def _signature(path: Path) -> bytes | None:
+    """The bundle's signature, None if it has none. Raises BundleError if it cannot be read."""
+    try:
+        return (path / SIGNATURE_FILE).read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise BundleError(f"{error.filename} cannot be read: {error.strerror}") from error
 
 
 def size_bytes(path: Path) -> int:

@@ -5,7 +5,8 @@ import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from models.store import default_root
+from models.errors import BundleError
+from models.store import Store, default_location, default_trust, location
 
 
 def parse(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argparse.Namespace:
@@ -22,9 +23,9 @@ def parse(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argpa
 def add_store(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--store",
-        type=Path,
-        default=default_root(),
-        help="folder with the bundles; default: $LABRADOR_MODEL_STORE or models/bundles",
+        type=_location,
+        help="folder with the bundles, or a URL as s3://BUCKET/PREFIX, gs:// or az://; default:"
+        " $LABRADOR_MODEL_STORE or models/bundles",
     )
 
 
@@ -38,6 +39,21 @@ def add_rollback(parser: argparse.ArgumentParser) -> None:
         help="default: the one that the released version replaced",
     )
     add_store(parser)
+
+
+def store_of(where: Path | str | None) -> Store:
+    """The store of a command; None: the default one. Raises BundleError for a URL of another kind.
+
+    $LABRADOR_TRUST says whose signatures it trusts.
+    """
+    return Store(default_location() if where is None else where, default_trust())
+
+
+def _location(text: str) -> Path | str:
+    try:
+        return location(text)
+    except BundleError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _unknown(words: Sequence[str], parser: argparse.ArgumentParser) -> Iterator[str]:

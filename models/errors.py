@@ -43,6 +43,14 @@ class BundleError(LabradorError):
     """A bundle that is missing, incomplete, corrupt or inconsistent."""
 
 
+class SignatureError(BundleError):
+    """A bundle that no trusted key has signed, or that was changed since."""
+
+
+class KeysError(LabradorError):
+    """Keys, to sign with or to trust, that are missing or cannot be used."""
+
+
 class GateError(LabradorError):
     """A model whose scores differ from the expected ones."""
 

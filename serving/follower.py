@@ -9,14 +9,12 @@ import asyncio
 import logging
 import random
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 
-from models import bundle
-from models.errors import BundleError, LabradorError
+from models.errors import BundleError, KeysError, LabradorError
 from models.golden import samples
 from models.hardware import free_memory
 from models.manifest import Manifest
-from models.store import Store
 from serving.aside import Aside
 from serving.batcher import Batcher
 from serving.forms import open_proved
@@ -41,12 +39,12 @@ class Follower:
         self, settings: Settings, registry: Registry, metrics: Metrics, place: Place
     ) -> None:
         self._settings = settings
-        self._store = Store(settings.model_store)
+        self._store = settings.store()
         self._registry = registry
         self._metrics = metrics
         self._place = place
         self._aside = Aside()
-        self._bad: dict[str, Path] = {}  # name -> the version that is not tried again
+        self._bad: dict[str, str] = {}  # name -> the version that is not tried again
         self._failed = False  # in this look
         self._failures = 0  # looks in a row
 
@@ -90,7 +88,7 @@ class Follower:
         registry = self._registry
         released = await self._aside.run(self._released, self._settings.store_timeout_s)
         if not released:
-            raise BundleError(f"there is no model in {self._store.root}")
+            raise BundleError(f"there is no model in {self._store.where}")
         self._metrics.store_seen.set_to_current_time()
         for name in [name for name in registry.not_served if name not in released]:
             del registry.not_served[name]  # it left the store
@@ -100,77 +98,78 @@ class Follower:
             else:
                 await self._renew(name, found)
 
-    def _released(self) -> dict[str, Path | Exception]:
-        """The folder of each model's version to serve, or why there is none. May hang."""
-        found: dict[str, Path | Exception] = {}
+    def _released(self) -> dict[str, str | Exception]:
+        """NAME:VERSION of each model's version to serve, or why there is none. May hang."""
+        found: dict[str, str | Exception] = {}
         for reference in self._settings.models or self._store.names():
             name = reference.partition(":")[0]
             try:
-                found[name] = self._store.path(reference)
+                found[name] = f"{name}:{self._store.resolve(reference)[1]}"
             except (LabradorError, OSError) as error:
                 found[name] = error
         return found
 
-    async def _renew(self, name: str, path: Path) -> None:
-        """Serve the version in the folder `path`, unless it is served or known to be bad."""
+    async def _renew(self, name: str, reference: str) -> None:
+        """Serve the version NAME:VERSION, unless it is served or known to be bad."""
         old = self._registry.served.get(name)
-        if path == self._bad.get(name) or (old is not None and path == old.path):
+        if reference == self._bad.get(name) or (old is not None and reference == old.reference):
             return
         try:
-            new = await self._start(path, beside=old is not None)
+            new = await self._start(reference, beside=old is not None)
         except Exception as error:
-            self._cannot(name, error, path)
-            if not _is_the_stores(error):
-                await self._do_without(name, path)
+            self._cannot(name, error, self._store.address(reference))
+            if not _is_the_stores(error) and not isinstance(error, KeysError):
+                await self._do_without(name, reference)
             return
         self._bad.pop(name, None)
         self._registry.serve(name, new)
         if old is not None:
             self._metrics.reloads.labels(name, "swapped").inc()
 
-    async def _do_without(self, name: str, path: Path) -> None:
-        """Keep what is served, or serve the version before, in place of a bad one in `path`.
+    async def _do_without(self, name: str, reference: str) -> None:
+        """Keep what is served, or serve the version before, in place of a bad one.
 
         With either, the bad version is not tried again; with neither, the next look tries it.
         """
         if name not in self._registry.served:
-            before = await self._start_replaced(path)
+            before = await self._start_replaced(reference)
             if before is None:
                 return
             self._registry.serve(name, before)
-        self._bad[name] = path
+        self._bad[name] = reference
         self._metrics.reloads.labels(name, "failed").inc()
 
-    def _cannot(self, name: str, error: Exception, path: Path | None = None) -> None:
+    def _cannot(self, name: str, error: Exception, address: str | None = None) -> None:
         """Log and show why a model's released version is not served."""
         self._failed = True
         if _is_the_stores(error):
             self._count_failure(error)
         if self._registry.not_served.get(name) != str(error):  # said once, while nothing changes
-            log.error("%s cannot be served: %s: %s", path or name, type(error).__name__, error)
+            log.error("%s cannot be served: %s: %s", address or name, type(error).__name__, error)
         self._registry.cannot_serve(name, str(error))
 
-    async def _start_replaced(self, path: Path) -> Served | None:
-        """The version that the one in `path` replaced, if its manifest names one that works."""
+    async def _start_replaced(self, reference: str) -> Served | None:
+        """The version that this one replaced, if its manifest names one that works."""
         try:
-            release = bundle.read_manifest(path).release
+            read = partial(self._store.manifest, reference)
+            release = (await self._aside.run(read, self._settings.store_timeout_s)).release
             if release is None or release.replaced is None:
                 return None
-            before = path.parent / str(release.replaced)
+            before = f"{reference.partition(':')[0]}:{release.replaced}"
             served = await self._start(before, beside=False)
         except Exception as error:
             log.error("nor is the version before it: %s", error)
             return None
-        log.error("%s is served instead", before)
+        log.error("%s is served instead", self._store.address(before))
         return served
 
-    async def _start(self, path: Path, beside: bool) -> Served:
+    async def _start(self, reference: str, beside: bool) -> Served:
         """Load and verify a version. beside: another version of the model is being served."""
 
         def opened() -> tuple[Manifest, Session, Sequence[bytes]]:
             if beside:
-                _check_memory(path)
-            whole = bundle.read(path)  # released after this; the session has its own copy
+                self._check_memory(reference)
+            whole = self._store.read(reference)  # released after this; the session has its own copy
             session = open_proved(whole, self._settings, self._place)
             return whole.manifest, session, samples(whole) if self._settings.page else ()
 
@@ -187,7 +186,7 @@ class Follower:
             why,
         )
         return Served(
-            path,
+            reference,
             manifest,
             variant,
             why,
@@ -197,6 +196,16 @@ class Follower:
             pictures,
             session.held_out,
         )
+
+    def _check_memory(self, reference: str) -> None:
+        """Raises OSError if a second version would not fit beside the first."""
+        needed = _MEMORY_PER_BYTE * self._store.size_bytes(reference)
+        free = free_memory()
+        if needed > free:
+            raise OSError(
+                f"{self._store.address(reference)} needs about {needed / 2**20:.0f} MiB to be"
+                f" loaded beside the version that is served, and {free / 2**20:.0f} MiB are free"
+            )
 
     def _count_failure(self, error: Exception) -> None:
         log.warning("the store cannot be read: %s", error)
@@ -208,14 +217,3 @@ def _is_the_stores(error: Exception) -> bool:
     cause = error if isinstance(error, OSError) else error.__cause__
     missing = (FileNotFoundError, NotADirectoryError)
     return isinstance(cause, OSError) and not isinstance(cause, missing)
-
-
-def _check_memory(path: Path) -> None:
-    """Raises OSError if a second version would not fit beside the first."""
-    needed = _MEMORY_PER_BYTE * bundle.size_bytes(path)
-    free = free_memory()
-    if needed > free:
-        raise OSError(
-            f"{path} needs about {needed / 2**20:.0f} MiB to be loaded beside the version that is"
-            f" served, and {free / 2**20:.0f} MiB are free"
-        )

@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models import bundle, decision
+from models import decision
 from models.errors import BundleError, DataError, LabradorError
 from models.hardware import cpu_cores
 from models.manifest import Manifest, Preprocess, Task
 from models.outputs import Output
 from models.preprocess import decode
-from models.store import Store
 from serving.forms import open_proved
 from serving.maps import Look
 from serving.prediction import answer_of, decision_of, entry
@@ -29,7 +28,7 @@ from serving.settings import Settings
 
 @dataclass
 class _Model:
-    path: Path
+    reference: str
     manifest: Manifest
     session: Session | None = None
 
@@ -39,12 +38,13 @@ class Local:
 
     def __init__(self, settings: Settings) -> None:
         """Raises BundleError if there is no model or a model named in the settings is missing."""
-        store = Store(settings.model_store)
+        self._store = store = settings.store()
         self._settings = settings
-        paths = [store.path(reference) for reference in settings.models or store.names()]
-        if not paths:
-            raise BundleError(f"there is no model in {store.root}")
-        models = [_Model(path, bundle.read_manifest(path)) for path in paths]
+        references = settings.models or store.names()
+        if not references:
+            raise BundleError(f"there is no model in {store.where}")
+        found = [f"{name}:{version}" for name, version in map(store.resolve, references)]
+        models = [_Model(reference, store.manifest(reference)) for reference in found]
         self._models = {model.manifest.name: model for model in models}
 
     def answer(
@@ -84,7 +84,7 @@ class Local:
     def _session(self, model: _Model) -> Session:
         if model.session is None:
             place = Place(threads=self._settings.cores or cpu_cores(), worker=0)
-            model.session = open_proved(bundle.read(model.path), self._settings, place)
+            model.session = open_proved(self._store.read(model.reference), self._settings, place)
         return model.session
 
     def _pixels(self, file: Path, preprocess: Preprocess) -> NDArray[np.uint8] | LabradorError:

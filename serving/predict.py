@@ -19,13 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from models import bundle, conformal, decision
+from models import conformal, decision
 from models.conformal import HeldOut
 from models.errors import DataError, LabradorError
 from models.hardware import cpu_cores
 from models.manifest import Manifest
 from models.preprocess import decode
-from models.store import Store
 from serving.forms import open_proved
 from serving.session import Place, Session
 from serving.settings import Settings
@@ -47,7 +46,7 @@ def predict(
     `out` is of another model.
     """
     files = find(paths)
-    loaded = bundle.read(Store(settings.model_store).path(reference))
+    loaded = settings.store().read(reference)
     cores = settings.cores or cpu_cores()
     session = open_proved(loaded, settings, Place(threads=cores, worker=0))
     manifest = loaded.manifest

@@ -6,7 +6,7 @@ import socket
 import click
 
 from models.errors import BundleError, LabradorError
-from models.store import Store
+from models.signature import Trust
 from serving import bentoml_internals, tracing
 from serving.captured_folder import check_usable
 from serving.settings import Settings, SettingsError, read_api_keys, read_settings
@@ -21,13 +21,15 @@ class PortInUseError(LabradorError):
 def check() -> Settings:
     """The settings, if a server can start with them.
 
-    Raises SettingsError, BundleError for a model that is not in the store (unless the settings say
-    to wait for it) and PortInUseError.
+    Raises SettingsError, KeysError, BundleError for a model that is not in the store (unless the
+    settings say to wait for it) and PortInUseError.
     """
     settings = read_settings()
     read_api_keys(settings.api_keys_file)
     tracing.check()
     _check_capture(settings)
+    if settings.trust is not None:
+        Trust(settings.trust)
     if not settings.wait_for_models:
         _check_models(settings)
     _check_port()
@@ -35,17 +37,18 @@ def check() -> Settings:
 
 
 def _check_models(settings: Settings) -> None:
-    store = Store(settings.model_store)
+    store = settings.store()
     try:
         for reference in settings.models or store.names():
-            store.path(reference)
+            store.resolve(reference)
     except BundleError as error:
         raise BundleError(f"{error}. {_WAIT}") from error
     except OSError as error:
-        raise SettingsError(f"LABRADOR_MODEL_STORE={store.root}: {error.strerror}") from error
+        reason = error.strerror or error
+        raise SettingsError(f"LABRADOR_MODEL_STORE={store.where}: {reason}") from error
     if not settings.models and not store.names():
         raise BundleError(
-            f"there is no model in {store.root}: make one with `python -m training export RUN"
+            f"there is no model in {store.where}: make one with `python -m training export RUN"
             f" --name NAME`, or name the folder that has one with LABRADOR_MODEL_STORE. {_WAIT}"
         )
 

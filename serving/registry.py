@@ -6,7 +6,6 @@ The follower (`serving/follower.py`) loads them and swaps versions; requests cho
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol, TypeVar
 
 from models.conformal import HeldOut
@@ -22,11 +21,12 @@ ENDPOINTS: dict[Task, str] = {"single": "/classify", "multi": "/tag"}
 
 @dataclass(frozen=True)
 class Served:
-    """One version of a model that is being served; speeds: of the forms that `auto` timed; samples:
-    JPEG files that a person may try; held_out: the images that its promises are made by.
+    """One version of a model that is being served. reference: NAME:VERSION; speeds: of the forms
+    that `auto` timed; samples: JPEG files that a person may try; held_out: the images that its
+    promises are made by.
     """
 
-    path: Path
+    reference: str
     manifest: Manifest
     variant: Variant
     why: str

@@ -10,9 +10,9 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from models.errors import LabradorError
+from models.errors import BundleError, LabradorError
 from models.preprocess import MEGAPIXELS_MAX
-from models.store import DEFAULT_ROOT
+from models.store import CACHE_MB, DEFAULT_ROOT, Store, location
 
 PREFIX = "LABRADOR_"
 OF_TRAINING = (PREFIX + "CACHE",)  # may be set in the same shell, for `python -m training`
@@ -31,7 +31,22 @@ class Settings(BaseSettings):
     models: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="NAME or NAME:VERSION, comma-separated; empty: all in the store"
     )
-    model_store: Path = Field(default=DEFAULT_ROOT, description="folder with the bundles")
+    model_store: Path | str = Field(
+        default=DEFAULT_ROOT,
+        description="folder with the bundles, or a URL, `s3://BUCKET/PREFIX`, `gs://…` or `az://…`,"
+        " from which versions are pulled to `$LABRADOR_CACHE` or `~/.cache/labrador`; needs"
+        " `labrador[object-store]`, and the cloud's own variables or identity",
+    )
+    store_cache_mb: int = Field(
+        default=CACHE_MB,
+        ge=0,
+        description="disk for versions pulled from a URL; those not used for longest are removed",
+    )
+    trust: Path | None = Field(
+        default=None,
+        description="PEM file, or folder of them, with public keys: only bundles that one of them"
+        " has signed are served; needs `labrador[signing]`; none: no signature is required",
+    )
     device: Literal["auto", "cuda", "cpu"] = Field(
         default="auto",
         description="auto: CUDA if a GPU works, else the CPU; cuda: no fallback to the CPU",
@@ -142,6 +157,14 @@ class Settings(BaseSettings):
         default=30, gt=0, description="days after which a captured image is removed"
     )
 
+    @field_validator("model_store", mode="before")
+    @classmethod
+    def _location(cls, value: object) -> object:
+        try:
+            return location(value) if isinstance(value, str) else value
+        except BundleError as error:
+            raise ValueError(str(error)) from error
+
     @field_validator("models", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
@@ -163,6 +186,9 @@ class Settings(BaseSettings):
                 f" ({self.max_body_mb:g}) or more"
             )
         return self
+
+    def store(self) -> Store:
+        return Store(self.model_store, self.trust, self.store_cache_mb)
 
 
 def read_settings() -> Settings:

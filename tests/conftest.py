@@ -1,7 +1,7 @@
 """What tests need from the machine: if it is missing they are skipped, or fail with --all."""
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,10 @@ import pytest
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 import torch  # noqa: E402
+
+from models import objects  # noqa: E402
+from testkit import object_storage  # noqa: E402
+from testkit.object_storage import Proxy  # noqa: E402
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -45,3 +49,23 @@ def pytest_runtest_makereport(
 def real_images() -> Path:
     """The folder of the real images; for tests marked `data`."""
     return DATA
+
+
+@pytest.fixture(scope="session")
+def s3_port() -> Iterator[int]:
+    with object_storage.s3_server() as port:
+        yield port
+
+
+@pytest.fixture
+def s3(s3_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """A proxy to a real S3 server, which this process finds in its environment; an empty cache.
+
+    What fails is sent again once, at once.
+    """
+    with object_storage.proxy(s3_port) as found:
+        for name, value in found.environment().items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("LABRADOR_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setitem(objects.RETRIES, "max_retries", 1)
+        yield found

@@ -12,7 +12,7 @@ from typing import Any
 
 from models import command_line
 from models.errors import RecipeError
-from models.store import Store, default_root
+from models.signature import Signer
 from training import run_folder
 from training.data import datasets, layouts
 from training.options import INSPECTED, flag, parser
@@ -97,7 +97,7 @@ def _model(text: str) -> Run | Path:
     path = Path(text)
     if (path / run_folder.RUN_FILE).exists():
         return run_folder.read(path)
-    return path if path.is_dir() else Store(default_root()).path(text)
+    return path if path.is_dir() else command_line.store_of(None).path(text)
 
 
 def _compare(options: argparse.Namespace) -> Call:
@@ -123,16 +123,17 @@ def _release(options: argparse.Namespace) -> Call:
 
 
 def _rollback(options: argparse.Namespace) -> Call:
-    arguments = {"store": Store(options.store), **_select(options, "name", "to")}
+    arguments = {"store": command_line.store_of(options.store), **_select(options, "name", "to")}
     return Call("rollback", "rollback", arguments)
 
 
 def _export_arguments(options: argparse.Namespace) -> dict[str, Any]:
     """The checked arguments that export and release share."""
-    finished, store = run_folder.read(options.run), Store(options.store)
+    finished, store = run_folder.read(options.run), command_line.store_of(options.store)
     store.versions(options.name)
     _check_data(options.data or finished.recipe.sources, {})
-    more = {"data_path": options.data, "precisions": options.precision}
+    signer = None if options.sign is None else Signer(options.sign)
+    more = {"data_path": options.data, "precisions": options.precision, "signer": signer}
     return {"run": finished, "name": options.name, "store": store, **more}
 
 

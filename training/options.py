@@ -154,6 +154,13 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         help="a form of the network to make beside fp32, which is always made; it must pass its"
         " gate; may be repeated; default: fp16 and int8, each only if it passes",
     )
+    parser.add_argument(
+        "--sign",
+        type=Path,
+        metavar="KEY",
+        help="PEM file with an elliptic-curve private key: sign the bundle, as OpenSSF's model"
+        " signing does; needs labrador[signing]",
+    )
     command_line.add_store(parser)
 
 

@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from models import bundle
 from models.errors import BundleError
 from models.manifest import Manifest, Metric
 from models.store import Store
@@ -39,10 +38,10 @@ def _model(store: Store, name: str) -> dict[str, Any]:
 
 
 def _version(store: Store, name: str, version: int) -> dict[str, Any]:
-    path = store.path(f"{name}:{version}")
-    found = {"version": version, "bytes": bundle.size_bytes(path)}
+    reference = f"{name}:{version}"
+    found = {"version": version, "bytes": store.size_bytes(reference)}
     try:
-        manifest = bundle.read_manifest(path)
+        manifest = store.manifest(reference)
     except (BundleError, OSError) as error:
         return {**found, "problem": str(error)}
     chosen = manifest.model_dump(mode="json", include={"task", "metrics", "release"})

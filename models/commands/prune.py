@@ -1,6 +1,5 @@
 """`prune`: remove old versions, and what interrupted exports left behind."""
 
-from models import bundle
 from models.errors import BundleError
 from models.store import Store
 
@@ -19,19 +18,18 @@ def prune(store: Store, name: str | None, keep: int, yes: bool) -> None:
         kept = [v for v in store.versions(one) if (one, v) not in old]
         print(f"{one} keeps {', '.join(map(str, kept))}; version {store.released(one)} is released")
     for one, version in old:
-        path = store.path(f"{one}:{version}")
-        size = bundle.size_bytes(path)
+        size = store.size_bytes(f"{one}:{version}")
         if yes:
             if version not in superfluous(store, one, keep):
                 raise BundleError(f"{one}:{version} was released in the meantime: run prune again")
             store.remove(one, version)
         print(f"{done} {one}:{version}, {size / 1e6:.1f} MB")
         total += size
-    for path in unfinished:
-        size = bundle.size_bytes(path)
+    for entry in unfinished:
+        size = store.unfinished_bytes(entry)
         if yes:
-            store.remove_unfinished(path)
-        print(f"{done} {path.relative_to(store.root)}, {size / 1e6:.1f} MB")
+            store.remove_unfinished(entry)
+        print(f"{done} {entry}, {size / 1e6:.1f} MB")
         total += size
     if not old and not unfinished:
         print("nothing to remove")
@@ -44,7 +42,7 @@ def superfluous(store: Store, name: str, keep: int) -> list[int]:
     newest of the rest; ascending. Raises BundleError if the first two are unclear.
     """
     released = store.released(name)
-    decision = bundle.read_manifest(store.path(f"{name}:{released}")).release
+    decision = store.manifest(f"{name}:{released}").release
     replaced = decision.replaced if decision is not None else None
     rest = [version for version in store.versions(name) if version not in (released, replaced)]
     return rest[:-keep]

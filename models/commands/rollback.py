@@ -1,6 +1,5 @@
 """`rollback`: serve an earlier version by default again."""
 
-from models import bundle
 from models.errors import BundleError
 from models.store import Store
 
@@ -20,20 +19,20 @@ def go_back(name: str, store: Store, version: int | None = None) -> tuple[int | 
 
     Returns the numbers of the version before and now; None if none was released or RELEASED was
     invalid, which a given `version` repairs. Raises BundleError if there is no such version, or it
-    is corrupt.
+    is corrupt; ReleaseError if another one is released meanwhile.
     """
     if version is not None:
         current = store.released_or_none(name)
     else:
         current = store.released(name)
-        decision = bundle.read_manifest(store.path(f"{name}:{current}")).release
+        decision = store.manifest(f"{name}:{current}").release
         if decision is None or decision.replaced is None:
             versions = ", ".join(map(str, store.versions(name)))
             raise BundleError(
                 f"{name}:{current} replaced no version: choose one with --to; valid: {versions}"
             )
         version = decision.replaced
-    bundle.read(store.path(f"{name}:{version}"))
+    store.read(f"{name}:{version}")
     if version != current:
-        store.release(name, version)
+        store.release(name, version, instead_of=current)
     return current, version

@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from models import bundle
 from models.commands.list import aligned, metric_text, why
 from models.manifest import Manifest, Provenance, Release, Variant
 from models.store import Store
@@ -14,20 +13,20 @@ _LABELS_SHOWN = 12
 
 def show(store: Store, model: str, as_json: bool) -> None:
     """Print the manifest of `model`, NAME or NAME:VERSION, and whether it is released."""
-    path = store.path(model)
-    manifest = bundle.read_manifest(path)
-    name, version = path.parent.name, int(path.name)
+    name, version = store.resolve(model)
+    reference = f"{name}:{version}"
+    manifest, address = store.manifest(reference), store.address(reference)
     released = store.released_or_none(name)
     since = store.released_since(name) if released == version else None
     if as_json:
         state = {"released": released == version, "released_since": since}
         found = manifest.model_dump(mode="json")
-        print(json.dumps({"path": str(path), **state, "manifest": found}, indent=2))
+        print(json.dumps({"path": address, **state, "manifest": found}, indent=2))
         return
     state_text = f"since {since}" if since else f"no; version {released} is" if released else "no"
     rows = [
-        ("model", f"{name}:{version}, in {path}"),
-        ("files", f"{len(manifest.files)}, {bundle.size_bytes(path) / 1e6:.1f} MB"),
+        ("model", f"{reference}, in {address}"),
+        ("files", f"{len(manifest.files)}, {store.size_bytes(reference) / 1e6:.1f} MB"),
         ("released", state_text),
         *_rows(manifest),
     ]

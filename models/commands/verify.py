@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from models import bundle
 from models.errors import BundleError
 from models.store import Store
 
@@ -17,14 +16,14 @@ def verify(store: Store, models: Sequence[str]) -> None:
     for model in models or store.chosen(None):
         name, _, version = model.partition(":")
         if version:
-            store.path(model)
+            store.resolve(model)
         elif problem := _released_problem(store, name):
             print(f"{name}: {problem}")
             damaged.append(f"what is released of {name}")
         for number in [version] if version else store.existing_versions(name):
             reference = f"{name}:{number}"
             try:
-                found = bundle.read(store.path(reference))
+                found = store.read(reference)
             except (BundleError, OSError) as error:
                 print(f"{reference}: {error}")
                 damaged.append(reference)

@@ -160,15 +160,15 @@ def test_a_model_that_cannot_be_served_leaves_the_others_ready(
     _loaded(Settings(model_store=tmp_path), metrics, test)
 
 
-def test_a_served_model_knows_its_path_variant_and_provider(
+def test_a_served_model_knows_its_reference_variant_and_provider(
     tmp_path: Path, metrics: Metrics, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = tiny_models.add(tmp_path, "described", "single")
+    tiny_models.add(tmp_path, "described", "single")
     caplog.set_level(logging.INFO, "serving")
 
     def test(registry: Registry) -> None:
         served = registry.served["described"]
-        assert (served.path, served.manifest.name) == (path, "described")
+        assert (served.reference, served.manifest.name) == ("described:1", "described")
         assert (served.provider, served.variant.precision) == (CPU, "fp32")
         assert served.why == "auto: the bundle has only fp32 for a CPU"
         assert (served.batcher._max_batch, served.batcher.room) == (5, 77)

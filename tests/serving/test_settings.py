@@ -20,6 +20,8 @@ def test_defaults_are_as_documented_and_each_setting_is_described() -> None:
     assert read_settings().model_dump() == {
         "models": (),
         "model_store": Path(__file__).parents[2] / "models" / "bundles",
+        "store_cache_mb": 4096,
+        "trust": None,
         "device": "auto",
         "precision": "auto",
         "gpu_memory_mb": 0,

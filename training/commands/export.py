@@ -7,6 +7,7 @@ from pathlib import Path
 from models import conformal
 from models.bundle import read_manifest
 from models.manifest import Conformal, Manifest, Precision
+from models.signature import SIGNATURE_FILE, Signer
 from models.store import Store
 from models.variants import NAMES, candidates, differing, metrics_of
 from models.wording import counted
@@ -23,8 +24,9 @@ def export(
     store: Store,
     data_path: Sequence[str] | None,
     precisions: Sequence[Precision] | None,
+    signer: Signer | None,
 ) -> None:
-    path = exporting.export(run, name, store, data_path, precisions=precisions)
+    path = exporting.export(run, name, store, data_path, precisions=precisions, signer=signer)
     print_result(path, store)
     trackers.register(run.path, path)
     if store.released(name) == int(path.name):
@@ -51,7 +53,9 @@ def print_result(path: Path, store: Store) -> None:
     if manifest.conformal is not None:
         output.note(_promised(manifest.conformal))
     name = manifest.name
-    print(f"wrote {path}; version {store.released(name)} of {name} is released")
+    signed = ", signed" if (path / SIGNATURE_FILE).exists() else ""
+    address, released = store.address(f"{name}:{path.name}"), store.released(name)
+    print(f"wrote {address}{signed}; version {released} of {name} is released")
     output.note(f"will serve: {_served(manifest)}; LABRADOR_PRECISION chooses another")
 
 

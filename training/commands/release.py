@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from models.manifest import Precision
+from models.signature import Signer
 from models.store import Store
 from training import output
 from training.commands.export import print_result
@@ -23,6 +24,7 @@ def release(
     allowed: Sequence[str],
     force: bool,
     device: Device,
+    signer: Signer | None,
 ) -> None:
     path = releasing.release(
         run,
@@ -34,6 +36,7 @@ def release(
         force=force,
         precisions=precisions,
         data_path=data_path,
+        signer=signer,
     )
     print_result(path, store)
     trackers.register(run.path, path)

@@ -12,6 +12,8 @@ from models import bundle, conformal
 from models.conformal import HeldOut
 from models.manifest import Metric, Preprocess, Provenance, Task
 from models.outputs import Answerer, Outputs
+from models.signature import Trust
+from models.store import default_trust
 from training.evaluation import calibration, onnx_session
 from training.network.inference import features_and_logits_of, in_batches
 from training.network.novelty import Novelty
@@ -105,7 +107,8 @@ def of_network(
 
 
 def _of_bundle(path: Path) -> Scorer:
-    found = bundle.read(path)
+    keys = default_trust()
+    found = bundle.read(path, Trust(keys) if keys else None)
     manifest = found.manifest
     answer, maps_of = onnx_session.answers(found.model, manifest.tensors)
     return Scorer(

@@ -6,6 +6,7 @@ from pathlib import Path
 from models import golden
 from models.bundle import hashes
 from models.manifest import Contract, Manifest, Precision, Release
+from models.signature import Signer
 from models.store import Store
 from training.export import forms, gate, promises
 from training.export.gate import Reference
@@ -29,8 +30,9 @@ def export(
     precisions: Sequence[Precision] | None = None,
     release: Release | None = None,
     found: RunImages | None = None,
+    signer: Signer | None = None,
 ) -> Path:
-    """Export the run to `<store>/<name>/<next version>` and return that folder.
+    """Export the run to `<store>/<name>/<next version>`, signed if there is a signer; its folder.
 
     precisions: the forms beside fp32, each of which must pass its gate; None: all that pass, and
     the manifest says why the others are left out. release: the decision, for the manifest. The gate
@@ -113,4 +115,4 @@ def export(
         )
         return manifest, files
 
-    return store.add(name, content)
+    return store.add(name, content, signer)

@@ -14,6 +14,7 @@ import torch
 
 from models.errors import ReleaseError
 from models.manifest import Precision, Release
+from models.signature import Signer
 from models.store import Store
 from models.wording import counted
 from training.data.targets import encode
@@ -55,6 +56,7 @@ def release(
     force: bool = False,
     precisions: Sequence[Precision] | None = None,
     data_path: str | Sequence[str] | None = None,
+    signer: Signer | None = None,
 ) -> Path:
     """Compare, export through the gate, and make it the released version; the bundle's folder.
 
@@ -99,14 +101,23 @@ def release(
                 f"{decision.verdict}; {old.name} stays released ({ways}--force releases it anyway)"
             )
     path = export(
-        run, name, store, data_path, precisions=precisions, release=decision, found=images
+        run,
+        name,
+        store,
+        data_path,
+        precisions=precisions,
+        release=decision,
+        found=images,
+        signer=signer,
     )
-    if released is not None and store.released(name) != released:
+    version = int(path.name)
+    try:  # the first version of a name was released when it was written
+        store.release(name, version, instead_of=released or version)
+    except ReleaseError as error:
         raise ReleaseError(
-            f"{name}:{store.released(name)} was released in the meantime: run release again to"
-            f" compare with it; {path} was written, but not released"
-        )
-    store.release(name, int(path.name))
+            f"{error}: run release again to compare with it;"
+            f" {store.address(f'{name}:{version}')} was written, but not released"
+        ) from error
     return path
 
 
