@@ -2,11 +2,15 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from models.outputs import Outputs
 from serving.metrics import Metrics
+from serving.session import Session
 from testkit import mapped_models, tiny_models
-from testkit.in_process import Inside, run_inside
+from testkit.in_process import Hold, Inside, run_inside
 from testkit.servers import Server, serve
 
 
@@ -54,3 +58,18 @@ def server(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Iterator[Se
     """A running server with both models."""
     with serve(tmp_path_factory.mktemp("server"), model_store=store) as running:
         yield running
+
+
+@pytest.fixture
+def inferring(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hold]:
+    """Blocks every run of a model until it is released; released at first."""
+    hold, run = Hold(), Session.outputs
+    hold.go.set()
+
+    def held_run(session: Session, images: NDArray[np.uint8], maps: bool = False) -> Outputs:
+        hold()
+        return run(session, images, maps)
+
+    monkeypatch.setattr(Session, "outputs", held_run)
+    yield hold
+    hold.go.set()

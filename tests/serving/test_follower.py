@@ -214,7 +214,7 @@ def test_verified_models_stay_while_a_broken_one_is_repaired(
     async def scenario(registry: Registry) -> None:
         await _until(lambda: "sound" in registry.served)
         sound = registry.served["sound"]
-        await _until(lambda: "unsound" in registry.not_served)
+        await _until(lambda: "unsound" in registry.not_served and registry.problem is None)
         registry.check_ready()
         assert f"{path} is corrupt" in registry.not_served["unsound"]
         path.write_bytes(whole)

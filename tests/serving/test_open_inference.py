@@ -18,7 +18,6 @@ from tritonclient.utils import InferenceServerException
 
 from models.preprocess import decode_with_box
 from serving.inference_request import VALUES_MAX
-from serving.session import Session
 from testkit import mapped_models, tiny_models
 from testkit.in_process import WITHIN_S, Hold, Inside, until
 from testkit.servers import Server, get, post, serve
@@ -261,25 +260,11 @@ def test_a_key_is_required_where_keys_are(
     assert get(f"{server.url}/v2/health/ready").status_code == 200
 
 
-def _held(monkeypatch: pytest.MonkeyPatch) -> Hold:
-    """Blocks every run of a model until it is released; released at first."""
-    hold, run = Hold(), Session.run
-    hold.go.set()
-
-    def held_run(session: Session, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        hold()
-        return run(session, images)
-
-    monkeypatch.setattr(Session, "run", held_run)
-    return hold
-
-
 def test_the_deadline_and_the_body_are_limited(
-    inside: Callable[..., Inside], mapped: Path, monkeypatch: pytest.MonkeyPatch
+    inside: Callable[..., Inside], mapped: Path, inferring: Hold
 ) -> None:
-    hold = _held(monkeypatch)
     server = inside(model_store=mapped, max_body_mb=0.1)
-    hold.go.clear()
+    inferring.go.clear()
     try:
         body, headers = _binary(_pixels(*[RED] * 64), {"X-Timeout-Ms": "400"})
         late = post(server.url + INFER, content=body, headers=headers, timeout=WITHIN_S)
@@ -288,15 +273,14 @@ def test_the_deadline_and_the_body_are_limited(
         too_large = post(server.url + INFER, content=bytes(200_000))
         assert (too_large.status_code, too_large.json()["error"][:15]) == (413, "body_too_large:")
     finally:
-        hold.go.set()
+        inferring.go.set()
 
 
 def test_a_full_queue_refuses_with_when_to_try_again(
-    inside: Callable[..., Inside], mapped: Path, monkeypatch: pytest.MonkeyPatch
+    inside: Callable[..., Inside], mapped: Path, inferring: Hold
 ) -> None:
-    hold = _held(monkeypatch)
     server = inside(model_store=mapped, max_queue=64)
-    hold.go.clear()
+    inferring.go.clear()
     body, headers = _binary(_pixels(*[RED] * 64))
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(post, server.url + INFER, content=body, headers=headers, timeout=60)
@@ -304,7 +288,7 @@ def test_a_full_queue_refuses_with_when_to_try_again(
             until(lambda: server.metric('labrador_held_images{model="plain"}') == 64)
             refused = post(server.url + INFER, content=b"never read", timeout=WITHIN_S)
         finally:
-            hold.go.set()
+            inferring.go.set()
         assert first.result().status_code == 200
     assert (refused.status_code, refused.json()["error"][:11]) == (429, "overloaded:")
     assert int(refused.headers["Retry-After"]) >= 1

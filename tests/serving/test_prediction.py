@@ -17,12 +17,10 @@ from models.bundle import read_manifest
 from models.errors import ModelFailed
 from models.hardware import cpu_cores
 from models.manifest import Preprocess
-from models.outputs import Outputs
 from serving import prediction
 from serving.bentoml_internals import PICKLE
 from serving.local import Local
 from serving.prediction import TOP_K
-from serving.session import Session
 from serving.settings import Settings
 from testkit import tiny_models
 from testkit.in_process import WITHIN_S, Hold, Inside, run_inside, until
@@ -45,21 +43,6 @@ def decoding(inside: Start, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hold]:
         return preprocess.decode_with_box(image, settings, megapixels)
 
     monkeypatch.setattr(prediction, "decode_with_box", decode)
-    yield hold
-    hold.go.set()
-
-
-@pytest.fixture
-def inferring(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hold]:
-    """Blocks every run of a model until it is released; released at first."""
-    hold, run = Hold(), Session.outputs
-    hold.go.set()
-
-    def held_run(session: Session, images: NDArray[np.uint8], maps: bool = False) -> Outputs:
-        hold()
-        return run(session, images, maps)
-
-    monkeypatch.setattr(Session, "outputs", held_run)
     yield hold
     hold.go.set()
 
