@@ -49,7 +49,7 @@ def test_what_cannot_be_compared_is_said_in_one_line(
 ) -> None:
     for words, code, message in (
         ((single_run.path,), 2, "compare needs two runs or more"),
-        ((copy, copy.parent / "copy"), 2, "was given a run twice"),
+        ((copy, copy / ".." / "copy"), 2, "was given a run twice"),
         ((single_run.path, tmp_path / "none"), 1, "is not a complete run"),
         ((single_run.path, multi_run.path), 1, "only runs of the same task can be compared"),
         ((single_run.path, copy, "--out", copy), 1, "is not empty"),
