@@ -104,7 +104,7 @@ class Bucket:
         version, folder = manifest.version, f"{name}/{manifest.version}"
         self._cache.make_room(sum(map(len, files.values())))
         with self._cache.held(bundle.sha256(bundle.manifest_text(manifest))) as entry:
-            path = entry / f"{name}-{version}"
+            path = entry / folder
             if path.is_dir():
                 shutil.rmtree(path)
             bundle.write(path, manifest, files, signer)
