@@ -8,6 +8,7 @@ To be used, a version is pulled into a local cache (`models/pull.py`).
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from models import bundle, pull
@@ -44,7 +45,7 @@ class Bucket:
 
     def versions(self, name: str) -> dict[int, bool]:
         found = {
-            number: any(one.path.endswith(f"/{number}/{MANIFEST_FILE}") for one in listed)
+            number: any(one.path == f"{name}/{number}/{MANIFEST_FILE}" for one in listed)
             for (_, number), listed in self._by_version(name).items()
         }
         others = {pair for pair in self._complete if pair[0] != name}
@@ -76,7 +77,8 @@ class Bucket:
         if not self.versions(name).get(version):  # removed since it was chosen
             written = self.mark(name)
             if before and written and written.text == str(version):
-                self._objects.replace(path, f"{before.text}\n".encode(), written.tag)
+                with suppress(ConflictError):  # yet another one was released
+                    self._objects.replace(path, f"{before.text}\n".encode(), written.tag)
             raise BundleError(f"{self.address(name, version)} was removed in the meantime")
 
     def marked_s(self, name: str) -> float:
@@ -104,7 +106,7 @@ class Bucket:
         version, folder = manifest.version, f"{name}/{manifest.version}"
         self._cache.make_room(sum(map(len, files.values())))
         with self._cache.held(bundle.sha256(bundle.manifest_text(manifest))) as entry:
-            path = entry / f"{name}-{version}"
+            path = entry / folder
             if path.is_dir():
                 shutil.rmtree(path)
             bundle.write(path, manifest, files, signer)

@@ -1,7 +1,7 @@
 """Versions pulled from a bucket, in a local folder, by the sha256 of their manifests.
 
-`<root>/<sha256>/<name>-<version>/` is a bundle. Its folder above is locked while a process pulls or
-reads it, so workers pull a version once and nobody removes what another one reads.
+`<root>/<sha256>/<name>/<version>/` is a bundle. The folder `<sha256>` is locked while a process
+pulls or reads it, so workers pull a version once and nobody removes what another one reads.
 """
 
 import fcntl

@@ -31,7 +31,7 @@ def read(objects: Objects, cache: Cache, folder: str, trust: Trust | None) -> Bu
     if match is None:
         raise BundleError(f"{objects.address(folder)}/{MANIFEST_HASH_FILE} has no sha256")
     with cache.held(match[1].decode()) as entry:
-        path = entry / folder.replace("/", "-")
+        path = entry / folder
         if path.is_dir():
             _pull_signature(objects, folder, path)
             try:
@@ -54,6 +54,7 @@ def manifest(objects: Objects, folder: str) -> Manifest:
 
 def _pull(objects: Objects, folder: str, hash_line: bytes, path: Path) -> None:
     """Pull the version into the folder `path`, completely or not at all."""
+    path.parent.mkdir(exist_ok=True)
     for left in path.parent.glob(f"{UNFINISHED_PREFIX}*"):  # by a process that was killed
         shutil.rmtree(left)
     text = _existing(objects, f"{folder}/{MANIFEST_FILE}")

@@ -227,7 +227,7 @@ def test_of_two_first_versions_at_once_both_are_written_and_one_is_released(s3: 
     outcomes = _both(
         lambda: Store(s3.url).add("pets", make).name, lambda: Store(s3.url).add("pets", large).name
     )
-    assert sorted(map(str, outcomes)) == ["pets-1", "pets-2"]
+    assert sorted(map(str, outcomes)) == ["1", "2"]
     store = Store(s3.url)
     assert store.versions("pets") == [1, 2]
     assert {store.read("pets:1").model, store.read("pets:2").model} == {
@@ -351,13 +351,13 @@ def test_what_the_disk_has_changed_is_pulled_again(store: Store, s3: Proxy) -> N
 
 
 def test_a_pull_that_was_killed_leaves_nothing(store: Store) -> None:
-    entry = store.add("pets", make).parent
-    shutil.rmtree(entry / "pets-1")
-    left = entry / ".unfinished-x"
+    folder = store.add("pets", make).parent
+    shutil.rmtree(folder / "1")
+    left = folder / ".unfinished-x"
     left.mkdir()
     (left / "model.onnx").write_bytes(b"half")
     assert store.read("pets").files == FILES
-    assert [path.name for path in entry.iterdir()] == ["pets-1"]
+    assert [path.name for path in folder.iterdir()] == ["1"]
 
 
 def test_without_its_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from models.errors import NotReady
-from models.manifest import MODEL_FILE
+from models.manifest import MODEL_FILE, Manifest
+from models.signature import Signer
 from models.store import Store
 from serving import follower
 from serving.aside import MOST, Aside
@@ -23,6 +25,7 @@ from serving.registry import Registry
 from serving.session import Place
 from serving.settings import Settings
 from testkit import tiny_models
+from testkit.keys import key_pair
 
 RELOAD_S = 0.02
 WITHIN_S = 10
@@ -380,6 +383,40 @@ def test_the_version_before_is_served_where_the_released_one_is_corrupt(
         await _until(lambda: registry.served["bad-night"].manifest.version == 3)
 
     _followed(tmp_path, metrics, scenario)
+
+
+def test_keys_that_cannot_be_used_for_a_while_change_nothing(
+    tmp_path: Path, metrics: Metrics, caplog: pytest.LogCaptureFixture
+) -> None:
+    private, store = key_pair(tmp_path / "key"), tmp_path / "store"
+    trust = private.with_suffix(".pub")
+    for weights in (tiny_models.WEIGHTS, BRIGHTER):
+
+        def make(
+            version: int, weights: NDArray[np.float32] = weights
+        ) -> tuple[Manifest, dict[str, bytes]]:
+            return tiny_models.content("signed", version, "single", weights=weights)
+
+        Store(store).add("signed", make, Signer(private))
+    tiny_models.add(store, "signed", "single")
+
+    async def scenario(registry: Registry) -> None:
+        await _until(lambda: _ready(registry))
+        whole = trust.read_bytes()
+        trust.write_bytes(b"garbled")
+        Store(store).release("signed", 2)
+        await _until(lambda: any("key.pub is not a public key" in m for m in caplog.messages))
+        registry.check_ready()
+        assert registry.served["signed"].manifest.version == 1
+        trust.write_bytes(whole)
+        await _until(lambda: registry.served["signed"].manifest.version == 2)
+        assert _count(metrics, "signed", "failed") == 0
+        Store(store).release("signed", 3)  # nobody has signed it
+        await _until(lambda: _count(metrics, "signed", "failed") == 1)
+        registry.check_ready()
+        assert registry.served["signed"].manifest.version == 2
+
+    _followed(store, metrics, scenario, trust=trust)
 
 
 def test_a_version_that_does_not_fit_into_memory_beside_the_served_one_waits(

@@ -42,6 +42,13 @@ def test_a_model_of_which_nothing_is_released_says_so(tmp_path: Path) -> None:
     assert "colours has versions, but none is released" in line
 
 
+def test_keys_and_urls_that_cannot_be_used_are_named(tmp_path: Path, store: Path) -> None:
+    line = refusal(tmp_path, model_store=store, trust=tmp_path / "gone.pub")
+    assert f"{tmp_path / 'gone.pub'} cannot be read: No such file or directory" in line
+    line = refusal(tmp_path, model_store="ftp://models")
+    assert "LABRADOR_MODEL_STORE=ftp://models: ftp://models is not a model store; valid:" in line
+
+
 def test_a_port_in_use_is_named_with_the_option(tmp_path: Path, store: Path) -> None:
     with socket.create_server(("", 0)) as taken:
         port = taken.getsockname()[1]

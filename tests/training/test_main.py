@@ -13,6 +13,8 @@ from models import bundle
 from models.bundle import Bundle
 from models.store import Store
 from testkit import image_sets
+from testkit.keys import key_pair
+from testkit.object_storage import Proxy
 from testkit.servers import ROOT
 from training import run_folder
 from training.__main__ import main
@@ -479,6 +481,54 @@ def test_release_and_rollback_from_the_command_line(
     assert main(["rollback", "pets", "--to", "1", *where]) == 0
     assert main(["rollback", "pets", *where]) == 1
     assert "pets:1 replaced no version: choose one with --to" in one_line(capsys)
+
+
+def test_a_signed_release_to_a_bucket_from_the_command_line(
+    single_run: Run,
+    single_bundle: Bundle,
+    s3: Proxy,
+    tmp_path: Path,
+    capsys: Output,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(export, "onnx_bytes", lambda network, size: single_bundle.model)
+    private = key_pair(tmp_path / "key")
+    run, where = str(single_run.path), ["--name", "pets", "--store", s3.url]
+    assert main(["export", run, *where, "--sign", str(private)]) == 0
+    assert (
+        f"wrote {s3.url}/pets/1, signed; version 1 of pets is released" in capsys.readouterr().out
+    )
+    assert main(["export", run, *where]) == 0
+    assert f"wrote {s3.url}/pets/2; version 1 of pets is released" in capsys.readouterr().out
+    monkeypatch.setenv("LABRADOR_TRUST", str(private.with_suffix(".pub")))
+    again = ["release", run, *where, "--device", "cpu", "--margin", "0.4"]
+    assert main([*again, "--sign", str(private)]) == 0
+    trusting = Store(s3.url, private.with_suffix(".pub"))
+    assert trusting.read("pets").manifest.version == 3
+    trusting.release("pets", 2)
+    assert main(again) == 1  # it is compared with a version that nobody has signed
+    assert "is not signed: it has no model.sig" in one_line(capsys)
+    assert trusting.versions("pets") == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--sign", "gone"], 1, "gone cannot be read: No such file or directory"),
+        (["--store", "ftp://models"], 2, "ftp://models is not a model store; valid: a folder, s3:"),
+    ],
+)
+def test_a_key_or_a_store_that_cannot_be_used_is_refused_before_the_work(
+    options: list[str], code: int, message: str, single_run: Run, tmp_path: Path, capsys: Output
+) -> None:
+    command = ["export", str(single_run.path), "--name", "pets", "--store", str(tmp_path)]
+    if code == 1:
+        assert main([*command, *options]) == code
+    else:
+        with pytest.raises(SystemExit, match=str(code)):
+            main([*command, *options])
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_export_of_a_folder_that_is_not_a_run_exits_with_1(tmp_path: Path, capsys: Output) -> None:
