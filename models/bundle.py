@@ -121,7 +121,7 @@ def size_bytes(path: Path) -> int:
     return sum(file.lstat().st_size for file in files if file.is_file())
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Replace the file `path` with one that holds `data`: readers see either the old or the new."""
     handle, name = tempfile.mkstemp(prefix=UNFINISHED_PREFIX, dir=path.parent)
     try:
@@ -129,7 +129,7 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o644)  # mkstemp creates it as 0o600
+        os.chmod(name, mode)  # mkstemp creates it as 0o600
         os.replace(name, path)
     except BaseException as error:
         with contextlib.suppress(FileNotFoundError):

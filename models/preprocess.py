@@ -208,7 +208,7 @@ def _stored(image: Image.Image, shorter_px: float) -> _Stored:
         scale = next((s for s in (8, 4, 2) if min(width, height) >= s * shorter_px), 1)
         image.draft(None, (width // scale, height // scale))
     image.load()
-    transposition = _UPRIGHT.get(_orientation(image))
+    transposition = _UPRIGHT.get(orientation(image))
     return _Stored(_rgb(image), width / scale, height / scale, transposition)
 
 
@@ -224,7 +224,8 @@ def _upright_box(stored: _Stored, side: float) -> Box:
     return (1 - across) / 2, (1 - down) / 2, (1 + across) / 2, (1 + down) / 2
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation of an image that was opened; 1, upright, if it has none."""
     try:
         return int(image.getexif()[_ORIENTATION_TAG])
     except Exception:  # no EXIF block or a damaged one: the pixels are still good

@@ -27,6 +27,7 @@ from models.hardware import cpu_cores
 from serving import bentoml_internals
 from serving.aside import Aside
 from serving.auth import Keys
+from serving.capture import Capture
 from serving.endpoints import Endpoints
 from serving.follower import Follower
 from serving.metrics import Metrics, Observation
@@ -62,7 +63,8 @@ class Application:
         self._metrics = Metrics(metrics_folder)
         self._registry = Registry(settings, self._metrics)
         self._follower = Follower(settings, self._registry, self._metrics, Place(cores, worker))
-        self._predictor = Predictor(settings, self._registry, self._metrics, cores)
+        capture = Capture(settings, self._metrics) if settings.capture else None
+        self._predictor = Predictor(settings, self._registry, self._metrics, cores, capture)
         self._keys = Keys(read_api_keys(settings.api_keys_file))
         endpoints = Endpoints(
             settings, self._keys, self._registry, self._predictor, self._metrics, schema

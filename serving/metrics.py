@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from models.captured import Why
 from models.decision import above
 from models.manifest import Manifest, Variant
 from serving.timing import Speed
@@ -143,6 +144,25 @@ class Metrics:
         self.store_failures = counter(
             "labrador_store_failures_total", "Looks at the store that failed or took too long"
         )
+        self.captured = counter(
+            "labrador_captured_total",
+            "Images that were kept to train on, by why; one with several reasons counts for each",
+            ["model", "why"],
+        )
+        self.capture_dropped = counter(
+            "labrador_capture_dropped_total",
+            "Images that were to be kept and are not; budget: more than CAPTURE_IMAGES_PER_H; slow:"
+            " the folder does not keep up; full, unwritable: the folder; duplicate: kept before;"
+            " metadata: it cannot be taken out; failed: see the log",
+            ["reason"],
+        )
+        for reason in ("budget", "slow", "full", "unwritable", "duplicate", "metadata", "failed"):
+            self.capture_dropped.labels(reason)
+        self.captured_bytes = gauge(
+            "labrador_captured_bytes",
+            "What the folder of captured images holds, as last seen by a worker",
+            multiprocess_mode="livemax",
+        )
         gauge("labrador_workers", "Workers that are alive", multiprocess_mode="livesum").set(1)
 
     def of(self, model: str) -> "ModelMetrics":
@@ -158,6 +178,8 @@ class Metrics:
             self.predictions.labels(manifest.name, label)
         for result in ("swapped", "failed"):
             self.reloads.labels(manifest.name, result)
+        for why in get_args(Why):
+            self.captured.labels(manifest.name, why)
 
     @contextmanager
     def stage(self, name: Stage, model: str = "") -> Iterator[None]:

@@ -20,6 +20,7 @@ from serving import maps
 from serving.bentoml_internals import PICKLE, asks_for_pickle
 from serving.bodies import Bodies
 from serving.body import Content, read, take_apart
+from serving.capture import Capture
 from serving.deadline import has_passed, reading, waited_for
 from serving.maps import Look
 from serving.metrics import Metrics, Observation
@@ -41,8 +42,14 @@ class Predictor:
     """Answers prediction requests with the registry's models, decoding in its own threads."""
 
     def __init__(
-        self, settings: Settings, registry: Registry, metrics: Metrics, decoders: int
+        self,
+        settings: Settings,
+        registry: Registry,
+        metrics: Metrics,
+        decoders: int,
+        capture: Capture | None = None,
     ) -> None:
+        self._capture = capture
         self._settings = settings
         self._registry = registry
         self._metrics = metrics
@@ -89,6 +96,7 @@ class Predictor:
 
         with self._metrics.stage("respond", observed.model):
             results = [self._result(answer, served.manifest, decide) for answer in answers]
+            self._offer(content.images, answers, served.manifest)
             answer = answer_of(results, served.manifest)
             if asks_for_pickle(request.headers):
                 return Response(pickle.dumps(answer), media_type=PICKLE)
@@ -96,6 +104,17 @@ class Predictor:
 
     def close(self) -> None:
         self._decoders.shutdown()
+        if self._capture is not None:
+            self._capture.close()
+
+    def _offer(
+        self, images: Sequence[bytes], answers: Sequence[Look | LabradorError], manifest: Manifest
+    ) -> None:
+        if self._capture is None:
+            return
+        for image, answer in zip(images, answers, strict=True):
+            if not isinstance(answer, LabradorError):
+                self._capture.offer(image, answer.scores, manifest)
 
     async def _look(self, image: bytes, served: Served, deadline_s: float, with_maps: bool) -> Look:
         """One image file -> its scores, and maps. Raises what `decode` and the batcher raise."""

@@ -8,6 +8,7 @@ import click
 from models.errors import BundleError, LabradorError
 from models.store import Store
 from serving import bentoml_internals
+from serving.captured_folder import check_usable
 from serving.settings import Settings, SettingsError, read_api_keys, read_settings
 
 _WAIT = "LABRADOR_WAIT_FOR_MODELS=true starts the server and waits for one"
@@ -25,6 +26,7 @@ def check() -> Settings:
     """
     settings = read_settings()
     read_api_keys(settings.api_keys_file)
+    _check_capture(settings)
     if not settings.wait_for_models:
         _check_models(settings)
     _check_port()
@@ -45,6 +47,18 @@ def _check_models(settings: Settings) -> None:
             f"there is no model in {store.root}: make one with `python -m training export RUN"
             f" --name NAME`, or name the folder that has one with LABRADOR_MODEL_STORE. {_WAIT}"
         )
+
+
+def _check_capture(settings: Settings) -> None:
+    if settings.capture is None:
+        return
+    try:
+        check_usable(settings.capture)
+    except OSError as error:
+        raise SettingsError(
+            f"LABRADOR_CAPTURE={settings.capture}: {error.strerror}; give a folder that can be"
+            " written to, or leave it out to keep no images"
+        ) from error
 
 
 def _check_port() -> None:

@@ -111,6 +111,31 @@ class Settings(BaseSettings):
         description="on: a page at `/`, on which a person tries the models, with sample pictures"
         " from their bundles; off: neither",
     )
+    capture: Path | None = Field(
+        default=None,
+        description="folder in which some of the images that are sent are kept, with the answers,"
+        " to train on later; they may show people; none: no image is kept",
+    )
+    capture_share: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="share of the images that is kept for being unsure, and as many at random",
+    )
+    capture_images_per_h: int = Field(
+        default=60,
+        ge=1,
+        description="images an hour that a worker keeps for each reason (unknown, unsure, random);"
+        " as many at once after a quiet hour",
+    )
+    capture_max_mb: float = Field(
+        default=1000,
+        gt=0,
+        description="most that the folder holds; the oldest captured images leave first",
+    )
+    capture_days: float = Field(
+        default=30, gt=0, description="days after which a captured image is removed"
+    )
 
     @field_validator("models", mode="before")
     @classmethod

@@ -38,6 +38,11 @@ def test_defaults_are_as_documented_and_each_setting_is_described() -> None:
         "drain_s": 5,
         "api_keys_file": None,
         "page": True,
+        "capture": None,
+        "capture_share": 0.01,
+        "capture_images_per_h": 60,
+        "capture_max_mb": 1000,
+        "capture_days": 30,
     }
     assert all(field.description for field in Settings.model_fields.values())
 
@@ -105,6 +110,11 @@ LEAST = 1e-9  # above 0
         ("TIMEOUT_S", 0, LEAST),
         ("READ_TIMEOUT_S", 0, LEAST),
         ("DRAIN_S", -LEAST, 0),
+        ("CAPTURE_SHARE", -LEAST, 0),
+        ("CAPTURE_SHARE", 1 + LEAST, 1),
+        ("CAPTURE_IMAGES_PER_H", 0, 1),
+        ("CAPTURE_MAX_MB", 0, LEAST),
+        ("CAPTURE_DAYS", 0, LEAST),
     ],
 )
 def test_each_limit_is_the_last_valid_value(
