@@ -121,7 +121,7 @@ def kill_when_written(pattern: str, count: int) -> None:
 def train_arguments(recipe: Recipe, out: Path) -> list[str]:
     options = recipe.model_dump(exclude={"data"}, exclude_none=True)
     flags = (word for key, v in options.items() for word in (f"--{key.replace('_', '-')}", str(v)))
-    return ["train", recipe.data, *flags, "--out", str(out)]
+    return ["train", *recipe.sources, *flags, "--out", str(out)]
 
 
 @contextmanager

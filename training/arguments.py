@@ -5,7 +5,7 @@ values, missing paths, folders in use, invalid names.
 """
 
 import argparse
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
@@ -113,16 +113,16 @@ def _export_arguments(options: argparse.Namespace) -> dict[str, Any]:
     """The checked arguments that export and release share."""
     finished, store = run_folder.read(options.run), Store(options.store)
     store.versions(options.name)
-    _check_data(options.data or finished.recipe.data, {})
+    _check_data(options.data or finished.recipe.sources, {})
     more = {"data_path": options.data, "precisions": options.precision}
     return {"run": finished, "name": options.name, "store": store, **more}
 
 
 def _recipe(options: argparse.Namespace, names: Iterable[str]) -> Recipe:
     given = {name: getattr(options, name) for name in names}
-    chosen = {name: value for name, value in given.items() if value is not None}
+    chosen = {name: value for name, value in given.items() if value not in (None, [])}
     recipe = resolve(chosen, options.recipe)
-    _check_data(recipe.data, {name: getattr(recipe, name) for name in datasets.OPTIONS})
+    _check_data(recipe.sources, {name: getattr(recipe, name) for name in datasets.OPTIONS})
     if recipe.weights not in ("imagenet", "none") and not Path(recipe.weights).is_file():
         raise RecipeError(
             f"--weights {recipe.weights} is neither imagenet, none nor an existing file"
@@ -130,8 +130,9 @@ def _recipe(options: argparse.Namespace, names: Iterable[str]) -> Recipe:
     return recipe
 
 
-def _check_data(data: str, options: dict[str, str | None]) -> None:
-    layouts.check_there(data)
+def _check_data(data: Sequence[str], options: dict[str, str | None]) -> None:
+    for given in data:
+        layouts.check_there(given)
     for name in _FILES:
         file = options.get(name)
         if file is not None and not Path(file).exists():
@@ -141,7 +142,7 @@ def _check_data(data: str, options: dict[str, str | None]) -> None:
 def _refuse_others(options: argparse.Namespace, flag: str, more: set[str]) -> None:
     """RecipeError for recipe options next to a run, whose own recipe is used."""
     others = {*Recipe.model_fields, "recipe", *more}
-    if given := [name for name in sorted(others) if getattr(options, name) is not None]:
+    if given := [name for name in sorted(others) if getattr(options, name) not in (None, [])]:
         raise RecipeError(f"{flag} RUN uses the run's own recipe: leave out {', '.join(given)}")
 
 
@@ -195,7 +196,12 @@ def parser(prog: str = "python -m training") -> argparse.ArgumentParser:
     evaluating.add_argument(
         "model", metavar="RUN|BUNDLE", help="a run's or bundle's folder, or NAME[:VERSION]"
     )
-    evaluating.add_argument("--data", required=True, help="images and labels, as for train")
+    evaluating.add_argument(
+        "--data",
+        required=True,
+        action="append",
+        help="images and labels, as for train; may be repeated",
+    )
     _add_fields(evaluating, (*datasets.OPTIONS, "device"))
     evaluating.set_defaults(device="auto")
     evaluating.add_argument("--out", type=Path, help="default: runs/<time>")
@@ -239,7 +245,11 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--name", required=True, help="the model's name; its next version is written"
     )
-    parser.add_argument("--data", help="where the run's images are now, if they were moved")
+    parser.add_argument(
+        "--data",
+        action="append",
+        help="where the run's images are now, if they were moved; once for each of its DATA",
+    )
     parser.add_argument(
         "--precision",
         action="append",
@@ -252,7 +262,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
 
 def _add_data(parser: argparse.ArgumentParser, optional: bool = False) -> None:
     text = Recipe.model_fields["data"].description
-    parser.add_argument("data", metavar="DATA", nargs="?" if optional else None, help=text)
+    parser.add_argument("data", metavar="DATA", nargs="*" if optional else "+", help=text)
     parser.add_argument("--recipe", type=Path, help="TOML file with any of train's options")
     parser.add_argument("--out", type=Path, metavar="RUN", help="default: runs/<time>")
 

@@ -19,11 +19,12 @@ Dtype = Literal["auto", "bfloat16", "float32"]
 class Recipe(Frozen):
     """The options of `train`; a TOML file given with `--recipe` has the same names."""
 
-    data: str = Field(
+    data: str | tuple[str, ...] = Field(
         description="folder of class folders (or of train/, valid/, test/ with class folders), CSV,"
         " lists of files, Hugging Face's metadata.csv or .jsonl or Parquet, Oxford-IIIT Pet or"
-        " PASCAL VOC folder; or oxford-pets or voc2007, downloaded to $LABRADOR_CACHE or"
-        " ~/.cache/labrador"
+        " PASCAL VOC folder, or captured images; or oxford-pets or voc2007, downloaded to"
+        " $LABRADOR_CACHE or ~/.cache/labrador. Several are merged; the split of the first stays as"
+        " it is"
     )
     pattern: str | None = Field(
         None, description="regular expression on the file name; group 1 is the label"
@@ -54,6 +55,11 @@ class Recipe(Frozen):
         None,
         description="CSV with the columns file,given,suggested, as inspect --labels writes it:"
         " labels to change",
+    )
+    new_labels: str | None = Field(
+        None,
+        description="labels that --correct may give although no image of DATA has them yet,"
+        " separated by commas",
     )
 
     arch: Arch = Field("resnet18", description="resnet18, 34, 50, 101 or 152")
@@ -130,6 +136,16 @@ class Recipe(Frozen):
         " where the hardware supports it. Evaluation and export compute in float32",
     )
 
+    @field_validator("data")
+    @classmethod
+    def _each_is_given_once(cls, data: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        several = sources_of(data)
+        if not several:
+            raise ValueError("give at least one")
+        if len(set(several)) < len(several):
+            raise ValueError("give each of them once")
+        return several[0] if len(several) == 1 else several
+
     @field_validator("lr")
     @classmethod
     def _learning_rates_are_positive(cls, text: str) -> str:
@@ -148,6 +164,16 @@ class Recipe(Frozen):
         if self.epochs + self.freeze_epochs == 0:
             raise ValueError("epochs and freeze_epochs are both 0: nothing would be trained")
         return self
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Every DATA, in order."""
+        return sources_of(self.data)
+
+    @property
+    def data_name(self) -> str:
+        """DATA in a message."""
+        return name_of(self.data)
 
     @property
     def preprocess(self) -> Preprocess:
@@ -191,6 +217,7 @@ GROUPS: Mapping[str, Sequence[str]] = {  # every option of a recipe but DATA, as
         "relabel",
         "quarantine",
         "correct",
+        "new_labels",
     ),
     "network": ("arch", "weights", "image_size", "crop_fraction", "norms"),
     "schedule": (
@@ -207,9 +234,22 @@ GROUPS: Mapping[str, Sequence[str]] = {  # every option of a recipe but DATA, as
 }
 
 
+def sources_of(data: str | Sequence[str]) -> tuple[str, ...]:
+    """Every DATA of a recipe's `data`, which is one or several."""
+    return (data,) if isinstance(data, str) else tuple(data)
+
+
+def name_of(data: str | Sequence[str]) -> str:
+    """`photos and captured/pets`."""
+    return " and ".join(sources_of(data))
+
+
+_OF_DATA = ("pattern", "images", "separator", "relabel", "correct", "new_labels", "task")
+
+
 def data_arguments(recipe: Recipe) -> str:
     """DATA and its options as on a command line, without the quarantine list."""
-    return _arguments(recipe, ("pattern", "images", "separator", "relabel", "correct", "task"))
+    return _arguments(recipe, _OF_DATA)
 
 
 def train_arguments(recipe: Recipe) -> str:
@@ -218,7 +258,7 @@ def train_arguments(recipe: Recipe) -> str:
 
 
 def _arguments(recipe: Recipe, names: Sequence[str]) -> str:
-    arguments = [recipe.data]
+    arguments = [*recipe.sources]
     for name in names:
         if (value := getattr(recipe, name)) != Recipe.model_fields[name].default:
             arguments += [f"--{name.replace('_', '-')}", str(value)]

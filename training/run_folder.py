@@ -79,6 +79,9 @@ class Outcome(Frozen):
     """`run.json`: what a finished run hands to evaluation and export."""
 
     root: str = Field(description="folder that the images' paths are relative to")
+    more_roots: tuple[str, ...] = Field(
+        default=(), description="of other DATA: the ways to their folders from `root`"
+    )
     task: Task
     arch: Arch
     labels: tuple[str, ...]

@@ -166,8 +166,10 @@ def test_help_names_every_command_and_each_has_its_own_help(capsys: Output) -> N
         assert text.startswith(f"usage: python -m training {command} [-h]")
     options = [set(re.findall(r"--[a-z-]+", text)) for text in texts]
     assert {"--margin", "--allow-label", "--force"} <= options[-2] and "--to" in options[-1]
-    needed = [usage.partition("\n\n")[0].split()[-1] for usage in texts]
-    assert needed == ["DATA", "[DATA]", "[DATA]", "RUN|BUNDLE", "RUN", "RUN", "NAME"]
+    usages = [" ".join(text.partition("\n\n")[0].split()) for text in texts]
+    needed = ["DATA [DATA ...]", "[DATA ...]", "[DATA ...]", "RUN|BUNDLE", "RUN", "RUN", "NAME"]
+    for usage, last in zip(usages, needed, strict=True):
+        assert usage.endswith(f" {last}")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """`evaluate`: evaluate a run or a bundle on DATA."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from training.run_folder import Run
 
 def evaluate(
     model: Run | Path,
-    data: str,
+    data: Sequence[str],
     data_options: dict[str, str | None],
     device: Device,
     out: Path | None,

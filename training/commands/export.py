@@ -16,7 +16,7 @@ def export(
     run: Run,
     name: str,
     store: Store,
-    data_path: str | None,
+    data_path: Sequence[str] | None,
     precisions: Sequence[Precision] | None,
 ) -> None:
     path = exporting.export(run, name, store, data_path, precisions=precisions)

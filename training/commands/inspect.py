@@ -4,6 +4,11 @@ inspection.json    all findings, with every file by name
 quarantine.csv     files to leave out (file, reason), for `train --quarantine`
 contact_sheet.jpg  a few images as served and as trained on
 
+of images that the service captured
+
+guesses.csv        what it answered (file, given, suggested, sure), the least sure first
+guesses.html       a page to correct it, which writes lists for `--correct` and `--quarantine`
+
 and with --labels
 
 suspects.csv       labels that are probably wrong (file, given, suggested, sure), the surest first:
@@ -25,6 +30,7 @@ from training.hardware import pick_device
 from training.inspection import (
     contact_sheet,
     findings,
+    guesses,
     review_page,
     summary,
     suspects,
@@ -38,6 +44,8 @@ QUARANTINE_FILE = run_folder.QUARANTINE_FILE
 SHEET_FILE = "contact_sheet.jpg"
 SUSPECTS_FILE = "suspects.csv"
 PAGE_FILE = "suspects.html"
+GUESSES_FILE = "guesses.csv"
+GUESSES_PAGE_FILE = "guesses.html"
 
 
 def inspect(recipe: Recipe, out: Path | None, labels: bool = False) -> Path:
@@ -61,9 +69,10 @@ def inspect(recipe: Recipe, out: Path | None, labels: bool = False) -> Path:
     left_out = earlier | found.quarantine
     write_atomically(path / INSPECTION_FILE, json.dumps(asdict(found), indent=2).encode())
     quarantine.write(path / QUARANTINE_FILE, left_out)
-    _show("\n".join(summary.lines(recipe.data, found)))
+    _show("\n".join(summary.lines(recipe.data_name, found)))
     _show_images(path, dataset, found, recipe)
     print(f"\nwrote {path}: {INSPECTION_FILE}, {QUARANTINE_FILE}, {SHEET_FILE}")
+    _show_guesses(path, dataset, recipe, left_out)
     if labels:
         _show_suspects(path, dataset, found, recipe, left_out)
     _show(_next(recipe, found, path / QUARANTINE_FILE if left_out else None))
@@ -87,6 +96,29 @@ def _show_images(path: Path, dataset: Dataset, found: Findings, recipe: Recipe) 
         print(f"  {name:11} {outcome}")
 
 
+def _show_guesses(path: Path, dataset: Dataset, recipe: Recipe, left_out: dict[str, str]) -> None:
+    """Write the answers about captured images and the page about them, if there are any."""
+    usable = [r for r in dataset.records if r.guess and r.file not in left_out]
+    labels = sorted({*dataset.labels, *corrections.named(recipe.new_labels)})
+    listed = guesses.find(usable, labels, dataset.task)
+    if not listed:
+        return
+    corrections.write(path / GUESSES_FILE, listed)
+    review_page.write(
+        path / GUESSES_PAGE_FILE,
+        review_page.Words(f"Captured images in {recipe.data_name}", "The least sure", GUESSES_FILE),
+        dataset.root,
+        usable,
+        listed,
+        labels,
+        left_out,
+    )
+    print(
+        f"wrote {path}: {GUESSES_FILE}, {GUESSES_PAGE_FILE}; captured images have the labels that"
+        " the model guessed: correct them on the page, in a browser, and train with its lists"
+    )
+
+
 def _show_suspects(
     path: Path, dataset: Dataset, found: Findings, recipe: Recipe, left_out: dict[str, str]
 ) -> None:
@@ -100,7 +132,13 @@ def _show_suspects(
     listed = judged.corrections
     corrections.write(path / SUSPECTS_FILE, listed)
     review_page.write(
-        path / PAGE_FILE, recipe.data, dataset.root, usable, listed, dataset.labels, left_out
+        path / PAGE_FILE,
+        review_page.Words(f"Suspect labels of {recipe.data_name}", "The surest", SUSPECTS_FILE),
+        dataset.root,
+        usable,
+        listed,
+        dataset.labels,
+        left_out,
     )
     _show("\n".join(suspects.lines(judged)))
     print(

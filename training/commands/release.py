@@ -15,7 +15,7 @@ def release(
     run: Run,
     name: str,
     store: Store,
-    data_path: str | None,
+    data_path: Sequence[str] | None,
     precisions: Sequence[Precision] | None,
     margin: float,
     allowed: Sequence[str],

@@ -77,7 +77,7 @@ def resume(path: Path) -> Path:
         known = {(r.file, r.sha256, r.labels) for r in sides.records}
         if changed := sorted({file for file, *_ in found ^ known}):
             raise RunError(
-                f"{counted(len(changed), 'image')} of {recipe.data} changed since {path} was"
+                f"{counted(len(changed), 'image')} of {recipe.data_name} changed since {path} was"
                 f" started ({some(changed)}): start a new run"
             )
         start = checkpoint.read(path)
@@ -176,6 +176,7 @@ def _complete(
     thresholds = calibration.fit_thresholds(shipped, targets) if task == "multi" else None
     outcome = Outcome(
         root=str(images.dataset.root.absolute()),
+        more_roots=images.dataset.more_roots,
         task=task,
         arch=recipe.arch,
         labels=labels,

@@ -4,9 +4,10 @@ Each line changes one label of one image: `given` is taken away, and `suggested`
 a multi-label task one of the two may be empty: a label is then only added, or only taken away.
 """
 
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from models.manifest import Task
 from training.data import csv_tables
@@ -41,17 +42,21 @@ def correct(
     task: Task,
     left_out: Container[str] = (),
     complain: Complain = refuse,
+    own_names: Mapping[str, str] = MappingProxyType({}),
+    new_labels: Collection[str] = (),
 ) -> list[Record]:
     """The records with the labels that the list in `file` gives them.
 
     Its last column is not needed. A line about an image in `left_out` has no effect; any other that
-    does not fit the records is skipped after `complain`.
+    does not fit the records is skipped after `complain`. own_names: as in `Sources`. new_labels:
+    those that may be given although no record has them.
     """
     labels = {record.file: set(record.labels) for record in records}
-    known = sorted(set().union(*labels.values()))
+    known = sorted(set(new_labels).union(*labels.values()))
     forms, errors = (COLUMNS[:3], COLUMNS), csv_tables.FILE_NAMES
     for where, row in csv_tables.read(file, *forms, complain=complain, errors=errors):
         name, given, suggested = (row[column] for column in COLUMNS[:3])
+        name = own_names.get(name, name)
         if name in left_out:
             continue
         if fault := _fault(labels.get(name), given, suggested, known, task):
@@ -60,6 +65,11 @@ def correct(
         labels[name].discard(given)
         labels[name] |= {suggested} - {""}
     return [replace(record, labels=tuple(sorted(labels[record.file]))) for record in records]
+
+
+def named(new_labels: str | None) -> tuple[str, ...]:
+    """The labels in the recipe's `new_labels`."""
+    return tuple(filter(None, map(str.strip, (new_labels or "").split(","))))
 
 
 def _fault(
@@ -77,5 +87,8 @@ def _fault(
     if suggested in own:
         return f"already has the label {suggested!r}"
     if suggested and suggested not in known:
-        return f"would get the unknown label {suggested!r}; valid: {nearest(suggested, known)}"
+        return (
+            f"would get the unknown label {suggested!r}; valid: {nearest(suggested, known)}, and"
+            " those named with --new-labels"
+        )
     return None

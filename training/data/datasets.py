@@ -1,30 +1,35 @@
 """Images and their labels, from any layout that DATA can have."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from models.errors import DataError
 from models.manifest import Task
 from models.wording import counted, some
-from training.data import corrections, folders, layouts, unused
+from training.data import corrections, sources, tasks, unused
 from training.data.csv_tables import Complain, refuse
 from training.data.folders import SUFFIXES
 from training.data.quarantine import read as read_list
 from training.data.record import Record
 from training.data.relabel import read_relabel, spellings
-from training.recipe import Recipe
+from training.recipe import Recipe, name_of, sources_of
 
-OPTIONS = ("pattern", "images", "separator", "relabel", "quarantine", "correct")  # a recipe's
+OPTIONS = (  # a recipe's
+    *("pattern", "images", "separator"),
+    *("relabel", "quarantine", "correct", "new_labels"),
+)
 
 
 @dataclass(frozen=True)
 class Dataset:
     """`records`, sorted by file; `labels`, sorted: the order of the scores.
 
-    test: the images of an official split that neither train nor validate; `evaluate` takes them.
-    empty: labels without an image. notes: what the user should know: what was left out, and why.
-    unused: files below `root` that are neither images of DATA nor lists that were given; strays:
-    those that are images next to class folders, which have no label.
+    root: what the files' names are relative to; more_roots: the ways from it to the roots of other
+    DATA. test: the images of an official split that neither train nor validate; `evaluate` takes
+    them. empty: labels without an image. notes: what the user should know: what was left out, and
+    why. unused: files below the roots that are neither images of DATA nor lists that were given;
+    strays: those that are images next to class folders, which have no label.
     """
 
     root: Path
@@ -36,6 +41,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     strays: tuple[str, ...] = ()
+    more_roots: tuple[str, ...] = ()
 
     def print_notes(self) -> None:
         for note in self.notes:
@@ -51,7 +57,7 @@ def read_as(recipe: Recipe, complain: Complain = refuse) -> Dataset:
 
 
 def read(
-    data: str,
+    data: str | Sequence[str],
     pattern: str | None = None,
     images: str | None = None,
     task: Task | None = None,
@@ -59,38 +65,32 @@ def read(
     quarantine: str | None = None,
     separator: str | None = None,
     correct: str | None = None,
+    new_labels: str | None = None,
     complain: Complain = refuse,
 ) -> Dataset:
-    """The images that `data` names, without those on the quarantine list.
+    """The images that `data` names, one or several, without those on the quarantine list.
 
     The arguments are the recipe's. `complain` is called for each fault that can be skipped; by
     default it raises DataError, as all other faults do. The message says what was expected.
     """
-    layout = layouts.find(data, pattern, images, separator)
-    root, empty, strays = layout.root, list[str](), list[str]()
-    if layout.read is None:
-        records, empty = folders.class_folders(root)
-        strays = folders.strays(root)
-    else:
-        records = list(layout.read(complain))
-    lists = [Path(given) for given in (data, relabel, quarantine, correct) if given is not None]
-    lists += layout.lists
-    left = unused.find(root, [record.file for record in records], lists, layout.any_folder)
-    notes = []
-    listed: dict[str, str] = {}
+    named = name_of(data)
+    lists = [Path(given) for given in (relabel, quarantine, correct) if given is not None]
+    found = sources.read(sources_of(data), pattern, images, separator, lists, complain)
+    records, notes = found.records, []
+    listed: set[str] = set()
     if quarantine is not None:
-        listed = read_list(Path(quarantine))
-        if stale := listed.keys() - {record.file for record in records}:
+        listed = {found.own_names.get(file, file) for file in read_list(Path(quarantine))}
+        if stale := listed - {record.file for record in records}:
             complain(
-                f"{quarantine} lists {some(sorted(stale))}, not in {data}: use the list of this"
+                f"{quarantine} lists {some(sorted(stale))}, not in {named}: use the list of this"
                 " data, or remove those lines"
             )
         records = [record for record in records if record.file not in listed]
         left_out = counted(len(listed) - len(stale), "image")
         notes.append(f"{left_out} left out, as listed in {quarantine}")
     if not records:
-        others = f"; {unused.described(left, strays)}" if left else ""
-        raise DataError(f"{data} holds no images ({', '.join(SUFFIXES)}){others}")
+        others = f"; {unused.described(found.unused, found.strays)}" if found.unused else ""
+        raise DataError(f"{named} holds no images ({', '.join(SUFFIXES)}){others}")
     if relabel is not None:
         names = read_relabel(Path(relabel), (label for r in records for label in r.labels))
         records = [
@@ -102,22 +102,30 @@ def read(
     if test:
         records = [record for record in records if record.side != "test"]
         notes.append(f"{counted(len(test), 'test image')} set aside, for `evaluate` alone")
-    labels = tuple(sorted({label for record in records for label in record.labels}))
-    several = next((record for record in records if len(record.labels) != 1), None)
-    if task == "single" and several:
-        complain(
-            f"{several.file} has {counted(len(several.labels), 'label')}; a single-label"
-            " task needs exactly one per image: use --task multi"
-        )
-    found = task or ("multi" if several else "single")
+    task = tasks.agreed(records, found.tasks, sources_of(data), task, complain)
+    guessed = sum(bool(record.guess) for record in records)
     if correct is not None:
-        before = records
-        records = corrections.correct(records, Path(correct), found, listed, complain)
-        labels = tuple(sorted({label for record in records for label in record.labels}))
+        before, new = records, corrections.named(new_labels)
+        known = found.own_names
+        records = corrections.correct(records, Path(correct), task, listed, complain, known, new)
         changed = sum(old != new for old, new in zip(before, records, strict=True))
         notes.append(f"{counted(changed, 'image')} with other labels, as listed in {correct}")
+    elif guessed:
+        notes.append(
+            f"{counted(guessed, 'captured image')} with the labels that the model guessed: inspect"
+            " writes a page to correct them"
+        )
     return Dataset(
-        root, tuple(records), labels, found, test, tuple(empty), tuple(notes), left, tuple(strays)
+        found.root,
+        tuple(records),
+        tuple(sorted({label for record in records for label in record.labels})),
+        task,
+        test,
+        tuple(found.empty),
+        tuple(notes),
+        found.unused,
+        found.strays,
+        found.more_roots,
     )
 
 

@@ -6,7 +6,16 @@ from functools import partial
 from pathlib import Path
 
 from models.errors import DataError
-from training.data import downloads, folders, hugging_face, parquet, public_sets, tables
+from models.manifest import Task
+from training.data import (
+    captured_images,
+    downloads,
+    folders,
+    hugging_face,
+    parquet,
+    public_sets,
+    tables,
+)
 from training.data.csv_tables import Complain
 from training.data.record import Record
 
@@ -18,13 +27,14 @@ class Layout:
     """DATA, found: where its images are, and how they and their labels are read.
 
     root: what the files' names are relative to; any_folder: it may be any folder, even a home.
-    read: None for class folders. lists: the files that name the images.
+    read: None for class folders. lists: the files that name the images. task: if the layout knows.
     """
 
     root: Path
     read: Read | None = None
     lists: tuple[Path, ...] = ()
     any_folder: bool = False
+    task: Task | None = None
 
 
 def check_there(data: str) -> None:
@@ -42,12 +52,17 @@ def find(
     images: str | None = None,
     separator: str | None = None,
 ) -> Layout:
-    """The layout of DATA; the arguments are the recipe's. Raises DataError.
+    """The layout of DATA; the arguments are the recipe's, for all but captured images.
+
+    Raises DataError.
 
     A public data set is downloaded, and Parquet unpacked, if that has not been done.
     """
     check_there(data)
     path = Path(data) if Path(data).exists() else downloads.folder(data)
+    if captured := captured_images.folder(path):
+        read, task = partial(captured_images.read, captured), captured_images.task(captured)
+        return Layout(captured, read, captured_images.lists(captured), task=task)
     if pattern is not None:
         return Layout(path, partial(folders.pattern, path, pattern))
     if path.is_file():

@@ -5,8 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from training.data.record import Record
 
@@ -66,6 +64,9 @@ def near_groups(hashes: NDArray[np.uint64], distance: int = DISTANCE) -> NDArray
 
 def _components(links: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     """The component of each of `count` nodes; links: `[2, E]`."""
+    from scipy.sparse import coo_array  # late: reading a split would import it, too
+    from scipy.sparse.csgraph import connected_components
+
     matrix = coo_array((np.ones(links.shape[1], np.bool_), tuple(links)), shape=(count, count))
     return connected_components(matrix, directed=False)[1].astype(np.int64)  # type: ignore[no-any-return]
 

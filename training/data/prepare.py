@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from models.wording import counted
-from training.data import datasets, file_scan, near_duplicates, split
+from training.data import conflicts, datasets, file_scan, near_duplicates, split
 from training.data.contents import Contents
 from training.data.datasets import Dataset
 from training.data.split import Split
@@ -26,12 +26,13 @@ def prepare(recipe: Recipe) -> Prepared:
     contents = Contents()
     scanned = file_scan.scan(dataset.root, dataset.records, contents)
     file_scan.refuse_bad(dataset.root, scanned, data_arguments(recipe))
+    conflicts.refuse(scanned, data_arguments(recipe))
     dataset = replace(dataset, records=tuple(near_duplicates.group(scanned)))
     sides = split.split(dataset, recipe.valid, recipe.seed)
     dataset.print_notes()
     if near := split.straddling(sides.records, lambda record: record.group):
         print(
-            f"{counted(len(near), 'group')} of near-duplicates on both sides of the given split,"
+            f"{counted(len(near), 'group')} of near-duplicates on both sides of the split,"
             f" such as {near[0].train[0].file} and {near[0].valid[0].file}: see inspect"
         )
     print(

@@ -39,7 +39,8 @@ class Record:
 
     file: its path relative to the data's root. labels: sorted. side: of an official split at
     first, then of the split, which has no test. sha256: of its bytes, in hexadecimal. group:
-    images with the same number are copies or near-duplicates of each other.
+    images with the same number are copies or near-duplicates of each other. source: which DATA it
+    is from, counted from 0. guess: of a captured image, the likeliest labels with their scores.
     """
 
     file: str
@@ -48,6 +49,8 @@ class Record:
     sha256: str = ""
     scan: Scan = Scan()
     group: int = -1
+    source: int = 0
+    guess: tuple[tuple[str, float], ...] = ()
 
     @property
     def extension_is_wrong(self) -> bool:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from models.bundle import sha256, write_atomically
 from models.errors import DataError, RunError
+from models.manifest import Task
 from models.wording import counted, some
+from training.data import near_duplicates
 from training.data.datasets import Dataset
-from training.data.record import Record
+from training.data.record import Record, Side
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,23 @@ def split(dataset: Dataset, valid: float, seed: int) -> Split:
     images together for multi-label data) the groups are ordered by sha256(seed + smallest hash)
     and taken from the front, as long as every label keeps an image to train on.
 
+    Of several DATA each is split in turn: those before it stay as they are without it, and its
+    images that are alike to theirs follow them.
+
     Raises DataError if a side is left empty or an official split has the same bytes on both.
     """
-    records: Sequence[Record] = dataset.records
-    if any(record.side is None for record in records):
-        chosen = _validation_groups(dataset, valid, seed)
-        records = [replace(r, side="valid" if r.group in chosen else "train") for r in records]
+    sides_by_file: dict[str, Side | None] = {}
+    last = max((record.source for record in dataset.records), default=0)
+    for source in range(last + 1):
+        known = [record for record in dataset.records if record.source <= source]
+        if source < last:  # without the images of later DATA, which can join groups
+            known = near_duplicates.group(known)
+        own = [record for record in known if record.source == source]
+        if any(record.side is None for record in own):
+            earlier = [replace(r, side=sides_by_file[r.file]) for r in known if r.source < source]
+            own = _sided(own, earlier, dataset.task, valid, seed)
+        sides_by_file |= {record.file: record.side for record in own}
+    records = [replace(record, side=sides_by_file[record.file]) for record in dataset.records]
     if leaks := straddling(records, lambda record: record.sha256):
         names = [record.file for leak in leaks for record in (*leak.train, *leak.valid)]
         raise DataError(
@@ -78,19 +91,42 @@ def _by_side(records: Sequence[Record]) -> Split:
     )
 
 
-def _validation_groups(dataset: Dataset, valid: float, seed: int) -> set[int]:
+def _sided(
+    records: Sequence[Record], earlier: Sequence[Record], task: Task, valid: float, seed: int
+) -> list[Record]:
+    """The records of one DATA with their sides. earlier: those of DATA before it, with theirs.
+
+    A group that has images of `earlier` on both sides is validated on: not trained on, it leaks
+    nothing to them.
+    """
+    sides: dict[int, Side] = {}
+    for record in earlier:
+        if record.side is not None and sides.get(record.group) != "valid":
+            sides[record.group] = record.side
+    free = [record for record in records if record.group not in sides]
+    follow = [record for record in records if sides.get(record.group) == "train"]
+    kept = [record for record in earlier if record.side == "train"]
+    for group in _validation_groups(free, [*kept, *follow], task, valid, seed):
+        sides[group] = "valid"
+    return [replace(record, side=sides.get(record.group, "train")) for record in records]
+
+
+def _validation_groups(
+    free: Sequence[Record], kept: Sequence[Record], task: Task, valid: float, seed: int
+) -> set[int]:
+    """The groups of `free` to validate on. kept: others that are trained on."""
     members: dict[int, list[Record]] = defaultdict(list)
-    for record in dataset.records:
+    for record in free:
         members[record.group].append(record)
     strata: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for group, records in members.items():
         labels = min((r.labels, r.sha256) for r in records)[0]
-        strata[labels if dataset.task == "single" else ()].append(group)
+        strata[labels if task == "single" else ()].append(group)
 
     def order(group: int) -> bytes:
         return hashlib.sha256(f"{seed} {min(r.sha256 for r in members[group])}".encode()).digest()
 
-    trained = Counter(label for record in dataset.records for label in record.labels)
+    trained = Counter(label for record in (*free, *kept) for label in record.labels)
     chosen = set()
     for _, stratum in sorted(strata.items()):
         missing = max(1, round(sum(len(members[group]) for group in stratum) * valid))

@@ -30,7 +30,7 @@ def export(
     run: Run,
     name: str,
     store: Store,
-    data_path: str | None = None,
+    data_path: str | Sequence[str] | None = None,
     *,
     precisions: Sequence[Precision] | None = None,
     release: Release | None = None,

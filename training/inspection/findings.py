@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from models.errors import DataError
-from training.data import split
+from training.data import conflicts, split
 from training.data.datasets import Dataset
 from training.data.record import Record
 from training.data.split import Split
@@ -84,6 +84,7 @@ def find(dataset: Dataset, refused: Sequence[str], valid: float, seed: int) -> F
         kind = "test" if twin in tests else "validation"
         for record in leak.train:
             quarantine[record.file] = f"leak: the same bytes as the {kind} image {twin}"
+    quarantine |= conflicts.find(usable)
     near_leaks = split.straddling(given, lambda record: record.group)
     sides, objection = _split(dataset, quarantine, valid, seed)
     return Findings(

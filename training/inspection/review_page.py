@@ -1,4 +1,4 @@
-"""`suspects.html`: one page, pictures included, to decide about each suspect label by a key.
+"""`suspects.html`, `guesses.html`: a page, pictures included, to decide about each label by a key.
 
 It writes two lists, as downloads: `corrections.csv` for `--correct`, and `quarantine.csv`.
 """
@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,18 @@ SHOWN = 500  # a page of 500 pictures has about 8 MB
 _SIDE_PX = 256
 
 
+@dataclass(frozen=True)
+class Words:
+    """What the page says: its title, which images come first, and the list of all of them."""
+
+    title: str
+    first: str
+    file: str
+
+
 def write(
     path: Path,
-    name: str,
+    words: Words,
     root: Path,
     records: Sequence[Record],
     found: Sequence[Correction],
@@ -34,7 +44,7 @@ def write(
 ) -> None:
     """Write the page about the first SHOWN of `found`, which needs no other file, to `path`.
 
-    name: of DATA. left_out: what else the quarantine list has: file -> reason.
+    left_out: what else the quarantine list has: file -> reason.
     """
     shown = found[:SHOWN]
     own = {record.file: record.labels for record in records}
@@ -54,7 +64,7 @@ def write(
         loader=PackageLoader("training.inspection"), autoescape=True, undefined=StrictUndefined
     )
     page = environment.get_template("review.html").render(
-        name=name,
+        words=words,
         cards=cards,
         found=len(found),
         labels=labels,

@@ -54,7 +54,7 @@ def release(
     allowed: Collection[str] = (),
     force: bool = False,
     precisions: Sequence[Precision] | None = None,
-    data_path: str | None = None,
+    data_path: str | Sequence[str] | None = None,
 ) -> Path:
     """Compare, export through the gate, and make it the released version; the bundle's folder.
 

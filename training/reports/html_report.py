@@ -19,6 +19,7 @@ from training.evaluation.decisions import calibration_pairs
 from training.evaluation.error_analysis import Mistake
 from training.evaluation.evaluate import Evaluation
 from training.evaluation.scorer import Scorer
+from training.recipe import name_of
 from training.reports import activation_maps, plots, summary
 from training.run_folder import Epoch
 
@@ -190,7 +191,7 @@ def _origin(provenance: Provenance) -> list[tuple[str, str]]:
     options = "  ".join(f"{name}={value}" for name, value in recipe.items() if value is not None)
     return [
         ("trained", provenance.created),
-        ("data", f"{recipe['data']}, fingerprint {provenance.data_fingerprint[:16]}"),
+        ("data", f"{name_of(recipe['data'])}, fingerprint {provenance.data_fingerprint[:16]}"),
         ("initial weights", f"{provenance.weights} ({provenance.weights_licence})"),
         ("code", provenance.git_commit or "not under version control"),
         ("recipe", options),

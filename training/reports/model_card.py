@@ -9,6 +9,7 @@ from models.manifest import Metric, Precision, Release, Task, Variant
 from models.variants import differing, served_on
 from models.wording import counted
 from training.evaluation.evaluate import HEADLINE
+from training.recipe import name_of, sources_of
 from training.run_folder import Outcome
 
 CARD_FILE = "MODEL_CARD.md"
@@ -40,7 +41,7 @@ def write(
         task=outcome.task,
         labels=outcome.labels,
         arch=outcome.arch,
-        data=Path(outcome.provenance.recipe["data"]).name,
+        data=name_of([Path(data).name for data in sources_of(outcome.provenance.recipe["data"])]),
         size=outcome.preprocess.image_size_px,
         crop=outcome.preprocess.crop_fraction,
         counted=counted,

@@ -10,9 +10,9 @@ import pytest
 from models.bundle import sha256
 from models.errors import DataError, RunError
 from models.manifest import Task
-from training.data import split
+from training.data import near_duplicates, split
 from training.data.datasets import Dataset
-from training.data.record import Record, Side
+from training.data.record import Record, Scan, Side
 from training.data.split import Split
 
 
@@ -300,3 +300,92 @@ def test_the_fingerprint_covers_contents_labels_and_sides() -> None:
     ):
         assert Split((changed, *rest), valid).fingerprint() != expected
     assert Split(tuple(rest), valid).fingerprint() != expected
+
+
+def joined(*parts: Sequence[Record]) -> Dataset:
+    """Several DATA as one: the records of each, with its number."""
+    records = [
+        replace(record, file=f"{'../' * source}{source}/{record.file}", source=source)
+        for source, part in enumerate(parts)
+        for record in part
+    ]
+    records = near_duplicates.group(sorted(records, key=lambda record: record.file))
+    labels = sorted({label for record in records for label in record.labels})
+    return Dataset(Path("data"), tuple(records), tuple(labels), "single")
+
+
+def pictures(
+    numbers: Sequence[int], labels: Sequence[str] = ("cat", "dog"), side: Side | None = None
+) -> list[Record]:
+    """Records that differ in content; each picture's perceptual hash is far from the others'."""
+    return [
+        Record(
+            f"{number:04}.jpg",
+            (labels[number % len(labels)],),
+            side,
+            sha256=name_of(number),
+            scan=Scan(perceptual=int(name_of(number)[:15], 16)),
+        )
+        for number in numbers
+    ]
+
+
+def own_sides(sides: Split) -> dict[str, Side | None]:
+    return {record.sha256: record.side for record in sides.records}
+
+
+def test_the_split_of_the_first_data_stays_whatever_is_added() -> None:
+    one, two, three = pictures(range(30)), pictures(range(30, 90)), pictures(range(90, 110))
+    alone = own_sides(split.split(joined(one), 0.2, 42))
+    both = own_sides(split.split(joined(one, two), 0.2, 42))
+    all_three = own_sides(split.split(joined(one, two, three), 0.2, 42))
+    assert alone.items() <= both.items() <= all_three.items()
+    assert list(both.values()).count("valid") == 6 + 12
+    # together they would be split otherwise, so it is no coincidence
+    together = own_sides(split.split(joined([*one, *two]), 0.2, 42))
+    assert not alone.items() <= together.items()
+
+
+def test_an_image_alike_to_one_of_an_earlier_data_follows_it() -> None:
+    one = pictures(range(40))
+    alone = own_sides(split.split(joined(one), 0.5, 42))
+    alike = [replace(record, sha256=name_of(1000 + number)) for number, record in enumerate(one)]
+    sides = own_sides(split.split(joined(one, [*alike, *one, *pictures(range(50, 60))]), 0.5, 42))
+    for number, record in enumerate(one):
+        assert sides[name_of(1000 + number)] == sides[record.sha256] == alone[record.sha256]
+
+
+def test_an_image_that_joins_both_sides_of_an_earlier_data_is_not_trained_on() -> None:
+    first, second = 0b11110000, 0b11111111_11110000  # eight bits apart: not alike
+    between = 0b1111_11110000
+    one = pictures(range(10), ["cat"])
+    sides = own_sides(split.split(joined(one), 0.5, 42))
+    train = next(n for n in range(10) if sides[name_of(n)] == "train")
+    valid = next(n for n in range(10) if sides[name_of(n)] == "valid")
+    one[train] = replace(one[train], scan=Scan(perceptual=first))
+    one[valid] = replace(one[valid], scan=Scan(perceptual=second))
+    bridge = Record("b.jpg", ("cat",), sha256=name_of(99), scan=Scan(perceptual=between))
+    after = own_sides(split.split(joined(one, [bridge]), 0.5, 42))
+    assert sides.items() <= after.items()
+    assert after[name_of(99)] == "valid"
+
+
+def test_an_official_split_of_any_data_is_kept() -> None:
+    given = [*pictures(range(5), side="train"), *pictures(range(5, 8), side="valid")]
+    free = pictures(range(20, 60))
+    for parts in ((given, free), (free, given)):
+        sides = own_sides(split.split(joined(*parts), 0.25, 42))
+        assert own_sides(Split(tuple(given), ())).items() <= sides.items()
+        assert [sides[record.sha256] for record in free].count("valid") == 10
+
+
+def test_a_new_label_of_a_later_data_keeps_an_image_to_train_on() -> None:
+    new = pictures(range(60, 64), ["emu"])
+    sides = split.split(joined(pictures(range(40)), new), 0.5, 42)
+    assert "emu" in labels_of(sides.train)
+    assert "emu" in labels_of(sides.valid)
+
+
+def test_the_last_image_of_a_label_may_validate_if_an_earlier_data_trains_on_the_label() -> None:
+    sides = split.split(joined(pictures(range(40)), pictures([60], ["cat"])), 0.5, 42)
+    assert own_sides(sides)[name_of(60)] == "valid"

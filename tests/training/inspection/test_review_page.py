@@ -46,7 +46,7 @@ def page_of(folder: Path, found: list[Correction], task: str = "single") -> Path
     path = folder / "suspects.html"
     review_page.write(
         path,
-        "my <photos>",
+        review_page.Words("Suspect labels of my <photos>", "The surest", "suspects.csv"),
         dataset.root,
         dataset.records,
         found,
