@@ -4,6 +4,7 @@ import io
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from serving.metrics import Metrics
 from serving.settings import Settings
 from testkit import odd_images, tiny_models
 from testkit.in_process import Hold, Inside, until
-from testkit.servers import post
+from testkit.servers import post, serve
 
 Start = Callable[..., Inside]
 RED = tiny_models.picture()
@@ -217,3 +218,27 @@ def test_what_is_unknown_is_a_reason(tmp_path: Path, metrics: Metrics) -> None:
     capture.close()
     (found,) = answers(tmp_path, "colours")
     assert (found.why, found.sha256) == (("unknown",), sha256(RED))
+
+
+def test_two_workers_share_a_folder_and_a_full_disk_is_counted_and_delays_nobody(
+    tmp_path: Path, store: Path
+) -> None:
+    folder = tmp_path / "captured"
+    folder.mkdir()
+    mount = f'mount -t tmpfs -o size=160k tmpfs {folder} && exec "$@"'
+    inside = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, "sh"]
+    options: dict[str, Any] = {"capture": folder, "capture_share": 1, "workers": 2}
+    random = np.random.default_rng(1)
+    images = []
+    for _ in range(12):
+        pixels = random.integers(0, 256, (96, 96, 3), dtype=np.uint8)
+        images.append(odd_images.encoded(pixels, "PNG"))  # 28 kB each
+    with serve(tmp_path, inside=inside, model_store=store, **options) as server:
+        for image in images:
+            assert post(f"{server.url}/classify", content=image).status_code == 200
+        until(lambda: server.metric(KEPT) + server.metric(dropped("full")) == 12)
+        seen = Path(f"/proc/{server.process.pid}/root/{folder}")
+        pictures = sorted((seen / "colours").glob("*.png"))
+        assert len(pictures) == server.metric(KEPT) >= 2
+        assert [sha256(file.read_bytes()) for file in pictures] == [f.stem for f in pictures]
+        assert not list((seen / "colours").glob(".unfinished-*"))

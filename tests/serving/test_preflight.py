@@ -54,3 +54,11 @@ def test_told_to_wait_it_starts_without_a_model(tmp_path: Path) -> None:
     with serve(tmp_path, ready=False, model_store=tmp_path, wait_for_models="true") as server:
         until(lambda: "there is no model in" in get(f"{server.url}/readyz").json()["detail"])
         assert get(f"{server.url}/readyz").status_code == 503
+
+
+def test_a_folder_for_captured_images_that_cannot_be_written_to_is_named(
+    tmp_path: Path, store: Path
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    line = refusal(tmp_path, model_store=store, capture=tmp_path / "file")
+    assert f"LABRADOR_CAPTURE={tmp_path / 'file'}: File exists; give a folder that can be" in line

@@ -381,3 +381,25 @@ def test_a_loss_that_is_not_finite_names_the_images_of_its_step(
     assert listed == [files[row] for row in orders[step % 3].tolist()]
     assert len(listed) == 4
     assert not (tmp_path / "run.json").exists()
+
+
+def test_a_run_of_several_data_is_resumed_and_notices_what_changed_in_any(tmp_path: Path) -> None:
+    data = tuple(
+        str(image_sets.class_folders(tmp_path / name, 8, seed))
+        for seed, name in enumerate(("first", "second"))
+    )
+    recipe = recipe_of(Path(data[0])).model_copy(update={"data": data})
+    whole = train(recipe, tmp_path / "whole")
+    with pytest.raises(StoppedError), stopped_before(1, 0):
+        train(recipe, tmp_path / "run")
+    shutil.copytree(tmp_path / "run", tmp_path / "again")
+    resume(tmp_path / "run")
+    for name in ("network.safetensors", "split.jsonl", "predictions.csv"):
+        assert (tmp_path / "run" / name).read_bytes() == (whole / name).read_bytes()
+    assert run_folder.read(tmp_path / "run").outcome.more_roots == ("../second",)
+    (tmp_path / "second" / "red" / "new.jpg").write_bytes(image_sets.image(99))
+    with pytest.raises(
+        RunError,
+        match=rf"^1 image of {data[0]} and {data[1]} changed .*\(\.\./second/red/new\.jpg\)",
+    ):
+        resume(tmp_path / "again")

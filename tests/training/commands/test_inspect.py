@@ -9,6 +9,7 @@ from PIL import Image
 
 from models.errors import DataError, RunError
 from testkit import image_sets
+from testkit.captures import capture
 from testkit.image_sets import photo, write_csv
 from testkit.odd_images import encoded
 from training import run_folder
@@ -189,7 +190,7 @@ def test_leaks_across_a_given_split_are_found_and_the_training_copy_is_listed(
     quarantine = str(tmp_path / "out" / "quarantine.csv")
     train(image_sets.recipe(divided, quarantine=quarantine, **QUICK), tmp_path / "run")
     assert (
-        "1 group of near-duplicates on both sides of the given split, such as 01.jpg and"
+        "1 group of near-duplicates on both sides of the split, such as 01.jpg and"
         " near.jpg: see inspect"
     ) in capsys.readouterr().out
 
@@ -389,3 +390,41 @@ def test_a_bad_file_is_not_judged_but_stays_in_the_page_s_list(
     assert "red/torn.jpg" not in {row["file"] for row in suspects_of(tmp_path / "out")}
     page = (tmp_path / "out" / "suspects.html").read_text()
     assert '"quarantine": [["red/torn.jpg", "bad: the image has no bytes"]]' in page
+
+
+def test_captured_images_get_a_page_and_a_list_of_what_the_model_guessed(
+    tmp_path: Path, capsys: Output
+) -> None:
+    files = capture(tmp_path, {"cat": 0.75, "dog": 0.25}, {"dog": 0.5, "cat": 0.375})
+    photos(tmp_path / "photos" / "cat", 0, 3)
+    photos(tmp_path / "photos" / "dog", 9, 3)
+    data = (str(tmp_path / "photos"), str(tmp_path / "pets"))
+    inspect(image_sets.recipe().model_copy(update={"data": data}), tmp_path / "out")
+    assert f"{data[0]} and {data[1]}: 8 images, 2 labels, single-label" in capsys.readouterr().out
+    assert (tmp_path / "out" / "guesses.csv").read_text().splitlines() == [
+        "file,given,suggested,sure",
+        f"../pets/{files[1]},dog,cat,0.5000",
+        f"../pets/{files[0]},cat,dog,0.2500",
+    ]
+    page = (tmp_path / "out" / "guesses.html").read_text()
+    assert f"<h1>Captured images in {data[0]} and {data[1]}</h1>" in page
+    assert page.count("<article ") == 2
+    inspect(image_sets.recipe(tmp_path / "photos"), tmp_path / "without")
+    assert not (tmp_path / "without" / "guesses.html").exists()
+
+
+def test_of_the_same_bytes_with_other_labels_the_later_data_s_are_left_out(tmp_path: Path) -> None:
+    photos(tmp_path / "photos" / "cat", 0, 3)
+    photos(tmp_path / "photos" / "dog", 9, 3)
+    (tmp_path / "more" / "dog").mkdir(parents=True)
+    shutil.copy(tmp_path / "photos" / "cat" / "00.jpg", tmp_path / "more" / "dog" / "twin.jpg")
+    shutil.copy(tmp_path / "photos" / "dog" / "00.jpg", tmp_path / "more" / "dog" / "same.jpg")
+    data = (str(tmp_path / "photos"), str(tmp_path / "more"))
+    recipe = image_sets.recipe().model_copy(update={"data": data})
+    with pytest.raises(DataError, match="^1 image of several DATA with different labels: ../more/"):
+        train(recipe.model_copy(update=QUICK), tmp_path / "run")
+    inspect(recipe, tmp_path / "out")
+    reason = "conflict: the same bytes as cat/00.jpg, which is labelled cat, not dog"
+    assert listed(tmp_path / "out") == {"../more/dog/twin.jpg": reason}
+    whole = {**QUICK, "quarantine": str(tmp_path / "out" / "quarantine.csv")}
+    train(recipe.model_copy(update=whole), tmp_path / "run")
