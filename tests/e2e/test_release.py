@@ -51,4 +51,4 @@ def test_a_pipeline_releases_a_first_model_and_refuses_a_worse_one(clone: Path) 
 def test_without_data_and_name_it_prints_its_usage(clone: Path) -> None:
     done = called(clone, "drawn")
     assert done.returncode == 2
-    assert "scripts/release DATA NAME [options of train] [-- options of release]" in done.stderr
+    assert "scripts/release DATA NAME [more DATA] [options of train] [-- options" in done.stderr

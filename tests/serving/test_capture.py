@@ -234,6 +234,7 @@ def test_two_workers_share_a_folder_and_a_full_disk_is_counted_and_delays_nobody
         pixels = random.integers(0, 256, (96, 96, 3), dtype=np.uint8)
         images.append(odd_images.encoded(pixels, "PNG"))  # 28 kB each
     with serve(tmp_path, inside=inside, model_store=store, **options) as server:
+        until(lambda: server.log().count("runs in fp32") == 4)  # both models in both workers
         for image in images:
             assert post(f"{server.url}/classify", content=image).status_code == 200
         until(lambda: server.metric(KEPT) + server.metric(dropped("full")) == 12)
