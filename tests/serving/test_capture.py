@@ -173,7 +173,8 @@ def test_a_worker_ends_while_its_folder_hangs(
     manifest, _ = tiny_models.content("colours", 1, "single")
     capture.offer(RED, np.array([1, 0, 0], np.float32), manifest)
     hold.wait()
-    capture.close()  # it returns
+    capture.close()
+    assert "capture" in [thread.name for thread in threading.enumerate()]  # and still hangs
     hold.go.set()
 
 

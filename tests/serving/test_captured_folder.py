@@ -145,12 +145,15 @@ def test_nothing_that_the_capture_did_not_write_is_ever_removed(tmp_path: Path) 
         file.write_bytes(b"{}")
     (pets / f"{'2' * 64}.json").write_bytes(mine.with_suffix(".json").read_bytes())
     (tmp_path / "photos" / f"{mine.stem}.json").write_bytes(mine.with_suffix(".json").read_bytes())
-    (pets / f"{'3' * 64}.json").symlink_to(elsewhere)
+    linked = answer(b"linked")  # a link to an answer is not one, wherever it leads
+    elsewhere.write_text(linked.model_dump_json())
+    link = pets / f"{linked.sha256}.json"
+    link.symlink_to(elsewhere)
     age(100, *others, mine, mine.with_suffix(".json"))
     folder(tmp_path, max_bytes=1, days=1).tidy()
     assert not mine.exists()
     assert all(file.exists() for file in others)
-    assert (pets / f"{'3' * 64}.json").is_symlink()
+    assert link.is_symlink()
 
 
 def test_what_a_crash_left_unfinished_is_removed_after_a_while(tmp_path: Path) -> None:

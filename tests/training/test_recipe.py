@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from models.errors import RecipeError
-from training.recipe import Recipe, data_arguments, resolve
+from training.recipe import Recipe, data_arguments, resolve, train_arguments
 
 
 def refused(options: dict[str, Any], file: Path | None = None) -> str:
@@ -136,3 +136,18 @@ def test_the_arguments_for_the_data_can_be_pasted_into_a_shell() -> None:
 
 def test_images_are_presized_a_quarter_larger_than_the_input() -> None:
     assert resolve({"data": "x", "image_size": 90}).presize_px == 112
+
+
+def test_data_may_be_several_in_a_file_and_on_a_command_line(tmp_path: Path) -> None:
+    several = resolve({}, toml(tmp_path, 'data = ["photos", "more photos"]\n'))
+    assert several.sources == ("photos", "more photos")
+    assert several.data_name == "photos and more photos"
+    assert train_arguments(several) == "photos 'more photos'"
+    assert Recipe.model_validate_json(several.model_dump_json()) == several
+    assert resolve({"data": ["photos"]}) == resolve({"data": "photos"}) == Recipe(data="photos")
+    assert Recipe(data="photos").sources == ("photos",)
+
+
+def test_the_same_data_twice_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"^data=\['a', 'b', 'a'\]: give each of them once$"):
+        resolve({"data": ["a", "b", "a"]})
