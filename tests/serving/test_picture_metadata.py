@@ -40,6 +40,13 @@ def png(orientation: int = 1, mode: str = "RGB") -> bytes:
     return data[:-12] + odd_images.png_chunk(b"eRIk", SECRET) + data[-12:] + SECRET
 
 
+def ycck() -> bytes:
+    """A JPEG in whose four bands only Adobe's segment tells the colours from CMYK."""
+    data = bytearray(odd_images.encoded(image_sets.photo(4).convert("CMYK"), "JPEG"))
+    data[data.index(b"Adobe") + 11] = 2
+    return bytes(data)
+
+
 def webp(orientation: int = 1, **options: Any) -> bytes:
     photo = image_sets.photo(3)
     return odd_images.encoded(photo, "WEBP", exif=private_exif(orientation), xmp=SECRET, **options)
@@ -72,6 +79,7 @@ def test_the_metadata_is_gone_and_the_picture_stays_as_it_was(
         jpeg(icc_profile=b"a profile"),
         jpeg()[: jpeg().rindex(b"\xff\xd9")],  # its end is lost, which the decoder repairs
         odd_images.encoded(image_sets.photo(4).convert("CMYK"), "JPEG"),
+        ycck(),
         odd_images.encoded(image_sets.photo(4).convert("L"), "JPEG"),
         odd_images.jpeg_in_three_scans([np.arange(64, dtype=np.uint8).reshape(8, 8)] * 3)[0],
         png(mode="P"),
@@ -88,7 +96,7 @@ def test_the_metadata_is_gone_and_the_picture_stays_as_it_was(
             image_sets.photo(3), "PNG", save_all=True, append_images=[image_sets.photo(5)]
         ),
     ],
-    ids=range(16),
+    ids=range(17),
 )
 def test_unusual_files_decode_to_the_same_pixels(data: bytes) -> None:
     cleaned = without_metadata(data)

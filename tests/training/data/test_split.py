@@ -355,15 +355,16 @@ def test_an_image_alike_to_one_of_an_earlier_data_follows_it() -> None:
         assert sides[name_of(1000 + number)] == sides[record.sha256] == alone[record.sha256]
 
 
-def test_an_image_that_joins_both_sides_of_an_earlier_data_is_not_trained_on() -> None:
+@pytest.mark.parametrize("last", ["train", "valid"])
+def test_an_image_that_joins_both_sides_of_an_earlier_data_is_not_trained_on(last: Side) -> None:
     first, second = 0b11110000, 0b11111111_11110000  # eight bits apart: not alike
     between = 0b1111_11110000
     one = pictures(range(10), ["cat"])
     sides = own_sides(split.split(joined(one), 0.5, 42))
-    train = next(n for n in range(10) if sides[name_of(n)] == "train")
-    valid = next(n for n in range(10) if sides[name_of(n)] == "valid")
-    one[train] = replace(one[train], scan=Scan(perceptual=first))
-    one[valid] = replace(one[valid], scan=Scan(perceptual=second))
+    late = max(n for n in range(10) if sides[name_of(n)] == last)
+    early = min(n for n in range(late) if sides[name_of(n)] != last)
+    one[early] = replace(one[early], scan=Scan(perceptual=first))
+    one[late] = replace(one[late], scan=Scan(perceptual=second))
     bridge = Record("b.jpg", ("cat",), sha256=name_of(99), scan=Scan(perceptual=between))
     after = own_sides(split.split(joined(one, [bridge]), 0.5, 42))
     assert sides.items() <= after.items()
