@@ -18,7 +18,13 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from models.errors import BundleError
-from models.manifest import MANIFEST_FILE, MANIFEST_HASH_FILE, MODEL_FILE, Manifest
+from models.manifest import (
+    MANIFEST_FILE,
+    MANIFEST_HASH_FILE,
+    MODEL_FILE,
+    Manifest,
+    first_problem,
+)
 
 UNFINISHED_PREFIX = ".unfinished-"
 
@@ -109,10 +115,7 @@ def read_manifest(path: Path) -> Manifest:
     except OSError as error:
         raise BundleError(f"{path} is not a bundle: {error.filename} cannot be read") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the text"
-        problem = " ".join(f"{where}: {first['msg']}".split())  # one line, whatever it quotes
-        raise BundleError(f"{file} is invalid: {problem}") from error
+        raise BundleError(f"{file} is invalid: {first_problem(error)}") from error
 
 
 def size_bytes(path: Path) -> int:

@@ -67,11 +67,14 @@ def tag(
 
 
 def check_finite(
-    values: NDArray[np.float32], manifest: Manifest, what: Literal["scores", "maps"] = "scores"
+    values: NDArray[np.float32] | np.float32,
+    manifest: Manifest,
+    what: Literal["scores", "maps", "novelty"] = "scores",
 ) -> None:
     """Raises ModelFailed if a value is NaN or infinite."""
     if not np.isfinite(values).all():
-        raise ModelFailed(f"{manifest.name} failed on this image: its {what} are not all finite")
+        which = "is not" if what == "novelty" else "are not all"
+        raise ModelFailed(f"{manifest.name} failed on this image: its {what} {which} finite")
 
 
 def check_top_k(top_k: int, manifest: Manifest) -> None:

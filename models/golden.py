@@ -7,7 +7,7 @@ every serving process before it reports that it is ready.
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,20 @@ from PIL import Image
 from models.bundle import Bundle
 from models.decision import above, rank
 from models.errors import GateError
-from models.manifest import GOLDEN_SCORES_FILE, Contract, Manifest, Preprocess
+from models.manifest import (
+    GOLDEN_NOVELTY_FILE,
+    GOLDEN_SCORES_FILE,
+    Contract,
+    Manifest,
+    Preprocess,
+)
+from models.outputs import Answerer, Outputs
 from models.preprocess import TRAINING_FORMATS, decode, load
 
 TOLERANCE_CPU = 1e-4
 TOLERANCE_CUDA = 2e-3
+NOVELTY_TOLERANCE_CPU = 1e-3  # of a novelty, as a share of it
+NOVELTY_TOLERANCE_CUDA = 2e-2
 _SAMPLES = ("golden/baseline.jpg", "golden/progressive.jpg", "golden/exif-turned.jpg")
 
 Runner = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
@@ -30,11 +39,15 @@ Runner = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Agreement:
-    """The largest difference between two sets of scores, and how many decisions of all differ."""
+    """The largest difference between two sets of scores, and how many decisions of all differ.
+
+    novelty_difference: the largest one of a novelty, as a share of it; None if there is none.
+    """
 
     max_difference: float
     flips: int
     decisions: int
+    novelty_difference: float | None = None
 
 
 def forms(images: Sequence[bytes]) -> dict[str, bytes]:
@@ -57,6 +70,17 @@ def scores_file(names: Sequence[str], scores: NDArray[np.float32]) -> bytes:
     return json.dumps(table, indent=1).encode()
 
 
+def outputs_files(names: Sequence[str], outputs: Outputs) -> dict[str, bytes]:
+    """`golden/scores.json` and, if there is novelty, `golden/novelty.json`: the outputs of each
+    file, exactly.
+    """
+    files = {GOLDEN_SCORES_FILE: scores_file(names, outputs.scores)}
+    if outputs.novelty is not None:
+        table = dict(zip(names, outputs.novelty.tolist(), strict=True))
+        files[GOLDEN_NOVELTY_FILE] = json.dumps(table, indent=1).encode()
+    return files
+
+
 def samples(bundle: Bundle) -> list[bytes]:
     """The golden images that any photograph could be, for a person to try: up to three JPEGs."""
     return [bundle.files[name] for name in _SAMPLES if name in bundle.files]
@@ -67,25 +91,82 @@ def inputs(files: Mapping[str, bytes], preprocess: Preprocess) -> NDArray[np.uin
     return np.stack([decode(data, preprocess) for data in files.values()])
 
 
-def check(bundle: Bundle, run: Runner, tolerance: float) -> Agreement:
-    """Check that `run` gives the bundle's golden scores, for a batch of all images and for one.
+def check(
+    bundle: Bundle, answer: Answerer, tolerance: float, novelty_tolerance: float | None = None
+) -> Agreement:
+    """Check that `answer` gives the bundle's golden outputs, for a batch of all images and for one.
 
-    Raises GateError if a score is off by more than `tolerance` or the scores' shape is wrong.
+    novelty_tolerance: None if there is no novelty. Raises GateError if a score is off by more than
+    `tolerance`, a novelty by more than that share of it, or the shape of either is wrong.
     """
-    return check_files(bundle.files, bundle.manifest, run, tolerance)
+    return check_files(bundle.files, bundle.manifest, answer, tolerance, novelty_tolerance)
 
 
 def check_files(
-    files: Mapping[str, bytes], contract: Contract | Manifest, run: Runner, tolerance: float
+    files: Mapping[str, bytes],
+    contract: Contract | Manifest,
+    answer: Answerer,
+    tolerance: float,
+    novelty_tolerance: float | None = None,
 ) -> Agreement:
-    """As `check`, before there is a bundle: `files` has the golden images and their scores."""
+    """As `check`, before there is a bundle: `files` has the golden images and their outputs."""
     table = json.loads(files[GOLDEN_SCORES_FILE])
-    expected = np.array(list(table.values()), np.float32)
+    scores = np.array(list(table.values()), np.float32)
+    novelty = None
+    if novelty_tolerance is not None:
+        novelties = json.loads(files[GOLDEN_NOVELTY_FILE])
+        novelty = np.array([novelties[name] for name in table], np.float32)
+    expected = Outputs(scores, novelty)
     images = inputs({name: files[name] for name in table}, contract.preprocess)
-    together = compare(expected, run(images), contract, tolerance)
-    alone = compare(expected[:1], run(images[:1]), contract, tolerance)
-    worst = max(alone.max_difference, together.max_difference)
-    return Agreement(worst, alone.flips + together.flips, alone.decisions + together.decisions)
+    together, alone = (
+        _compare(
+            expected.first(count), answer(images[:count]), contract, tolerance, novelty_tolerance
+        )
+        for count in (len(images), 1)
+    )
+    differences = (together.novelty_difference, alone.novelty_difference)
+    return Agreement(
+        max(alone.max_difference, together.max_difference),
+        alone.flips + together.flips,
+        alone.decisions + together.decisions,
+        max((each for each in differences if each is not None), default=None),
+    )
+
+
+def _compare(
+    expected: Outputs,
+    got: Outputs,
+    contract: Contract | Manifest,
+    tolerance: float,
+    novelty_tolerance: float | None,
+) -> Agreement:
+    found = compare(expected.scores, got.scores, contract, tolerance)
+    if expected.novelty is None or novelty_tolerance is None:
+        return found
+    difference = compare_novelty(expected.novelty, got.novelty, novelty_tolerance)
+    return replace(found, novelty_difference=difference)
+
+
+def compare_novelty(
+    expected: NDArray[np.float32], got: NDArray[np.float32] | None, tolerance: float
+) -> float:
+    """The largest difference of novelties `[N]`, as a share of the expected one.
+
+    Raises GateError if it is above the tolerance, or the shape is wrong.
+    """
+    if got is None or got.shape != expected.shape:
+        raise GateError(
+            f"novelty has the shape {None if got is None else got.shape}, not {expected.shape}"
+        )
+    shares = np.abs(got - expected) / np.maximum(expected, np.finfo(np.float32).tiny)
+    worst = float(shares.max(initial=0.0))
+    if not worst <= tolerance:  # also true for NaN
+        row = int(np.argmax(shares))
+        raise GateError(
+            f"novelty differs by {worst:.2g} of it, more than {tolerance:.2g}: image {row}:"
+            f" {got[row]:.6g}, not {expected[row]:.6g}"
+        )
+    return worst
 
 
 def compare(

@@ -4,7 +4,7 @@ import re
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 Task = Literal["single", "multi"]
 Precision = Literal["fp32", "fp16", "int8"]
@@ -16,10 +16,18 @@ MANIFEST_FILE = "manifest.json"
 MANIFEST_HASH_FILE = "manifest.sha256"
 MODEL_FILE = "model.onnx"
 GOLDEN_SCORES_FILE = "golden/scores.json"
+GOLDEN_NOVELTY_FILE = "golden/novelty.json"
 
 
 class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def first_problem(error: ValidationError) -> str:
+    """Where the first mistake is, and what it is: one line, whatever it quotes."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the text"
+    return " ".join(f"{where}: {first['msg']}".split())
 
 
 class Preprocess(Frozen):
@@ -35,12 +43,15 @@ class Tensors(Frozen):
     """Names of the graph's tensors.
 
     images: uint8 `[N, S, S, 3]`; scores: float32 `[N, C]`, probabilities; maps: float32
-    `[N, C, h, w]`, the logits of each position, or None where the head does not allow maps.
+    `[N, C, h, w]`, the logits of each position, or None where the head does not allow maps;
+    novelty: float32 `[N]`, how far an image is from the training images, about 1 for one of them,
+    or None where it is not measured.
     """
 
     images: str = "images"
     scores: str = "scores"
     maps: str | None = "maps"
+    novelty: str | None = None
 
 
 class Metric(Frozen):
@@ -67,6 +78,35 @@ class Baseline(Frozen):
         if len(self.confidence_edges) != len(self.confidence_counts):
             raise ValueError("confidence_edges and confidence_counts differ in length")
         return self
+
+
+class Conformal(Frozen):
+    """What the validation images promise, each form by its own values for them.
+
+    See `models.conformal` for p-values of novelty and `models.coverage` for sets of labels.
+    """
+
+    file: str = Field(description="file with the values of each form")
+    images: int = Field(ge=1, description="validation images whose values are kept")
+    alpha: float = Field(
+        gt=0,
+        lt=1,
+        description="largest share of images like these that is called unknown by default",
+    )
+
+
+class NoveltyGate(Frozen):
+    """How far a form's novelty is from the trained network's."""
+
+    tolerance: float = Field(gt=0, description="largest allowed difference, as a share of it")
+    max_difference: float = Field(
+        ge=0, description="largest difference seen, on golden and validation images, as a share"
+    )
+    changed: int = Field(
+        ge=0,
+        description="validation images that only one of the two calls unknown at the manifest's"
+        " alpha, each by its own p-values, or at the least alpha that they can promise",
+    )
 
 
 class Gate(Frozen):
@@ -112,6 +152,9 @@ class Gate(Frozen):
         default=None,
         description="the metrics of the manifest, which are the trained network's, for this file:"
         " with intervals, and cross-fitted; None: not measured by the version that exported it",
+    )
+    novelty: NoveltyGate | None = Field(
+        default=None, description="None: the network has no novelty"
     )
 
 
@@ -190,6 +233,11 @@ class Manifest(Frozen):
     )
     metrics: dict[str, Metric]
     baseline: Baseline
+    conformal: Conformal | None = Field(
+        default=None,
+        description="what p-values and sets of labels are promised by; None: by nothing, as the"
+        " run was trained before they were kept",
+    )
     training_images: str = Field(
         description="file with the sha256 of each training image, one per line; a later comparison"
         " leaves these images out"
@@ -215,6 +263,14 @@ class Manifest(Frozen):
         if (self.variants[0].file, self.variants[0].precision) != (MODEL_FILE, "fp32"):
             raise ValueError(f"the first variant must be {MODEL_FILE} in fp32")
         needed = [v.file for v in self.variants] + [GOLDEN_SCORES_FILE, self.training_images]
+        if self.tensors.novelty is not None:
+            if self.conformal is None:
+                raise ValueError("novelty needs conformal: without held-out images it says nothing")
+            if any(variant.gate.novelty is None for variant in self.variants):
+                raise ValueError("a network with novelty needs gate.novelty in every variant")
+            needed.append(GOLDEN_NOVELTY_FILE)
+        if self.conformal is not None:
+            needed.append(self.conformal.file)
         if missing := [file for file in needed if file not in self.files]:
             raise ValueError(f"files does not list {', '.join(missing)}")
         for file in self.files:

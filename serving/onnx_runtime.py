@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from models.bundle import Bundle
 from models.errors import BundleError, LabradorError
 from models.manifest import Manifest, Variant
+from models.outputs import Outputs
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
@@ -26,18 +27,15 @@ class OnnxNetwork:
         self.provider: str = session.get_providers()[0]
         self.on_cuda = self.provider == CUDA
 
-    def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """images uint8 `[N, S, S, 3]` -> scores float32 `[N, C]`."""
-        return self._fetch(images, self._tensors.scores)[0]
-
-    def run_with_maps(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        """As `run` -> scores, and maps float32 `[N, C, h, w]`. Only if the manifest names maps."""
-        return self._fetch(images, self._tensors.scores, str(self._tensors.maps))
-
-    def _fetch(self, images: NDArray[np.uint8], *names: str) -> list[NDArray[np.float32]]:
-        found: list[NDArray[np.float32]]
-        found = self._session.run(names, {self._tensors.images: images})
-        return found
+    def outputs(self, images: NDArray[np.uint8], maps: bool = False) -> Outputs:
+        """images uint8 `[N, S, S, 3]` -> what the network gives for them; maps if asked for."""
+        tensors = self._tensors
+        wanted = {"scores": tensors.scores, "novelty": tensors.novelty}
+        if maps:
+            wanted["maps"] = tensors.maps
+        names = {output: name for output, name in wanted.items() if name is not None}
+        found = self._session.run(list(names.values()), {tensors.images: images})
+        return Outputs(**dict(zip(names, found, strict=True)))
 
 
 def on_cpu(bundle: Bundle, variant: Variant, threads: int) -> OnnxNetwork:
@@ -90,6 +88,8 @@ def _check_tensors(session: ort.InferenceSession, manifest: Manifest) -> None:
     expected.append((outputs, tensors.scores, "tensor(float)", [labels]))
     if tensors.maps is not None:
         expected.append((outputs, tensors.maps, "tensor(float)", [labels]))
+    if tensors.novelty is not None:
+        expected.append((outputs, tensors.novelty, "tensor(float)", []))
     if len(inputs) != 1:
         raise BundleError(f"{manifest.name}: the network has the inputs {sorted(inputs)}, not one")
     for present, name, kind, shape in expected:
@@ -100,5 +100,5 @@ def _check_tensors(session: ort.InferenceSession, manifest: Manifest) -> None:
         if got_kind != kind or isinstance(batch, int) or rest != shape:
             raise BundleError(
                 f"{manifest.name}: tensor {name!r} is {got_kind} {got_shape}, not {kind}"
-                f" [N, {', '.join(map(str, shape))}]"
+                f" [{', '.join(map(str, ['N', *shape]))}]"
             )

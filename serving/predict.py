@@ -1,8 +1,9 @@
 """`python -m serving predict`: a model's predictions for many files as a CSV, as the service's.
 
 Columns: path; model; predicted (the most likely label, or all tags, separated by spaces); error
-(code and reason if the service would refuse the file); one score per label. Rows are written as
-soon as their batch is done, so a run that was interrupted resumes where it stopped.
+(code and reason if the service would refuse the file); p_value and unknown (yes or no, at the
+model's alpha), if the model measures novelty; one score per label. Rows are written as soon as
+their batch is done, so a run that was interrupted resumes where it stopped.
 """
 
 import csv
@@ -18,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from models import bundle, decision
+from models import bundle, conformal, decision
+from models.conformal import HeldOut
 from models.errors import DataError, LabradorError
 from models.hardware import cpu_cores
 from models.manifest import Manifest
@@ -30,6 +32,7 @@ from serving.settings import Settings
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp"}  # in folders; a file given by name is always read
 _COLUMNS = ["path", "model", "predicted", "error"]
+_OF_NOVELTY = ["p_value", "unknown"]
 
 Pixels = NDArray[np.uint8] | LabradorError
 
@@ -46,7 +49,7 @@ def predict(reference: str, paths: Sequence[Path], out: Path, settings: Settings
     cores = settings.cores or cpu_cores()
     session = open_proved(loaded, settings, Place(threads=cores, worker=0))
     manifest = loaded.manifest
-    header = [*_COLUMNS, *manifest.labels]
+    header = [*_COLUMNS, *_novelty_columns(manifest), *manifest.labels]
     done = _done(out, header, _named(manifest))
     missing = [file for file in files if str(file) not in done]
     with (
@@ -123,18 +126,32 @@ def _rows(
     batch: Sequence[tuple[Path, Pixels]], session: Session, manifest: Manifest
 ) -> Iterator[list[object]]:
     images = [pixels for _, pixels in batch if not isinstance(pixels, LabradorError)]
-    scores = iter(session.run(np.stack(images)) if images else ())
+    outputs = iter(session.outputs(np.stack(images)).each() if images else ())
     for file, pixels in batch:
         if isinstance(pixels, LabradorError):
-            blank = [""] * len(manifest.labels)
+            blank = [""] * (len(_novelty_columns(manifest)) + len(manifest.labels))
             yield [file, _named(manifest), "", f"{pixels.code}: {pixels}", *blank]
             continue
-        row: NDArray[np.float32] = next(scores)
+        own = next(outputs)
         if manifest.task == "single":
-            predicted = decision.classify(row, manifest, top_k=1)[0].label
+            predicted = decision.classify(own.scores, manifest, top_k=1)[0].label
         else:
-            predicted = " ".join(tag.label for tag in decision.tag(row, manifest))
-        yield [file, _named(manifest), predicted, "", *row.tolist()]
+            predicted = " ".join(tag.label for tag in decision.tag(own.scores, manifest))
+        strangeness = _strangeness(own.novelty, session.held_out, manifest)
+        yield [file, _named(manifest), predicted, "", *strangeness, *own.scores.tolist()]
+
+
+def _novelty_columns(manifest: Manifest) -> list[str]:
+    return [] if manifest.tensors.novelty is None else _OF_NOVELTY
+
+
+def _strangeness(
+    novelty: np.float32 | None, held_out: HeldOut | None, manifest: Manifest
+) -> list[object]:
+    if novelty is None or held_out is None or manifest.conformal is None:
+        return []
+    found = conformal.judge(novelty, held_out, manifest.conformal.alpha)
+    return [found.p_value, "yes" if found.unknown else "no"]
 
 
 def _done(out: Path, header: list[str], model: str) -> dict[str, str]:

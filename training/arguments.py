@@ -81,8 +81,11 @@ def _evaluate(options: argparse.Namespace) -> Call:
     given = {name: getattr(options, name) for name in datasets.OPTIONS}
     _check_data(options.data, given)
     run_folder.check_free(options.out)
+    if options.strangers is not None and not options.strangers.is_dir():
+        raise RecipeError(f"--strangers {options.strangers} is not a folder")
     arguments = {"model": _model(options.model), "data": options.data, "data_options": given}
-    return Call("evaluate", "evaluate", {**arguments, **_select(options, "device", "out")})
+    more = _select(options, "device", "out", "strangers")
+    return Call("evaluate", "evaluate", {**arguments, **more})
 
 
 def _model(text: str) -> Run | Path:
@@ -196,6 +199,12 @@ def parser(prog: str = "python -m training") -> argparse.ArgumentParser:
         "model", metavar="RUN|BUNDLE", help="a run's or bundle's folder, or NAME[:VERSION]"
     )
     evaluating.add_argument("--data", required=True, help="images and labels, as for train")
+    evaluating.add_argument(
+        "--strangers",
+        type=Path,
+        metavar="FOLDER",
+        help="images of anything else: how many of them it calls unknown",
+    )
     _add_fields(evaluating, (*datasets.OPTIONS, "device"))
     evaluating.set_defaults(device="auto")
     evaluating.add_argument("--out", type=Path, help="default: runs/<time>")

@@ -10,6 +10,8 @@ metrics.jsonl        one line per epoch
 curves.csv           learning rate of the head and loss of each step
 diverged.txt         if the loss was not finite: the images of that step
 network.safetensors  the weights, with torchvision's keys
+novelty.safetensors  how far an image is from the training images; missing if there were too few
+conformal.json       the validation images' values, which p-values and sets of labels are based on
 metrics.json         metrics on the validation images, with intervals
 predictions.csv      path, target and all scores of each validation image
 report.html          all of this to read, with the worst mistakes
@@ -27,7 +29,9 @@ from typing import TYPE_CHECKING, Any, Self
 from filelock import FileLock, Timeout
 from pydantic import Field, ValidationError, model_validator
 
+from models import conformal
 from models.bundle import write_atomically
+from models.conformal import CONFORMAL_FILE, HeldOut
 from models.errors import RunError
 from models.manifest import Baseline, Frozen, Metric, Preprocess, Probability, Provenance, Task
 from training.data import split
@@ -35,6 +39,7 @@ from training.data.split import Split
 from training.recipe import Arch, Recipe
 
 if TYPE_CHECKING:
+    from training.network.novelty import Novelty
     from training.network.resnet import Network
 
 RECIPE_FILE = "recipe.json"
@@ -47,6 +52,7 @@ CURVES_FILE = "curves.csv"
 DIVERGED_FILE = "diverged.txt"
 REPORT_FILE = "report.html"
 WEIGHTS_FILE = "network.safetensors"
+NOVELTY_FILE = "novelty.safetensors"
 RUN_FILE = "run.json"
 _LOCK_FILE = ".lock"
 _LISTS = {"quarantine": QUARANTINE_FILE, "correct": CORRECTIONS_FILE}  # by the recipe's option
@@ -120,6 +126,21 @@ class Run:
         from training.network.resnet import read  # late: importing torch takes seconds
 
         return read(self.path / WEIGHTS_FILE, self.outcome.arch, len(self.outcome.labels))
+
+    def novelty(self) -> "Novelty | None":
+        """None if the run has none, as one from before it was measured. RunError if corrupt."""
+        from training.network.novelty import read
+
+        file = self.path / NOVELTY_FILE
+        return read(file) if file.exists() else None
+
+    def held_out(self) -> HeldOut | None:
+        """The validation images' values by the trained network; None if the run has none.
+
+        Raises BundleError if they are corrupt.
+        """
+        file = self.path / CONFORMAL_FILE
+        return conformal.parse(file.read_bytes(), str(file))["fp32"] if file.exists() else None
 
 
 def create(out: Path | None) -> Path:
@@ -219,6 +240,12 @@ def write_curves(path: Path, rows: Sequence[tuple[float, float]]) -> None:
 def write_weights(path: Path, weights: bytes) -> None:
     """Write `network.safetensors`; weights: as `Network.weights` returns them."""
     write_atomically(path / WEIGHTS_FILE, weights)
+
+
+def write_novelty(path: Path, novelty: "Novelty", held_out: HeldOut) -> None:
+    """Write `novelty.safetensors`, and the validation images' values."""
+    write_atomically(path / NOVELTY_FILE, novelty.file())
+    write_atomically(path / CONFORMAL_FILE, conformal.file_of({"fp32": held_out}))
 
 
 def write_end(path: Path, outcome: Outcome) -> None:

@@ -1,4 +1,6 @@
-"""From DATA to a released bundle an image is opened twice: to train, and to check its hash."""
+"""From DATA to a released bundle an image is opened twice: to train, and to check its hash or, of
+the training images that novelty is measured from, to see it as it is served.
+"""
 
 import shutil
 from collections import Counter
@@ -20,6 +22,7 @@ from training.data import contents, prepare
 from training.data.contents import Contents
 from training.data.perceptual_hash import SIDE_PX
 from training.data.record import Record
+from training.evaluation import novelty
 from training.export.run_images import training_images
 from training.fine_tuning.trainer import FineTuning
 from training.recipe import Recipe
@@ -78,10 +81,23 @@ def walk(single_data: Path, store: Store, tmp_path_factory: pytest.TempPathFacto
     return Walk(single_data, run, training, releasing)
 
 
-def test_training_opens_every_image_once(walk: Walk) -> None:
-    for side in (walk.run.split.train, walk.run.split.valid):
-        assert len(side) == 24
-        assert set(walk.opens(walk.training, side)) == {1}
+def test_training_opens_every_image_once_and_those_that_novelty_is_measured_from_again(
+    walk: Walk,
+) -> None:
+    train, valid = walk.run.split.train, walk.run.split.valid
+    assert len(train) == len(valid) == 24
+    assert set(walk.opens(walk.training, valid)) == {1}
+    assert set(walk.opens(walk.training, train)) == {2}
+
+
+def test_novelty_is_measured_from_a_limited_number_of_images(
+    single_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(novelty, "MOST", 9)
+    with opens.opened() as files:
+        train(recipe_of(single_data), tmp_path / "run")
+    counts = Counter(files.count(file) for file in single_data.rglob("*.jpg"))
+    assert counts == {1: 48 - 9, 2: 9}
 
 
 def test_a_release_opens_every_validation_image_once_and_no_other(walk: Walk) -> None:
@@ -98,10 +114,10 @@ def test_int8_opens_each_of_its_calibration_images_once(walk: Walk) -> None:
 
 
 def test_an_image_is_decoded_once_for_each_form_that_it_is_needed_in(walk: Walk) -> None:
-    """To find copies; presized, or as it is served, also for the older model."""
+    """To find copies; presized; as it is served, also for the older model."""
     presized, served, as_of_old = 40.0, 32 / 0.95, 32 / 0.9
     for record in walk.run.split.train:
-        assert forms(walk.training, record) == {SIDE_PX: 1, presized: 1}
+        assert forms(walk.training, record) == {SIDE_PX: 1, presized: 1, served: 1}
         assert forms(walk.releasing, record) == {}
     ordered = sorted(walk.run.split.valid, key=lambda record: record.sha256)
     for record in walk.run.split.valid:
@@ -118,7 +134,9 @@ def test_without_room_in_memory_training_opens_an_image_a_second_time(
     monkeypatch.setattr(contents, "free_memory", lambda: 0)
     with opens.opened() as files:
         train(recipe_of(single_data), tmp_path / "run")
-    assert {files.count(file) for file in single_data.rglob("*.jpg")} == {2}
+    split = run_folder.read(tmp_path / "run").split
+    assert {files.count(single_data / record.file) for record in split.valid} == {2}
+    assert {files.count(single_data / record.file) for record in split.train} == {3}
 
 
 def test_an_evaluation_opens_every_image_once(
@@ -144,7 +162,9 @@ def test_a_resumed_run_opens_every_image_once(
         train(recipe_of(single_data), tmp_path / "run")
     with opens.opened() as files:
         resume(tmp_path / "run")
-    assert {files.count(file) for file in single_data.rglob("*.jpg")} == {1}
+    split = run_folder.read(tmp_path / "run").split
+    assert {files.count(single_data / record.file) for record in split.valid} == {1}
+    assert {files.count(single_data / record.file) for record in split.train} == {2}
 
 
 def test_no_bytes_of_files_are_kept_while_training_from_files(

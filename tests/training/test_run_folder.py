@@ -15,6 +15,8 @@ from training import run_folder
 from training.run_folder import Run
 
 FILES = {
+    "conformal.json",
+    "novelty.safetensors",
     "recipe.json",
     "split.jsonl",
     "provenance.json",

@@ -3,14 +3,17 @@
 from dataclasses import replace
 from pathlib import Path
 
+from models import conformal
 from models.wording import counted
 from training import run_folder
 from training.data import datasets
 from training.evaluation import evaluate as evaluation
-from training.evaluation import scorer
+from training.evaluation import promises, scorer
+from training.evaluation import strangers as strangers_of
 from training.hardware import pick_device
 from training.recipe import Device
 from training.reports import html_report
+from training.reports.unknown import share as interval
 from training.run_folder import Run
 
 
@@ -20,8 +23,12 @@ def evaluate(
     data_options: dict[str, str | None],
     device: Device,
     out: Path | None,
+    strangers: Path | None = None,
 ) -> None:
     """Write metrics.json, predictions.csv and report.html to `out`, and print the metrics.
+
+    strangers: a folder of images of anything else; how many of them are unknown is printed, shown,
+    and written to strangers.csv.
 
     model: a run, or a bundle's folder. data_options: the recipe's, for DATA.
     Of an official split with test images, those are evaluated.
@@ -31,6 +38,7 @@ def evaluate(
     dataset.print_notes()
     if dataset.test:
         dataset = replace(dataset, records=dataset.test)
+    seen = strangers_of.see(subject, strangers) if strangers else None
     path = run_folder.create(out)
     found = evaluation.evaluate(subject, dataset)
     measured = found.measure()
@@ -41,7 +49,16 @@ def evaluate(
     )
     if line := evaluation.against_validation(subject, measured):
         print(line)
+    if found.judged is not None:
+        own = promises.unknown(found.judged, conformal.ALPHA)
+        print(f"{interval(own)} of them unknown at alpha {conformal.ALPHA:g}")
     evaluation.write(path, found, measured)
-    html_report.write(path / run_folder.REPORT_FILE, subject, found, measured)
-    files = (evaluation.METRICS_FILE, evaluation.PREDICTIONS_FILE, run_folder.REPORT_FILE)
+    files = [evaluation.METRICS_FILE, evaluation.PREDICTIONS_FILE, run_folder.REPORT_FILE]
+    if seen is not None:
+        strange = promises.unknown(promises.Judged(seen.p_values, None), conformal.ALPHA)
+        print(strangers_of.told(seen, interval(strange), conformal.ALPHA))
+        strangers_of.write(path, seen)
+        files.append(strangers_of.STRANGERS_FILE)
+    report = path / run_folder.REPORT_FILE
+    html_report.write(report, subject, found, measured, strangers=seen)
     print(f"wrote {', '.join(str(path / file) for file in files)}")

@@ -1,12 +1,15 @@
 """`export`: export a run to a bundle in the store, through the gate."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from models import conformal
 from models.bundle import read_manifest
-from models.manifest import Manifest, Precision
+from models.manifest import Conformal, Manifest, Precision
 from models.store import Store
 from models.variants import NAMES, candidates, differing, metrics_of
+from models.wording import counted
 from training.evaluation.evaluate import HEADLINE
 from training.export import export as exporting
 from training.run_folder import Run
@@ -42,9 +45,24 @@ def print_result(path: Path, store: Store) -> None:
         )
     for precision, reason in manifest.left_out.items():
         print(f"{precision} left out: {reason}")
+    if manifest.conformal is not None:
+        print(_promised(manifest.conformal))
     name = manifest.name
     print(f"wrote {path}; version {store.released(name)} of {name} is released")
     print(f"will serve: {_served(manifest)}; LABRADOR_PRECISION chooses another")
+
+
+def _promised(promised: Conformal) -> str:
+    """What the validation images promise about unknown images."""
+    alpha, least = promised.alpha, conformal.least_alpha(promised.images)
+    images = counted(promised.images, "validation image")
+    if least <= alpha:
+        return f"unknown: at most {100 * alpha:g} % of images like its {images}"
+    return (
+        f"unknown: {images} cannot promise alpha {alpha:g}, so nothing is called unknown unless"
+        f" alpha is {math.ceil(least * 1000) / 1000:g} or more;"
+        f" {conformal.images_for(alpha)} images would be enough"
+    )
 
 
 def _served(manifest: Manifest) -> str:

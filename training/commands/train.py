@@ -1,6 +1,7 @@
 """`train`: from DATA to a complete run, in data-flow order."""
 
 import copy
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.errors import RunError
+from models.errors import DataError, RunError
 from models.manifest import Provenance
+from models.outputs import Outputs
 from models.wording import counted, some
 from training import distributed, run_folder
 from training.data import datasets, decoding, file_scan
@@ -19,14 +21,16 @@ from training.data.prepare import Prepared, prepare
 from training.data.record import Record
 from training.data.targets import encode
 from training.distributed import Ranks
-from training.evaluation import calibration, evaluate, scorer
+from training.evaluation import calibration, evaluate, novelty, scorer
 from training.evaluation.decisions import baseline, decide
+from training.evaluation.promises import held_out_by
 from training.fine_tuning import checkpoint, lr_finder, schedule
 from training.fine_tuning.batches import training_set
 from training.fine_tuning.checkpoint import Checkpoint, Progress
 from training.fine_tuning.trainer import DivergedError, FineTuning, check_processes
 from training.fine_tuning.validation import Validation
 from training.hardware import pick_device, pick_dtype
+from training.network.novelty import Novelty
 from training.network.pretrained import start as start_from
 from training.network.resnet import Network
 from training.provenance import provenance
@@ -145,15 +149,16 @@ def _fit(
     if recipe.early_stop:
         ranks.broadcast("")  # the first process may still be writing it
         checkpoint.restore_best(path, network)
-    logits = validation.logits()
+    features, logits = validation.features_and_logits()
     if ranks.first:
-        _complete(images, validation, logits, progress, origin)
+        _complete(images, validation, features, logits, progress, origin)
     return path
 
 
 def _complete(
     images: Prepared,
     validation: Validation,
+    features: NDArray[np.float32],
     logits: NDArray[np.float32],
     progress: Progress,
     origin: Provenance,
@@ -168,7 +173,11 @@ def _complete(
         files = _files(images, [images.split.valid[row] for row in rows])
         return decoding.served(files, recipe.preprocess).numpy()
 
-    evaluation = evaluate.cross_fitted(task, labels, images.split.valid, pixels, logits)
+    distance = _novelty(images, validation)
+    strangeness = None if distance is None else distance.of(features)
+    evaluation = evaluate.cross_fitted(
+        task, labels, images.split.valid, pixels, logits, novelty=strangeness
+    )
     measured = evaluation.measure()
     evaluate.write(path, evaluation, measured)
     temperature = calibration.fit_temperature(logits, targets, task)
@@ -187,8 +196,14 @@ def _complete(
         provenance=origin,
     )
     run_folder.write_weights(path, network.weights())
+    held_out = None
+    if distance is not None:
+        held_out = held_out_by(Outputs(shipped, strangeness), targets, task)
+        run_folder.write_novelty(path, distance, held_out)
     trained_on = [record.sha256 for record in images.split.train]
-    subject = scorer.of_network(network, str(path), outcome, trained_on, validation.ranks.device)
+    subject = scorer.of_network(
+        network, str(path), outcome, trained_on, validation.ranks.device, distance, held_out
+    )
     steps = schedule.curve(recipe, validation.steps, len(network.blocks), progress.losses)
     history = html_report.History(progress.epochs, steps)
     html_report.write(path / run_folder.REPORT_FILE, subject, evaluation, measured, history)
@@ -198,6 +213,26 @@ def _complete(
     print(f"{measured_on}, value and 95 % interval:\n{evaluate.table(measured)}")
     print(f"wrote {path}; read {path / run_folder.REPORT_FILE}")
     print(f"next: python -m training export {path} --name NAME")
+
+
+def _novelty(images: Prepared, validation: Validation) -> Novelty | None:
+    """How far images are from the training images; None, with the reason printed, if unknown.
+
+    A file that went missing meanwhile must not cost the whole training.
+    """
+    began_s = time.perf_counter()
+    try:
+        found = novelty.estimate(
+            validation.network, images, validation.recipe.preprocess, validation.ranks.device
+        )
+    except DataError as error:
+        print(f"novelty left out: {error}")
+        return None
+    if found is None:
+        print("novelty left out: too few training images for it")
+        return None
+    print(f"novelty measured on training images in {time.perf_counter() - began_s:.1f} s")
+    return found
 
 
 def _files(images: Prepared, records: Sequence[Record]) -> list[Path]:

@@ -76,6 +76,11 @@ def fit_thresholds(scores: NDArray[np.float32], targets: Targets) -> tuple[float
     return tuple(thresholds)
 
 
+def folds(images: int) -> NDArray[np.int64]:
+    """Which of five folds each image is in `[N]`; with fewer images, each in its own."""
+    return np.random.default_rng(0).permutation(images) % min(_FOLDS, images)
+
+
 def cross_fitted(
     logits: Logits, targets: Targets, task: Task, applied_to: Logits | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -86,11 +91,11 @@ def cross_fitted(
     has no thresholds, all tags are False.
     """
     applied_to = logits if applied_to is None else applied_to
-    folds = np.random.default_rng(0).permutation(len(logits)) % min(_FOLDS, len(logits))
+    numbers = folds(len(logits))
     scores = np.empty(logits.shape, np.float32)
     tags = np.zeros(logits.shape, np.bool_)
-    for fold in np.unique(folds):
-        valid, rest = folds == fold, folds != fold
+    for fold in np.unique(numbers):
+        valid, rest = numbers == fold, numbers != fold
         if not rest.any():  # a single image: no others to fit on
             rest = valid
         temperature = fit_temperature(logits[rest], targets[rest], task)

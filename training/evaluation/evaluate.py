@@ -14,15 +14,17 @@ from numpy.typing import NDArray
 from models.bundle import sha256, write_atomically
 from models.errors import DataError
 from models.manifest import Metric, Task
+from models.outputs import Outputs
 from models.wording import counted
 from training.data import decoding
 from training.data.datasets import Dataset
 from training.data.record import Record
 from training.data.targets import encode
-from training.evaluation import calibration, calibration_error, error_analysis, metrics
+from training.evaluation import calibration, calibration_error, error_analysis, metrics, promises
 from training.evaluation.decisions import calibration_pairs, decide
 from training.evaluation.error_analysis import LabelMetrics
 from training.evaluation.metrics import WeightedMetrics
+from training.evaluation.promises import Judged
 from training.evaluation.scorer import Scorer
 
 METRICS_FILE = "metrics.json"
@@ -35,7 +37,8 @@ class Evaluation:
     """A model's predictions for images that it was not trained on. Arrays are `[N, C]`.
 
     images_at: the images at some rows, as served, uint8 `[n, S, S, 3]`. scores and predicted: the
-    output of the model as shipped; uncalibrated: the scores at temperature 1.
+    output of the model as shipped; uncalibrated: the scores at temperature 1; judged: by held-out
+    images, None for a model without novelty.
     """
 
     task: Task
@@ -46,6 +49,7 @@ class Evaluation:
     scores: NDArray[np.float32]
     uncalibrated: NDArray[np.float32]
     predicted: NDArray[np.bool_]
+    judged: Judged | None = None
 
     @cached_property
     def by_label(self) -> list[LabelMetrics]:
@@ -89,7 +93,8 @@ def evaluate(model: Scorer, dataset: Dataset) -> Evaluation:
         )
     records, images = [record for record, _ in left], np.stack([image for _, image in left])
     targets = encode(records, model.labels)
-    scores = model.run(images)
+    outputs = model.answer(images)
+    scores = outputs.scores
     return Evaluation(
         model.task,
         model.labels,
@@ -99,6 +104,7 @@ def evaluate(model: Scorer, dataset: Dataset) -> Evaluation:
         scores,
         calibration.uncalibrated(scores, model.task, model.temperature),
         decide(scores, model.thresholds),
+        promises.judge(outputs, model.held_out),
     )
 
 
@@ -109,11 +115,12 @@ def cross_fitted(
     images_at: Callable[[Sequence[int]], NDArray[np.uint8]],
     logits: NDArray[np.float32],
     applied_to: NDArray[np.float32] | None = None,
+    novelty: NDArray[np.float32] | None = None,
 ) -> Evaluation:
     """The evaluation of a trained network, by its logits `[N, C]` for validation images.
 
     Each image's temperature and thresholds are fitted on others. applied_to: the logits of a
-    variant of the network, which is evaluated in its place.
+    variant of the network, which is evaluated in its place. novelty: `[N]`, if it is measured.
     """
     targets = encode(records, labels)
     scores, tags = calibration.cross_fitted(logits, targets, task, applied_to)
@@ -126,6 +133,7 @@ def cross_fitted(
         scores,
         calibration.probabilities(logits if applied_to is None else applied_to, task, 1.0),
         tags if task == "multi" else decide(scores, None),
+        promises.cross_fitted(Outputs(scores, novelty), targets, task),
     )
 
 

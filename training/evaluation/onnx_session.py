@@ -6,27 +6,33 @@ from numpy.typing import NDArray
 
 from models.golden import Runner
 from models.manifest import Tensors
+from models.outputs import Answerer, Outputs
 
 _BATCH = 64
 
 
 def runner(model: bytes, tensors: Tensors) -> Runner:
     """A function from images uint8 `[N, S, S, 3]`, any N, to scores float32 `[N, C]`."""
-    return runners(model, tensors)[0]
+    answer, _ = answers(model, tensors)
+    return lambda images: answer(images).scores
 
 
-def runners(model: bytes, tensors: Tensors) -> tuple[Runner, Runner | None]:
-    """The same, and one to maps float32 `[N, C, h, w]` if the network has them; in one session."""
+def answers(model: bytes, tensors: Tensors) -> tuple[Answerer, Runner | None]:
+    """A function to all outputs but maps, and one to maps float32 `[N, C, h, w]` if the network has
+    them; in one session.
+    """
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    scores = _runner(session, tensors.images, tensors.scores)
-    maps = _runner(session, tensors.images, tensors.maps) if tensors.maps else None
-    return scores, maps
 
-
-def _runner(session: onnxruntime.InferenceSession, images_name: str, output: str) -> Runner:
-
-    def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def fetch(images: NDArray[np.uint8], *names: str) -> list[NDArray[np.float32]]:
         batches = (images[i : i + _BATCH] for i in range(0, len(images), _BATCH))
-        return np.concatenate([session.run([output], {images_name: b})[0] for b in batches])
+        found = [session.run(names, {tensors.images: batch}) for batch in batches]
+        return [np.concatenate(rows) for rows in zip(*found, strict=True)]
 
-    return run
+    def answer(images: NDArray[np.uint8]) -> Outputs:
+        names = [tensors.scores, *([tensors.novelty] if tensors.novelty else [])]
+        return Outputs(*fetch(images, *names))
+
+    def maps(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return fetch(images, str(tensors.maps))[0]
+
+    return answer, maps if tensors.maps else None

@@ -8,11 +8,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models import bundle
-from models.golden import Runner
+from models import bundle, conformal
+from models.conformal import HeldOut
 from models.manifest import Metric, Preprocess, Provenance, Task
+from models.outputs import Answerer, Outputs
 from training.evaluation import calibration, onnx_session
-from training.network.inference import in_batches, logits_of
+from training.network.inference import features_and_logits_of, in_batches
+from training.network.novelty import Novelty
 from training.network.resnet import Network, Served
 from training.run_folder import Outcome, Run
 
@@ -22,8 +24,9 @@ Maps = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Scorer:
-    """The model of a run or a bundle. `run` and `maps` take images preprocessed by `preprocess`;
-    `maps` is None if the network has none; `metrics` are those of its validation images."""
+    """The model of a run or a bundle. `answer` and `maps` take images preprocessed by `preprocess`;
+    `maps` is None if the network has none; `metrics` are those of its validation images, and
+    `held_out` the values of those, None if it has none."""
 
     name: str
     task: Task
@@ -34,8 +37,13 @@ class Scorer:
     metrics: Mapping[str, Metric]
     trained_on: frozenset[str]
     provenance: Provenance
-    run: Runner
+    answer: Answerer
     maps: Maps | None
+    held_out: HeldOut | None = None
+
+    def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """images uint8 `[N, S, S, 3]` -> scores `[N, C]`."""
+        return self.answer(images).scores
 
 
 def load(model: Run | Path, device: torch.device) -> Scorer:
@@ -48,19 +56,34 @@ def load(model: Run | Path, device: torch.device) -> Scorer:
 
 def of_run(finished: Run, device: torch.device) -> Scorer:
     trained_on = (record.sha256 for record in finished.split.train)
-    return of_network(finished.network(), str(finished.path), finished.outcome, trained_on, device)
+    return of_network(
+        finished.network(),
+        str(finished.path),
+        finished.outcome,
+        trained_on,
+        device,
+        finished.novelty(),
+        finished.held_out(),
+    )
 
 
 def of_network(
-    network: Network, name: str, outcome: Outcome, trained_on: Iterable[str], device: torch.device
+    network: Network,
+    name: str,
+    outcome: Outcome,
+    trained_on: Iterable[str],
+    device: torch.device,
+    novelty: Novelty | None = None,
+    held_out: HeldOut | None = None,
 ) -> Scorer:
     """A trained network with its run's outcome. trained_on: sha256 of the training images."""
     network.to(device)
     served = Served(network, outcome.task, outcome.temperature).eval()
 
-    def scores_of(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        logits = logits_of(network, torch.from_numpy(images), device)
-        return calibration.probabilities(logits, outcome.task, outcome.temperature)
+    def answer(images: NDArray[np.uint8]) -> Outputs:
+        features, logits = features_and_logits_of(network, torch.from_numpy(images), device)
+        scores = calibration.probabilities(logits, outcome.task, outcome.temperature)
+        return Outputs(scores, None if novelty is None else novelty.of(features))
 
     def maps_of(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         return in_batches(lambda batch: served(batch)[1], torch.from_numpy(images), device)
@@ -75,15 +98,16 @@ def of_network(
         outcome.metrics,
         frozenset(trained_on),
         outcome.provenance,
-        scores_of,
+        answer,
         maps_of,
+        held_out,
     )
 
 
 def _of_bundle(path: Path) -> Scorer:
     found = bundle.read(path)
     manifest = found.manifest
-    scores_of, maps_of = onnx_session.runners(found.model, manifest.tensors)
+    answer, maps_of = onnx_session.answers(found.model, manifest.tensors)
     return Scorer(
         f"{manifest.name}:{manifest.version}",
         manifest.task,
@@ -94,6 +118,7 @@ def _of_bundle(path: Path) -> Scorer:
         manifest.metrics,
         frozenset(found.files[manifest.training_images].decode().split()),
         manifest.provenance,
-        scores_of,
+        answer,
         maps_of,
+        conformal.held_out(found, "fp32"),
     )

@@ -5,17 +5,11 @@ from pathlib import Path
 
 from models import golden
 from models.bundle import hashes
-from models.manifest import (
-    GOLDEN_SCORES_FILE,
-    Contract,
-    Manifest,
-    Precision,
-    Release,
-)
+from models.manifest import Contract, Manifest, Precision, Release
 from models.store import Store
-from training.export import forms, gate
+from training.export import forms, gate, promises
 from training.export.gate import Reference
-from training.export.onnx_export import OPSET, TENSORS, onnx_bytes
+from training.export.onnx_export import OPSET, onnx_bytes, tensors_of
 from training.export.run_images import RunImages, training_images, validation_images
 from training.network.resnet import Served
 from training.reports import model_card
@@ -46,25 +40,27 @@ def export(
     """
     store.versions(name)  # refuses an invalid name before the work
     outcome = run.outcome
-    network = Served(run.network(), outcome.task, outcome.temperature).eval()
+    network = Served(run.network(), outcome.task, outcome.temperature, run.novelty()).eval()
     found = found or validation_images(run, data_path)
     images = found.images[outcome.preprocess]
     rows = {record.file: row for row, record in enumerate(found.records)}
+    trained = gate.reference_outputs(network, images)
     reference = Reference(
         images,
         found.records,
-        gate.reference_scores(network, images),
+        trained.scores,
         outcome.labels,
         outcome.thresholds,
         outcome.temperature,
         [rows[record.file] for record in run.split.valid],
+        trained.novelty,
     )
     golden_files = golden.forms(found.files)
-    golden_scores = gate.reference_scores(network, golden.inputs(golden_files, outcome.preprocess))
+    expected = gate.reference_outputs(network, golden.inputs(golden_files, outcome.preprocess))
     trained_on = sorted(record.sha256 for record in run.split.train)
     contents = {
         **golden_files,
-        GOLDEN_SCORES_FILE: golden.scores_file(list(golden_files), golden_scores),
+        **golden.outputs_files(list(golden_files), expected),
         _TRAINING_IMAGES_FILE: "".join(f"{line}\n" for line in trained_on).encode(),
         REPORT_FILE: run.report(),
     }
@@ -73,7 +69,7 @@ def export(
         labels=outcome.labels,
         thresholds=outcome.thresholds,
         preprocess=outcome.preprocess,
-        tensors=TENSORS,
+        tensors=tensors_of(network),
     )
 
     made = forms.make(
@@ -82,6 +78,8 @@ def export(
         lambda: training_images(run, data_path, most=_CALIBRATION_IMAGES),
         lambda model, precision: gate.check(model, precision, contract, contents, reference),
     )
+
+    promised = promises.make(made.outputs, found.records, outcome.labels, outcome.task)
 
     def content(version: int) -> tuple[Manifest, dict[str, bytes]]:
         card = model_card.write(
@@ -94,8 +92,9 @@ def export(
             release,
             len(found.records),
             len(trained_on),
+            promised.conformal,
         )
-        files = {**contents, **made.files, CARD_FILE: card}
+        files = {**contents, **made.files, **promised.files, CARD_FILE: card}
         manifest = Manifest(
             name=name,
             version=version,
@@ -106,6 +105,7 @@ def export(
             left_out=made.left_out,
             metrics=outcome.metrics,
             baseline=outcome.baseline,
+            conformal=promised.conformal,
             training_images=_TRAINING_IMAGES_FILE,
             release=release,
             provenance=outcome.provenance,

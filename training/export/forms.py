@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import LabradorError
-from models.manifest import MODEL_FILE, Gate, Precision, Variant
+from models.manifest import MODEL_FILE, Precision, Variant
+from models.outputs import Outputs
 from training.export import reduced_precision
+from training.export.gate import Passed
 from training.export.onnx_export import TENSORS
 
 REDUCED: tuple[Precision, ...] = ("fp16", "int8")
@@ -21,10 +23,13 @@ REDUCED: tuple[Precision, ...] = ("fp16", "int8")
 
 @dataclass(frozen=True)
 class Forms:
-    """The forms that passed, fp32 first, with their files; and why the others did not."""
+    """The forms that passed, fp32 first, with their files, and what each gives for the validation
+    images; and why the others did not.
+    """
 
     variants: tuple[Variant, ...]
     files: dict[str, bytes]
+    outputs: dict[Precision, Outputs]
     left_out: dict[Precision, str]
 
 
@@ -32,31 +37,34 @@ def make(
     model: bytes,
     wanted: Sequence[Precision] | None,
     training_images: Callable[[], NDArray[np.uint8]],
-    check: Callable[[bytes, Precision], Gate],
+    check: Callable[[bytes, Precision], Passed],
 ) -> Forms:
     """The forms of the fp32 network `model` that pass `check`, which raises GateError otherwise.
 
     wanted: those that must be made, beside fp32; None: those that can be. training_images: for
     int8, uint8 `[N, S, S, 3]`, called only if it is made; raises DataError if they are gone.
     """
-    variants = [Variant(file=MODEL_FILE, precision="fp32", gate=check(model, "fp32"))]
+    passed = check(model, "fp32")
+    variants = [Variant(file=MODEL_FILE, precision="fp32", gate=passed.gate)]
     files = {MODEL_FILE: model}
+    outputs: dict[Precision, Outputs] = {"fp32": passed.outputs}
     left_out: dict[Precision, str] = {}
     for precision in REDUCED if wanted is None else dict.fromkeys(wanted):
         if precision == "fp32":
             continue
         try:
             form = _reduced(model, precision, training_images)
-            gate = check(form, precision)
+            passed = check(form, precision)
         except Exception as error:  # the quantizer and ONNX Runtime raise errors of any kind
             if wanted is not None:
                 raise
             left_out[precision] = _reason(error, precision)
             continue
         file = f"model.{precision}.onnx"
-        variants.append(Variant(file=file, precision=precision, gate=gate))
+        variants.append(Variant(file=file, precision=precision, gate=passed.gate))
         files[file] = form
-    return Forms(tuple(variants), files, left_out)
+        outputs[precision] = passed.outputs
+    return Forms(tuple(variants), files, outputs, left_out)
 
 
 def _reduced(

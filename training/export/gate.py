@@ -21,10 +21,13 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from models import golden
+from models import conformal, golden
 from models.errors import GateError
-from models.manifest import Contract, Gate, Manifest, Metric, Precision, Task
+from models.golden import Agreement
+from models.manifest import Contract, Gate, Manifest, Metric, NoveltyGate, Precision, Task
+from models.outputs import Outputs
 from models.wording import counted
 from training.data.record import Record
 from training.data.targets import encode
@@ -44,19 +47,20 @@ class TooFewImagesError(GateError):
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far a precision may be off: in any score, in a metric of its decisions, and in its
-    probabilities, root mean square.
+    """How far a precision may be off: in any score, in a metric of its decisions, in its
+    probabilities, root mean square, and in any novelty, as a share of it.
     """
 
     score: float
     loss: float
     change: float
+    novelty: float
 
 
 TOLERANCES: dict[Precision, Tolerance] = {
-    "fp32": Tolerance(golden.TOLERANCE_CPU, 0.01, 0.02),
-    "fp16": Tolerance(0.01, 0.01, 0.02),
-    "int8": Tolerance(0.25, 0.01, 0.02),
+    "fp32": Tolerance(golden.TOLERANCE_CPU, 0.01, 0.02, golden.NOVELTY_TOLERANCE_CPU),
+    "fp16": Tolerance(0.01, 0.01, 0.02, 0.05),
+    "int8": Tolerance(0.25, 0.01, 0.02, 0.5),
 }
 
 
@@ -67,6 +71,7 @@ class Reference:
     images: of the records, preprocessed, uint8 `[N, S, S, 3]`; scores: `[N, C]`, in the order of
     the network's own `labels`; `thresholds` and `temperature` are the network's, too. order: the
     rows in the order in which the network was evaluated, on which folds and resamples depend.
+    novelty: `[N]`, None if the network has none.
     """
 
     images: NDArray[np.uint8]
@@ -76,6 +81,15 @@ class Reference:
     thresholds: Sequence[float] | None
     temperature: float
     order: Sequence[int]
+    novelty: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class Passed:
+    """What was measured of a form that passed, and what it gives for the validation images."""
+
+    gate: Gate
+    outputs: Outputs
 
 
 def check(
@@ -84,25 +98,28 @@ def check(
     contract: Contract | Manifest,
     golden_files: Mapping[str, bytes],
     reference: Reference,
-) -> Gate:
+) -> Passed:
     """Compare an exported network with the trained one and return what was measured.
 
     model: the ONNX file; contract: what its bundle will promise; golden_files: the golden images
-    and their scores as they will be written, possibly among other files.
+    and their outputs as they will be written, possibly among other files.
 
     Raises GateError unless the graph has the promised form, the golden files and all validation
-    images give the network's scores within the precision's tolerance, the decisions, by label name,
-    are right as often as the network's, and neither the headline metric, the tags nor the
-    probabilities are shown to be off by more than they may; TooFewImagesError if, in fp16 or int8,
-    they are not shown to be off by less either.
+    images give the network's scores and novelty within the precision's tolerance, the decisions, by
+    label name, are right as often as the network's, and neither the headline metric, the tags nor
+    the probabilities are shown to be off by more than they may; TooFewImagesError if, in fp16 or
+    int8, they are not shown to be off by less either.
     """
     tolerance, task = TOLERANCES[precision], contract.task
     _check_graph(model)
-    run = onnx_session.runner(model, contract.tensors)
+    answer, _ = onnx_session.answers(model, contract.tensors)
+    strange = None if contract.tensors.novelty is None else tolerance.novelty
     try:
-        on_golden = golden.check_files(golden_files, contract, run, tolerance.score)
-        got = run(reference.images)
+        on_golden = golden.check_files(golden_files, contract, answer, tolerance.score, strange)
+        outputs = answer(reference.images)
+        got = outputs.scores
         on_valid = golden.compare(reference.scores, got, contract, tolerance.score)
+        novelty = _novelty_gate(outputs.novelty, reference.novelty, tolerance.novelty, on_golden)
     except GateError as error:
         raise GateError(f"{precision}: {error}") from error
     flips = on_golden.flips + on_valid.flips
@@ -125,7 +142,7 @@ def check(
         _check_loss(precision, "1 - micro F1", len(got), tags_loss, separation)
     change = comparison.square_changes(*(_probabilities(s, task) for s in (got, reference.scores)))
     _check_change(precision, len(got), change)
-    return Gate(
+    measured = Gate(
         tolerance=tolerance.score,
         max_difference=max(on_golden.max_difference, on_valid.max_difference),
         flips=flips,
@@ -139,13 +156,47 @@ def check(
         ),
         metrics=exported,
         own_metrics=own.measure(),
+        novelty=novelty,
+    )
+    return Passed(measured, outputs)
+
+
+def reference_outputs(reference: Served, images: NDArray[np.uint8]) -> Outputs:
+    """The trained network's in float32 on the CPU, without maps. images: uint8 `[N, S, S, 3]`."""
+    cpu = torch.device("cpu")
+
+    def columns(batch: Tensor) -> Tensor:
+        scores, _, *novelty = reference(batch)
+        return torch.cat([scores, *(each[:, None] for each in novelty)], 1)
+
+    found = in_batches(columns, torch.from_numpy(images), cpu)
+    if reference.novelty is None:
+        return Outputs(found)
+    return Outputs(np.ascontiguousarray(found[:, :-1]), found[:, -1].copy())
+
+
+def _novelty_gate(
+    got: NDArray[np.float32] | None,
+    trained: NDArray[np.float32] | None,
+    tolerance: float,
+    on_golden: Agreement,
+) -> NoveltyGate | None:
+    """Compare a form's novelty `[N]` of the validation images with the network's. GateError."""
+    if trained is None or got is None:
+        return None
+    difference = golden.compare_novelty(trained, got, tolerance)
+    changed = _unknown(got) != _unknown(trained)
+    return NoveltyGate(
+        tolerance=tolerance,
+        max_difference=max(difference, on_golden.novelty_difference or 0.0),
+        changed=int(changed.sum()),
     )
 
 
-def reference_scores(reference: Served, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """The trained network's scores in float32 on the CPU. images: uint8 `[N, S, S, 3]`."""
-    cpu = torch.device("cpu")
-    return in_batches(lambda batch: reference(batch)[0], torch.from_numpy(images), cpu)
+def _unknown(novelty: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which of the images `[N]` are unknown by the others, at the least alpha that they promise."""
+    p_values = conformal.p_values_among(novelty)
+    return np.asarray(p_values <= max(conformal.ALPHA, conformal.least_alpha(len(novelty) - 1)))
 
 
 def _losses(

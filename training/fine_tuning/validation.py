@@ -17,7 +17,7 @@ from training.evaluation import metrics
 from training.fine_tuning import checkpoint, schedule
 from training.fine_tuning.checkpoint import Progress
 from training.fine_tuning.loss import loss_of, precision
-from training.network.inference import logits_of
+from training.network.inference import features_and_logits_of, logits_of
 from training.network.resnet import Network
 from training.recipe import Recipe
 from training.run_folder import Epoch
@@ -44,6 +44,12 @@ class Validation:
         """Of all validation images, float32 `[N, C]`, the same in each process."""
         own = logits_of(self.network, self.images, self.ranks.device)
         return self.ranks.gather(torch.from_numpy(own)).numpy()
+
+    def features_and_logits(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Of all validation images, float32 `[N, F]`, pooled, and `[N, C]`; in each process."""
+        found = features_and_logits_of(self.network, self.images, self.ranks.device)
+        features, logits = (self.ranks.gather(torch.from_numpy(own)).numpy() for own in found)
+        return features, logits
 
     def after_epoch(self, progress: Progress) -> None:
         """Measure the last epoch, in training's own precision, and write it to the run."""

@@ -28,3 +28,18 @@ def logits_of(network: Network, images: Tensor, device: torch.device) -> NDArray
     """images uint8 `[N, S, S, 3]` -> logits `[N, C]`."""
     network.eval()
     return in_batches(lambda batch: network(batch.permute(0, 3, 1, 2).float()), images, device)
+
+
+def features_and_logits_of(
+    network: Network, images: Tensor, device: torch.device
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """images uint8 `[N, S, S, 3]` -> pooled features `[N, F]` and logits `[N, C]`."""
+    network.eval()
+
+    def columns(batch: Tensor) -> Tensor:
+        features = network.features(batch.permute(0, 3, 1, 2).float())
+        return torch.cat([network.logits(features), features.mean((2, 3))], 1)
+
+    found = in_batches(columns, images, device)
+    count = network.resnet.fc.out_features
+    return np.ascontiguousarray(found[:, count:]), np.ascontiguousarray(found[:, :count])

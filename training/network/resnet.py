@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from models.errors import RunError
 from models.manifest import Task
+from training.network.novelty import Novelty
 from training.recipe import Arch
 
 _MEAN = (0.485, 0.456, 0.406)  # of ImageNet, as all torchvision weights expect
@@ -73,22 +74,28 @@ def read(file: Path, arch: Arch, labels: int) -> Network:
 
 
 class Served(nn.Module):
-    """What is exported: images uint8 `[N, S, S, 3]` -> scores `[N, C]`, maps `[N, C, h, w]`.
+    """What is exported: images uint8 `[N, S, S, 3]` -> scores `[N, C]`, maps `[N, C, h, w]` and, if
+    it is measured, novelty `[N]`.
 
     scores are probabilities; maps are the logits of each position, whose mean over all positions
-    is the image's logits. Both are float32, whatever the dtype of the ResNet's weights.
+    is the image's logits. All are float32, whatever the dtype of the ResNet's weights.
     """
 
-    def __init__(self, network: Network, task: Task, temperature: float) -> None:
+    def __init__(
+        self, network: Network, task: Task, temperature: float, novelty: Novelty | None = None
+    ) -> None:
         super().__init__()
         self.network = network
         self.task = task
         self.temperature = temperature
+        self.novelty = novelty
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         features = self.network.features(images.permute(0, 3, 1, 2).float())
-        logits = self.network.logits(features).float() / self.temperature
+        pooled = features.mean((2, 3))
+        logits = self.network.resnet.fc(pooled).float() / self.temperature
         scores = logits.softmax(1) if self.task == "single" else logits.sigmoid()
         head = self.network.resnet.fc
         maps = nn.functional.conv2d(features, head.weight[:, :, None, None], head.bias)
-        return scores, maps.float() / self.temperature
+        outputs = (scores, maps.float() / self.temperature)
+        return outputs if self.novelty is None else (*outputs, self.novelty(pooled.float()))

@@ -1,5 +1,6 @@
 """Where the network looked: an image with the evidence for one label and against another."""
 
+import base64
 import io
 
 import numpy as np
@@ -38,3 +39,8 @@ def jpeg(image: NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=85)
     return buffer.getvalue()
+
+
+def base64_of(image: NDArray[np.uint8]) -> str:
+    """The image `[S, S, 3]` as a JPEG for a page that needs no other file."""
+    return base64.b64encode(jpeg(image)).decode()

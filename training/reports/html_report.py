@@ -1,6 +1,5 @@
 """`report.html`: one page, images included, that shows how good a model is and where it errs."""
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from numpy.typing import NDArray
 
 from models.bundle import write_atomically
 from models.manifest import Metric, Provenance, Task
@@ -19,7 +17,8 @@ from training.evaluation.decisions import calibration_pairs
 from training.evaluation.error_analysis import Mistake
 from training.evaluation.evaluate import Evaluation
 from training.evaluation.scorer import Scorer
-from training.reports import activation_maps, plots, summary
+from training.evaluation.strangers import Strangers
+from training.reports import activation_maps, plots, summary, unknown
 from training.run_folder import Epoch
 
 _TEMPLATE = "report.html"
@@ -64,11 +63,16 @@ def write(
     evaluation: Evaluation,
     measured: dict[str, Metric],
     history: History | None = None,
+    strangers: Strangers | None = None,
 ) -> None:
-    """Write the page, which needs no other file, to `path`."""
+    """Write the page, which needs no other file, to `path`. strangers: shown beside its own images,
+    if the model has novelty.
+    """
+    unknown_part = unknown.section(evaluation, strangers)
     environment = Environment(
         loader=PackageLoader("training.reports"), autoescape=True, undefined=StrictUndefined
     )
+    environment.filters["interval"] = unknown.share
     environment.filters["share"] = lambda share: "–" if share is None else f"{share:.3f}"
     page = environment.get_template(_TEMPLATE).render(
         name=model.name,
@@ -83,17 +87,19 @@ def write(
         **_calibration(evaluation),
         mistakes=_mistakes(evaluation, model),
         origin=_origin(model.provenance),
-        sections=_sections(evaluation.task, history),
+        unknown=unknown_part,
+        sections=_sections(evaluation.task, history, unknown_part is not None),
     )
     write_atomically(path, page.encode())
 
 
-def _sections(task: Task, history: History | None) -> list[tuple[str, str]]:
+def _sections(task: Task, history: History | None, novelty: bool) -> list[tuple[str, str]]:
     return [
         ("metrics", "Metrics"),
         *([("curves", "Training curves")] if history else []),
         ("labels", "Confusion matrix" if task == "single" else "Labels and thresholds"),
         ("calibration", "Calibration"),
+        *([("unknown", "Unknown images")] if novelty else []),
         ("mistakes", "Worst mistakes"),
         ("origin", "Provenance"),
     ]
@@ -155,9 +161,9 @@ def _mistakes(evaluation: Evaluation, model: Scorer) -> list[dict[str, Any]]:
     return [
         {
             "file": evaluation.records[mistake.row].file,
-            "image": _base64(image),
+            "image": activation_maps.base64_of(image),
             "overlay": maps is not None
-            and _base64(
+            and activation_maps.base64_of(
                 activation_maps.overlay(image, activation_maps.evidence(maps[number], mistake))
             ),
             "lines": _lines(mistake, evaluation),
@@ -197,7 +203,3 @@ def _origin(provenance: Provenance) -> list[tuple[str, str]]:
         ("processor", provenance.processor),
         ("libraries", "  ".join(f"{k} {v}" for k, v in provenance.libraries.items())),
     ]
-
-
-def _base64(image: NDArray[np.uint8]) -> str:
-    return base64.b64encode(activation_maps.jpeg(image)).decode()

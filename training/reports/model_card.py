@@ -5,7 +5,8 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from models.manifest import Metric, Precision, Release, Task, Variant
+from models import conformal
+from models.manifest import Conformal, Metric, Precision, Release, Task, Variant
 from models.variants import differing, served_on
 from models.wording import counted
 from training.evaluation.evaluate import HEADLINE
@@ -25,9 +26,11 @@ def write(
     release: Release | None,
     images: int,
     trained_on: int,
+    promised: Conformal | None = None,
 ) -> bytes:
     """The card of a run's bundle. sizes: of each variant's file, in bytes; left_out: why the
-    other forms are not in it; images, trained_on: number of validation and training images.
+    other forms are not in it; images, trained_on: number of validation and training images;
+    promised: the manifest's, None for a network without novelty.
     """
     environment = Environment(
         loader=PackageLoader("training.reports"),
@@ -64,6 +67,8 @@ def write(
         left_out=left_out,
         provenance=outcome.provenance,
         release=release,
+        conformal=promised,
+        least_alpha=promised and conformal.least_alpha(promised.images),
     )
     return text.encode()
 

@@ -11,6 +11,7 @@ import torch
 from models.bundle import Bundle, sha256
 from models.errors import DataError
 from models.manifest import Metric, Preprocess, Task
+from models.outputs import Outputs
 from models.preprocess import decode
 from testkit import image_sets, tiny_models
 from training.data import datasets
@@ -73,7 +74,7 @@ def colour_model(
         {"error": Metric(value=0.5, low=0.2, high=0.8)},
         trained_on,
         tiny_models.PROVENANCE,
-        run,
+        lambda images: Outputs(run(images)),
         None,
     )
 

@@ -11,7 +11,13 @@ from models import bundle as bundles
 from models import golden
 from models.bundle import Bundle
 from models.errors import BundleError, DataError, GateError
-from models.manifest import GOLDEN_SCORES_FILE, Contract, Gate, Precision, Tensors
+from models.manifest import (
+    GOLDEN_NOVELTY_FILE,
+    GOLDEN_SCORES_FILE,
+    Contract,
+    Precision,
+    Tensors,
+)
 from models.store import Store
 from testkit import image_sets
 from training.data import decoding
@@ -19,6 +25,7 @@ from training.evaluation import onnx_session
 from training.export import export as module
 from training.export import forms, gate, reduced_precision
 from training.export.export import export
+from training.export.gate import Passed
 from training.run_folder import Run
 
 
@@ -57,9 +64,11 @@ def test_the_first_version_of_each_name_is_released(store: Store) -> None:
 def test_golden_files_are_validation_images_and_give_their_scores(bundle: Bundle, run: Run) -> None:
     forms = [name for name in bundle.files if name.startswith("golden/") and "json" not in name]
     assert len(forms) == 10
-    check = onnx_session.runner(bundle.model, bundle.manifest.tensors)
-    assert golden.check(bundle, check, golden.TOLERANCE_CPU).flips == 0
-    assert GOLDEN_SCORES_FILE in bundle.files
+    answer, _ = onnx_session.answers(bundle.model, bundle.manifest.tensors)
+    found = golden.check(bundle, answer, golden.TOLERANCE_CPU, golden.NOVELTY_TOLERANCE_CPU)
+    assert found.flips == 0
+    assert found.novelty_difference is not None
+    assert {GOLDEN_SCORES_FILE, GOLDEN_NOVELTY_FILE} <= bundle.files.keys()
 
 
 @pytest.mark.usefixtures("quick")
@@ -132,7 +141,7 @@ def test_the_manifest_promises_what_the_gate_checked(
     checked: list[Any] = []
     check = gate.check
 
-    def watched(model: bytes, precision: Precision, contract: Contract, *more: Any) -> Gate:
+    def watched(model: bytes, precision: Precision, contract: Contract, *more: Any) -> Passed:
         checked.append(contract)
         return check(model, precision, contract, *more)
 

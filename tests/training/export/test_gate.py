@@ -21,26 +21,29 @@ from training.run_folder import Run
 
 
 def served(run: Run) -> Served:
-    return Served(run.network(), run.outcome.task, run.outcome.temperature).eval()
+    outcome = run.outcome
+    return Served(run.network(), outcome.task, outcome.temperature, run.novelty()).eval()
 
 
 def reference(run: Run) -> Reference:
     outcome, records = run.outcome, run.split.valid
     files = [Path(outcome.root) / record.file for record in records]
     images = decoding.served(files, outcome.preprocess).numpy()
+    trained = gate.reference_outputs(served(run), images)
     return Reference(
         images,
         records,
-        gate.reference_scores(served(run), images),
+        trained.scores,
         outcome.labels,
         outcome.thresholds,
         outcome.temperature,
         range(len(records)),
+        trained.novelty,
     )
 
 
 def checked(bundle: Bundle, run: Run) -> Gate:
-    return gate.check(bundle.model, "fp32", bundle.manifest, bundle.files, reference(run))
+    return gate.check(bundle.model, "fp32", bundle.manifest, bundle.files, reference(run)).gate
 
 
 def refused(bundle: Bundle, run: Run) -> str:
@@ -104,8 +107,11 @@ def test_the_reference_is_the_network_in_batches(run: Run) -> None:
     assert len(images) > 64
     network = served(run)
     with torch.inference_mode():
-        expected = network(torch.from_numpy(images))[0].numpy()
-    np.testing.assert_allclose(gate.reference_scores(network, images), expected, atol=1e-5)
+        scores, _, novelty = network(torch.from_numpy(images))
+    found = gate.reference_outputs(network, images)
+    np.testing.assert_allclose(found.scores, scores.numpy(), atol=1e-5)
+    assert found.novelty is not None
+    np.testing.assert_allclose(found.novelty, novelty.numpy(), rtol=1e-4)
 
 
 def test_a_graph_that_is_only_read_and_written_passes(bundle: Bundle, run: Run) -> None:

@@ -67,12 +67,12 @@ def checked(
     """What the gate measures on a variant whose weights differ from the network's by `change`."""
     whole = bundles.read(tiny_models.add(folder, "tiny", task))
     model = tiny_models.network(task, tiny_models.WEIGHTS + change)
-    return gate.check(model, precision, whole.manifest, whole.files, answers)
+    return gate.check(model, precision, whole.manifest, whole.files, answers).gate
 
 
 def passed(whole: Bundle, answers: Reference) -> Gate:
     """What the gate measures on a bundle's own network."""
-    return gate.check(whole.model, "fp32", whole.manifest, whole.files, answers)
+    return gate.check(whole.model, "fp32", whole.manifest, whole.files, answers).gate
 
 
 def test_a_variant_that_decides_wrongly_within_its_tolerance_is_refused(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_golden_images_prove_each_variant(tmp_path: Path, precision: Precision) 
     doctored = scores.replace(b"0.9", b"0.1")
     assert doctored != scores
     files = {**whole.files, "golden/scores.json": doctored}
-    found = gate.check(whole.model, precision, whole.manifest, whole.files, clear(24))
+    found = gate.check(whole.model, precision, whole.manifest, whole.files, clear(24)).gate
     assert found.max_difference < 1e-5
     with pytest.raises(GateError, match=f"^{precision}: scores differ by 0.8"):
         gate.check(whole.model, precision, whole.manifest, files, clear(24))
@@ -249,7 +249,7 @@ def test_a_few_decisions_that_differ_are_no_excuse_for_other_labels(tmp_path: Pa
     model = tiny_models.network("single", tiny_models.WEIGHTS + np.float32(0.1) * LEANING)
     whole = bundles.read(tiny_models.add(tmp_path, "tiny", "single"))
     files, answers = whole.files, clear(24)
-    found = gate.check(model, "int8", whole.manifest, files, answers)
+    found = gate.check(model, "int8", whole.manifest, files, answers).gate
     assert found.flips > 0
     assert found.decisions == 24 + 10 + 1  # validation, golden, and a golden one alone
     turned = whole.manifest.model_copy(update={"labels": ("green", "red", "blue")})
@@ -307,13 +307,14 @@ def test_every_precision_may_lose_a_point_and_smaller_ones_may_change_scores_mor
 def test_the_reference_is_the_network_s_scores_in_batches() -> None:
     class Doubling(torch.nn.Module):
         sizes: ClassVar[list[int]] = []
+        novelty = None
 
         def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             self.sizes.append(len(images))
             return 2 * images.float().mean((1, 2)), torch.zeros(1)
 
     pixels = np.random.default_rng(0).integers(0, 256, (150, 4, 4, 3), dtype=np.uint8)
-    found = gate.reference_scores(Doubling(), pixels)  # type: ignore[arg-type]
+    found = gate.reference_outputs(Doubling(), pixels).scores  # type: ignore[arg-type]
     np.testing.assert_allclose(found, 2 * pixels.mean((1, 2)), rtol=1e-5)
     assert Doubling.sizes == [64, 64, 22]
 

@@ -24,21 +24,25 @@ def test_the_tensors_are_the_promised_ones(bundle: Bundle) -> None:
         [
             ("scores", "tensor(float)", ["batch", 3]),
             ("maps", "tensor(float)", ["batch", 3, 1, 1]),
+            ("novelty", "tensor(float)", ["batch"]),
         ],
     ]
     names = bundle.manifest.tensors
     assert (names.images, names.scores, names.maps) == ("images", "scores", "maps")
+    assert names.novelty == "novelty"
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_scores_and_maps_match_torch_for_any_number_of_images(
+def test_scores_maps_and_novelty_match_torch_for_any_number_of_images(
     bundle: Bundle, run: Run, count: int
 ) -> None:
     images = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
     session = onnxruntime.InferenceSession(bundle.model, providers=["CPUExecutionProvider"])
-    network = Served(run.network(), run.outcome.task, run.outcome.temperature).eval()
+    outcome = run.outcome
+    network = Served(run.network(), outcome.task, outcome.temperature, run.novelty()).eval()
     with torch.inference_mode():
         expected = network(torch.from_numpy(images))
+    assert len(expected) == 3
     for found, reference in zip(session.run(None, {"images": images}), expected, strict=True):
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, reference.numpy(), rtol=1e-4, atol=1e-4)

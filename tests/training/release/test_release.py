@@ -14,6 +14,7 @@ from models import bundle
 from models.commands.rollback import go_back
 from models.errors import BundleError, DataError, GateError, ReleaseError
 from models.manifest import Metric, Release
+from models.outputs import Outputs
 from models.store import Store
 from testkit import image_sets
 from training import run_folder
@@ -355,11 +356,11 @@ def test_each_model_gets_the_images_in_its_own_preprocessing(
 
     def spying(images: Any) -> Any:
         seen.append(images)
-        return old.run(images)
+        return old.answer(images)
 
     preprocess = old.preprocess.model_copy(update={"crop_fraction": 0.5})
-    compare(single_run, replace(old, run=spying))
-    compare(single_run, replace(old, run=spying, preprocess=preprocess))
+    compare(single_run, replace(old, answer=spying))
+    compare(single_run, replace(old, answer=spying, preprocess=preprocess))
     assert seen[0].shape == seen[1].shape and not np.array_equal(seen[0], seen[1])
     outcome = single_run.outcome.model_copy(update={"preprocess": preprocess})
     release(replace(single_run, outcome=outcome), "colours", own_store, CPU, force=True)
@@ -402,7 +403,7 @@ def test_labels_are_compared_by_name_and_not_by_order(run: Run, task: str, store
         old,
         labels=old.labels[::-1],
         thresholds=old.thresholds and old.thresholds[::-1],
-        run=lambda images: old.run(images)[:, ::-1],
+        answer=lambda images: Outputs(old.run(images)[:, ::-1]),
     )
     assert compare(run, turned) == compare(run, old)
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from models.bundle import Bundle
 from models.manifest import Task
+from models.outputs import Outputs
 from testkit import image_sets
 from training.data import datasets
 from training.evaluation import evaluate, scorer
@@ -93,7 +94,7 @@ def test_mistakes_are_shown_as_served_next_to_where_the_network_looked(
     run: Run, task: Task, tmp_path: Path
 ) -> None:
     subject = scorer.load(run, CPU)
-    turned = replace(subject, run=lambda images: subject.run(images)[:, ::-1])
+    turned = replace(subject, answer=lambda images: Outputs(subject.run(images)[:, ::-1]))
     page = written(turned, tmp_path / "new")
     assert len(page.images) >= 8 and len(page.images) % 2 == 0
     assert {image.size for image in page.images} == {(image_sets.SIZE_PX, image_sets.SIZE_PX)}
@@ -112,13 +113,11 @@ def test_a_report_without_mistakes_says_so(single_run: Run, tmp_path: Path) -> N
     channel = {"blue": 2, "green": 1, "red": 0}
     order = [channel[label] for label in subject.labels]
 
-    def perfect(
-        images: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]",
-    ) -> "np.ndarray[tuple[int, int], np.dtype[np.float32]]":
+    def perfect(images: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]") -> Outputs:
         means = images.mean((1, 2))[:, order]
-        return np.asarray(means / means.sum(1, keepdims=True), np.float32)
+        return Outputs(np.asarray(means / means.sum(1, keepdims=True), np.float32))
 
-    page = written(replace(subject, run=perfect), tmp_path / "new")
+    page = written(replace(subject, answer=perfect), tmp_path / "new")
     assert "None: every image was predicted correctly." in page.text
     assert page.images == [] and "Wrong on 0.0% of 24 images" in page.text
 
@@ -133,8 +132,8 @@ def test_a_network_without_maps_shows_its_mistakes_alone(
     single_bundle: Bundle, tmp_path: Path
 ) -> None:
     subject = scorer.load(single_bundle.path, CPU)
-    without_maps = replace(subject, maps=None, run=lambda images: subject.run(images)[:, ::-1])
-    page = written(without_maps, tmp_path / "new")
+    turned = replace(subject, answer=lambda images: Outputs(subject.run(images)[:, ::-1]))
+    page = written(replace(turned, maps=None), tmp_path / "new")
     assert page.images and "where the network looked" not in page.text
 
 

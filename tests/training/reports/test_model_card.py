@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from models.bundle import Bundle
-from models.manifest import Metric, Release, Variant
+from models.manifest import Conformal, Metric, Release, Variant
 from training.evaluation.evaluate import HEADLINE
 from training.reports import model_card
 from training.reports.model_card import CARD_FILE
@@ -26,6 +26,7 @@ def parts(run: Run, bundle: Bundle, release: Release | None = None) -> tuple[dic
         release,
         images=24,
         trained_on=24,
+        promised=manifest.conformal,
     ).decode()
     _, header, body = text.split("---\n", 2)
     return yaml.safe_load(header), body
@@ -139,3 +140,28 @@ def test_a_forced_release_is_mentioned(run: Run, bundle: Bundle) -> None:
     )
     _, body = parts(run, bundle, decision)
     assert "Release: refused: it is worse Released anyway (`--force`)." in body
+
+
+def test_what_is_said_of_anything_else_depends_on_what_is_promised(
+    run: Run, bundle: Bundle
+) -> None:
+    _, body = parts(run, bundle)
+    assert "called unknown if that is at most alpha, 0.01 by default" in body
+    assert f"(but {len(run.split.valid)} images can promise no less than 0.0" in body
+    promised = Conformal(file="conformal.json", images=99, alpha=0.01)
+    enough = bundle.manifest.model_copy(update={"conformal": promised})
+    assert "can promise no less" not in parts(run, replace(bundle, manifest=enough))[1]
+    nothing = bundle.manifest.model_copy(update={"conformal": None})
+    _, body = parts(run, replace(bundle, manifest=nothing))
+    assert "novelty" not in body and "\n\n\n" not in body
+
+
+def test_the_card_counts_the_images_of_which_each_form_judges_otherwise(
+    run: Run, bundle: Bundle
+) -> None:
+    (fp32,) = bundle.manifest.variants
+    assert fp32.gate.novelty is not None
+    changed = fp32.gate.novelty.model_copy(update={"changed": 7})
+    other = fp32.model_copy(update={"gate": fp32.gate.model_copy(update={"novelty": changed})})
+    manifest = bundle.manifest.model_copy(update={"variants": (other,)})
+    assert "calls unknown: fp32 7.\n" in parts(run, replace(bundle, manifest=manifest))[1]
