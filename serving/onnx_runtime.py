@@ -97,7 +97,8 @@ def _check_tensors(session: ort.InferenceSession, manifest: Manifest) -> None:
             raise BundleError(f"{manifest.name}: no tensor {name!r}; there are {sorted(present)}")
         got_kind, got_shape = present[name]
         batch, rest = got_shape[0], got_shape[1 : 1 + len(shape)]
-        if got_kind != kind or isinstance(batch, int) or rest != shape:
+        several = not shape and len(got_shape) > 1  # where there should be one for each image
+        if got_kind != kind or isinstance(batch, int) or rest != shape or several:
             raise BundleError(
                 f"{manifest.name}: tensor {name!r} is {got_kind} {got_shape}, not {kind}"
                 f" [{', '.join(map(str, ['N', *shape]))}]"

@@ -22,7 +22,7 @@ from models.golden import (
     scores_file,
 )
 from models.manifest import Manifest
-from models.outputs import Outputs
+from models.outputs import Answerer, Outputs
 from models.preprocess import decode, load
 from testkit.bundles import FILES, manifest, multi
 from testkit.odd_images import encoded
@@ -325,3 +325,69 @@ def test_the_samples_are_three_jpegs_of_different_images(files: dict[str, bytes]
     pictures = [load(data, 384, formats=["JPEG"]) for data in samples(whole)]
     assert len({picture.size for picture in pictures}) == 3
     assert samples(Bundle(Path("pets"), manifest(), {})) == []
+
+
+# Novelty
+
+STRANGE = np.array([1, 2, 0.5, 4, 3, 1, 2, 1, 1, 2], np.float32)
+
+
+@pytest.fixture(scope="module")
+def strange(bundle: Bundle) -> Bundle:
+    """The bundle, with novelties of its ten golden files."""
+    names = list(json.loads(bundle.files["golden/scores.json"]))
+    scores = run(inputs({name: bundle.files[name] for name in names}, manifest().preprocess))
+    files = {**bundle.files, **golden.outputs_files(names, Outputs(scores, STRANGE))}
+    return Bundle(bundle.path, bundle.manifest, files)
+
+
+def answering(novelty: NDArray[np.float32] | None) -> Answerer:
+    return lambda images: Outputs(run(images), None if novelty is None else novelty[: len(images)])
+
+
+def test_novelty_within_the_tolerance_passes_and_its_difference_is_reported(
+    strange: Bundle,
+) -> None:
+    near = STRANGE.copy()
+    near[2] *= np.float32(1.01)
+    found = golden.check(strange, answering(near), TOLERANCE, 0.02)
+    assert found.novelty_difference == pytest.approx(0.01, rel=1e-3)
+    assert found == Agreement(0.0, 0, 11, found.novelty_difference)
+    exact = golden.check(strange, answering(STRANGE), TOLERANCE, 0.02)
+    assert exact.novelty_difference == 0
+
+
+@pytest.mark.parametrize(
+    ("row", "value", "message"),
+    [
+        (3, 4.2, r"novelty differs by 0\.05 of it, more than 0\.02: image 3: 4\.2, not 4"),
+        (9, 1.9, r"novelty differs by 0\.05 of it, more than 0\.02: image 9: 1\.9, not 2"),
+        (0, np.nan, r"novelty differs by nan of it, more than 0\.02: image 0: nan, not 1"),
+    ],
+    ids=["above", "below", "NaN"],
+)
+def test_another_novelty_is_refused_and_the_image_named(
+    strange: Bundle, row: int, value: float, message: str
+) -> None:
+    other = STRANGE.copy()
+    other[row] = value
+    with pytest.raises(GateError, match=message):
+        golden.check(strange, answering(other), TOLERANCE, 0.02)
+
+
+@pytest.mark.parametrize(
+    "novelty", [None, STRANGE[:5], STRANGE[:, None]], ids=["none", "too few", "an axis more"]
+)
+def test_novelty_of_another_shape_is_refused(
+    strange: Bundle, novelty: NDArray[np.float32] | None
+) -> None:
+    with pytest.raises(GateError, match=r"novelty has the shape .*, not \(10,\)"):
+        golden.check(strange, answering(novelty), TOLERANCE, 0.02)
+
+
+def test_novelty_that_is_right_in_a_batch_only_is_refused(strange: Bundle) -> None:
+    def answer(images: NDArray[np.uint8]) -> Outputs:
+        return Outputs(run(images), STRANGE if len(images) == 10 else 2 * STRANGE[:1])
+
+    with pytest.raises(GateError, match="image 0: 2, not 1"):
+        golden.check(strange, answer, TOLERANCE, 0.02)

@@ -260,3 +260,49 @@ def test_numbers_that_are_not_finite_are_refused_in_json_too(number: str) -> Non
     text = json.dumps(values()).replace("1.25", number)
     with pytest.raises(ValidationError, match="temperature"):
         Manifest.model_validate_json(text)
+
+
+def novel(**changes: Any) -> dict[str, Any]:
+    """The changes that make the manifest one of a network with novelty."""
+    raw = values()
+    raw["variants"][0]["gate"]["novelty"] = {
+        "tolerance": 1e-3,
+        "max_difference": 1e-5,
+        "changed": 0,
+    }
+    files = {**FILES, "golden/novelty.json": b"{}", "conformal.json": b"{}"}
+    return {
+        "tensors": {**raw["tensors"], "novelty": "novelty"},
+        "conformal": {"file": "conformal.json", "images": 199, "alpha": 0.01},
+        "variants": raw["variants"],
+        "files": files,
+    } | changes
+
+
+def test_a_network_with_novelty_survives_a_json_round_trip() -> None:
+    one = manifest(**novel())
+    assert Manifest.model_validate_json(one.model_dump_json()) == one
+    assert one.tensors.novelty == "novelty"
+
+
+def test_a_manifest_from_before_has_no_novelty() -> None:
+    one = manifest()
+    assert one.tensors.novelty is None and one.conformal is None
+    assert one.variants[0].gate.novelty is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"conformal": None}, "novelty needs conformal"),
+        ({"variants": values()["variants"]}, r"needs gate\.novelty in every variant"),
+        ({"files": {**FILES, "conformal.json": b""}}, "does not list golden/novelty.json"),
+        ({"files": {**FILES, "golden/novelty.json": b""}}, "does not list conformal.json"),
+        ({"conformal": {"file": "conformal.json", "images": 9, "alpha": 1}}, "less than 1"),
+        ({"conformal": {"file": "conformal.json", "images": 9, "alpha": 0}}, "greater than 0"),
+        ({"conformal": {"file": "conformal.json", "images": 0, "alpha": 0.1}}, "or equal to 1"),
+    ],
+)
+def test_novelty_without_what_it_needs_is_refused(changes: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValidationError, match=problem):
+        manifest(**novel(**changes))

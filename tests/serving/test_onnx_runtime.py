@@ -1,17 +1,20 @@
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from models import bundle
 from models.bundle import Bundle
 from models.errors import BundleError
 from models.manifest import MODEL_FILE, Preprocess, Tensors
-from testkit import tiny_models
+from testkit import novel_models, tiny_models
 from tests.serving.test_session import bundle_of, images_of, session_of
 
 
@@ -63,6 +66,33 @@ def test_a_network_with_maps_is_run_for_its_scores(store: Path) -> None:
     images = images_of(2)
     scores = session_of(_with_graph(bundle_of(store, "colours"), _add_maps)).run(images)
     np.testing.assert_allclose(scores, tiny_models.reference_scores(images, "single"), atol=1e-5)
+
+
+def _add_novelty(
+    graph: onnx.GraphProto, kind: int = TensorProto.FLOAT, name: str = "novelty"
+) -> None:
+    """One number for each label in the place of one for each image."""
+    graph.output.append(helper.make_tensor_value_info(name, kind, ["N", 3]))
+    graph.node.append(helper.make_node("Cast", ["scores"], [name], to=kind))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": TensorProto.DOUBLE}, "is tensor(double) ['N', 3], not tensor(float) [N]"),
+        ({}, "is tensor(float) ['N', 3], not tensor(float) [N]"),
+        ({"name": "strangeness"}, "no tensor 'novelty'; there are ['scores', 'strangeness']"),
+    ],
+    ids=["kind", "shape", "name"],
+)
+def test_another_novelty_than_the_manifest_promises_is_refused(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    whole = bundle.read(novel_models.add(tmp_path, "colours", "single"))
+    plain = replace(whole, files={**whole.files, "model.onnx": tiny_models.network("single")})
+    changed = _with_graph(plain, partial(_add_novelty, **change))
+    with pytest.raises(BundleError, match=re.escape(message)):
+        session_of(replace(whole, files=changed.files))
 
 
 def _add_input(graph: onnx.GraphProto) -> None:

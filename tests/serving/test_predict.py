@@ -4,12 +4,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from models import bundle, conformal
 from models.errors import BundleError, DataError
+from models.manifest import Task
 from models.preprocess import decode
 from models.store import Store
 from serving import predict
 from serving.settings import Settings
-from testkit import tiny_models
+from testkit import novel_models, tiny_models
 
 COLOURS = [(200, 30, 30), (20, 180, 60), (30, 60, 220), (90, 90, 20), (10, 200, 200)]
 
@@ -134,3 +136,34 @@ def test_a_file_given_by_name_is_read_whatever_its_extension(store: Path, tmp_pa
     file.write_bytes(tiny_models.picture())
     assert predicted(store, tmp_path / "out.csv", file, file) == []
     assert len(rows_of(tmp_path / "out.csv")) == 2
+
+
+@pytest.mark.parametrize("task", ["single", "multi"])
+def test_a_model_with_novelty_adds_the_p_value_and_whether_an_image_is_unknown(
+    task: Task, images: Path, tmp_path: Path
+) -> None:
+    own, out = tmp_path / "store", tmp_path / "out.csv"
+    path = novel_models.add(own, "colours", task)
+    (images / "grey.jpg").write_bytes(tiny_models.picture((130, 130, 130)))
+    (images / "broken.jpg").write_text("not an image")
+    assert len(predicted(own, out, images)) == 1
+    header, *rows = rows_of(out)
+    assert header[:6] == ["path", "model", "predicted", "error", "p_value", "unknown"]
+    assert header[6:] == list(tiny_models.LABELS)
+    manifest = bundle.read(path).manifest
+    known = novel_models.held_out(task).novelty
+    assert known is not None
+    for row in rows:
+        assert len(row) == len(header)
+        if row[3]:
+            assert row[4:] == [""] * 5
+            continue
+        pixels = decode(Path(row[0]).read_bytes(), manifest.preprocess)[None]
+        p_value = conformal.p_values(novel_models.reference_novelty(pixels), known)[0]
+        assert float(row[4]) == pytest.approx(p_value, abs=0.011)  # a rank or two, by rounding
+        assert row[5] == ("yes" if float(row[4]) <= novel_models.ALPHA else "no")
+    found = {Path(row[0]).name: row[5] for row in rows}
+    assert found["grey.jpg"] == "no" and found["0.jpg"] == found["4.JPEG"] == "yes"
+    text = out.read_bytes()
+    predicted(own, out, images)
+    assert out.read_bytes() == text

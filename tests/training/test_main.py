@@ -1,6 +1,8 @@
+import csv
 import json
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -286,6 +288,56 @@ def test_evaluation_from_the_command_line(
     assert "is not empty" in one_line(capsys)
 
 
+@pytest.mark.parametrize("kind", ["run", "bundle"])
+def test_strangers_are_counted_shown_and_listed(
+    kind: str,
+    single_run: Run,
+    single_bundle: Bundle,
+    single_data: Path,
+    tmp_path: Path,
+    capsys: Output,
+) -> None:
+    """One of them is a training image, which is left out."""
+    folder = tmp_path / "strangers"
+    (folder / "inside").mkdir(parents=True)
+    for number in range(6):
+        image_sets.photo(number).save(folder / "inside" / f"{number}.png")
+    known = single_data / single_run.split.train[0].file
+    shutil.copy(known, folder / "known.jpg")
+    subject = single_run.path if kind == "run" else single_bundle.path
+    out = tmp_path / "metrics"
+    arguments = ["evaluate", str(subject), "--data", str(single_data), "--device", "cpu"]
+    assert main([*arguments, "--strangers", str(folder), "--out", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert re.search(r"^6 strangers, without 1 that it was trained on: 0\.0% \[0\.0%, ", text, re.M)
+    assert " of them unknown at alpha 0.01\n" in text
+    assert str(out / "strangers.csv") in text
+    with (out / "strangers.csv").open(newline="") as table:
+        rows = list(csv.DictReader(table))
+    assert {row["path"] for row in rows} == {f"inside/{number}.png" for number in range(6)}
+    p_values = [float(row["p_value"]) for row in rows]
+    assert p_values == sorted(p_values, reverse=True)
+    assert min(p_values) == 1 / 25  # stranger than all 24 validation images
+    page = (out / "report.html").read_text()
+    assert 'id="unknown"' in page and "inside/3.png" in page and "of the strangers" in page
+
+
+def test_what_strangers_cannot_be_is_refused_in_one_line(
+    multi_run: Run, multi_data: Path, tmp_path: Path, capsys: Output
+) -> None:
+    arguments = ["evaluate", str(multi_run.path), "--data", str(multi_data), "--device", "cpu"]
+    message = wrong_usage([*arguments, "--strangers", str(tmp_path / "gone")], capsys)
+    assert f"--strangers {tmp_path / 'gone'} is not a folder" in message
+    (tmp_path / "empty").mkdir()
+    assert main([*arguments, "--strangers", str(tmp_path / "empty")]) == 1
+    assert "has no images that" in one_line(capsys)
+    old = shutil.copytree(multi_run.path, tmp_path / "old")
+    (old / "novelty.safetensors").unlink()
+    (old / "conformal.json").unlink()
+    assert main(["evaluate", str(old), *arguments[2:], "--strangers", str(tmp_path / "empty")]) == 1
+    assert "has no novelty, which --strangers is about" in one_line(capsys)
+
+
 def test_a_model_is_evaluated_by_its_name_in_the_store_that_the_environment_names(
     store: Store,
     multi_data: Path,
@@ -372,6 +424,10 @@ def test_export_from_the_command_line(
     assert f"(tolerance 0.0001), 0 of {len(single_run.split.valid) + 11} decisions differ, " in text
     assert f" differ, error {kept.own_metrics['error'].value:.4f} [" in text
     assert "will serve: fp32 on a CPU, fp32 on CUDA; LABRADOR_PRECISION chooses another\n" in text
+    assert (
+        "unknown: 24 validation images cannot promise alpha 0.01, so nothing is called unknown"
+        " unless alpha is 0.04 or more; 99 images would be enough\n"
+    ) in text
     assert f"wrote {tmp_path / 'pets' / '1'}; version 1 of pets is released" in text
     assert main(arguments) == 0
     text = capsys.readouterr().out

@@ -1,5 +1,6 @@
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ from testkit.opens import opened
 from training import run_folder
 from training.commands.train import train
 from training.data import datasets, decoding, file_scan
+from training.data.record import Record
 from training.data.targets import encode
 from training.evaluation import calibration, calibration_error, decisions, evaluate, metrics
+from training.evaluation import novelty as estimation
 from training.fine_tuning import checkpoint
 from training.fine_tuning.checkpoint import Checkpoint
 from training.fine_tuning.trainer import FineTuning
-from training.network import inference, pretrained
+from training.network import inference, novelty, pretrained
 from training.run_folder import Run
 
 CPU = torch.device("cpu")
@@ -65,12 +68,65 @@ def test_a_run_knows_where_its_images_are(
     assert multi_run.outcome.root == str(multi_data.parent / "images")
 
 
-def test_each_image_is_opened_once(single_data: Path, tmp_path: Path) -> None:
+def test_each_image_is_opened_once_and_in_training_again_for_novelty(
+    single_data: Path, tmp_path: Path
+) -> None:
     """Although files on both sides of the split are hashed, scanned and decoded."""
     data = shutil.copytree(single_data, tmp_path / "data")
     with opened() as files:
         train(image_sets.recipe(data, **ONE_EPOCH), tmp_path / "run")
-    assert sorted(file for file in files if file.suffix == ".jpg") == sorted(data.rglob("*.jpg"))
+    again = [data / record.file for record in run_folder.read(tmp_path / "run").split.train]
+    expected = sorted([*data.rglob("*.jpg"), *again])
+    assert sorted(file for file in files if file.suffix == ".jpg") == expected
+
+
+def test_novelty_is_of_the_training_images_as_they_are_served(run: Run) -> None:
+    """And its values are those of the validation images."""
+    outcome, root = run.outcome, Path(run.outcome.root)
+
+    def features_of(records: Sequence[Record]) -> Any:
+        images = decoding.served([root / record.file for record in records], outcome.preprocess)
+        return inference.features_and_logits_of(run.network(), images, CPU)[0]
+
+    targets = encode(run.split.train, outcome.labels)
+    expected = novelty.fit(features_of(run.split.train), targets, outcome.task)
+    found, held_out = run.novelty(), run.held_out()
+    assert expected is not None and found is not None and held_out is not None
+    of_valid = found.of(features_of(run.split.valid))
+    np.testing.assert_allclose(of_valid, expected.of(features_of(run.split.valid)), rtol=1e-3)
+    assert held_out.novelty is not None
+    np.testing.assert_allclose(held_out.novelty, np.sort(of_valid), rtol=1e-4)
+    assert (held_out.mass_before is None) is (outcome.task == "multi")
+
+
+@pytest.mark.parametrize("why", ["missing", "too few"])
+def test_a_run_without_novelty_is_complete_and_says_why(
+    single_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    why: str,
+) -> None:
+    """A file that vanished while hours of training went on must not cost them."""
+    data = shutil.copytree(single_data, tmp_path / "data")
+    if why == "missing":
+        real = estimation.estimate
+
+        def vanished(network: Any, images: Any, *more: Any) -> Any:
+            (data / images.split.train[0].file).unlink()
+            return real(network, images, *more)
+
+        monkeypatch.setattr(estimation, "estimate", vanished)
+    else:
+        monkeypatch.setattr(estimation, "MOST", 4)
+    train(image_sets.recipe(data, **ONE_EPOCH), tmp_path / "run")
+    made = run_folder.read(tmp_path / "run")
+    assert made.novelty() is None and made.held_out() is None
+    expected = {
+        "missing": "novelty left out: 1 image cannot be used",
+        "too few": "novelty left out: too few training images for it",
+    }
+    assert expected[why] in capsys.readouterr().out
 
 
 def answers(task: str, request: pytest.FixtureRequest) -> tuple[Run, Any, Any]:

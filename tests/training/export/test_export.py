@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from models import bundle as bundles
-from models import golden
+from models import conformal, golden
 from models.bundle import Bundle
 from models.errors import BundleError, DataError, GateError
 from models.manifest import (
@@ -20,8 +20,10 @@ from models.manifest import (
 )
 from models.store import Store
 from testkit import image_sets
+from training import run_folder
 from training.data import decoding
-from training.evaluation import onnx_session
+from training.data.targets import encode
+from training.evaluation import onnx_session, promises
 from training.export import export as module
 from training.export import forms, gate, reduced_precision
 from training.export.export import export
@@ -151,6 +153,37 @@ def test_the_manifest_promises_what_the_gate_checked(
     (contract,) = checked
     assert manifest.tensors == tensors
     assert contract == Contract(**{name: getattr(manifest, name) for name in dict(contract)})
+
+
+def test_the_bundle_promises_by_the_values_that_its_form_has_for_the_validation_images(
+    bundle: Bundle, run: Run
+) -> None:
+    manifest, outcome = bundle.manifest, run.outcome
+    assert manifest.conformal is not None
+    assert (manifest.conformal.images, manifest.conformal.alpha) == (len(run.split.valid), 0.01)
+    files = [Path(outcome.root) / record.file for record in run.split.valid]
+    images = decoding.served(files, outcome.preprocess).numpy()
+    outputs = onnx_session.answers(bundle.model, manifest.tensors)[0](images)
+    expected = promises.held_out_by(outputs, encode(run.split.valid, outcome.labels), outcome.task)
+    found = conformal.held_out(bundle, "fp32")
+    assert found is not None and found.novelty is not None and expected.novelty is not None
+    np.testing.assert_allclose(found.novelty, expected.novelty, rtol=1e-3)
+    if outcome.task == "single":
+        assert found.mass_before is not None and expected.mass_before is not None
+        np.testing.assert_allclose(found.mass_before, expected.mass_before, atol=1e-4)
+
+
+def test_a_run_from_before_is_exported_without_novelty(single_run: Run, tmp_path: Path) -> None:
+    """Through the real exporter."""
+    old = shutil.copytree(single_run.path, tmp_path / "run")
+    (old / "novelty.safetensors").unlink()
+    (old / "conformal.json").unlink()
+    whole = bundles.read(export(run_folder.read(old), "colours", Store(tmp_path / "store")))
+    manifest = whole.manifest
+    assert manifest.tensors.novelty is None and manifest.conformal is None
+    assert manifest.variants[0].gate.novelty is None
+    assert not {"conformal.json", "golden/novelty.json"} & whole.files.keys()
+    assert b"a low probability is the only sign of it" in whole.files["MODEL_CARD.md"]
 
 
 class SeenError(Exception):

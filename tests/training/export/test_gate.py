@@ -137,6 +137,54 @@ def test_another_network_in_the_graph_is_refused(
     assert "scores differ" in refused(rewritten(bundle, **changes), run)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"novelty.centre": lambda centre: centre + np.float32(0.01)},
+        {"novelty.scale": lambda scale: scale * np.float32(1.01)},
+        {"novelty.directions": lambda directions: directions[::-1]},
+        {"novelty.towards": lambda towards: -towards},
+        {"novelty.offsets": lambda offsets: offsets + np.float32(0.1)},
+        {"novelty.scale": lambda scale: scale * np.float32(np.nan)},
+    ],
+    ids=["centre", "scale", "directions", "towards", "offsets", "nan"],
+)
+def test_another_novelty_in_the_graph_is_refused(
+    single_bundle: Bundle, single_run: Run, changes: dict[str, Callable[[Any], Any]]
+) -> None:
+    assert "fp32: novelty differs by" in refused(rewritten(single_bundle, **changes), single_run)
+
+
+def test_the_gate_says_how_far_novelty_is_off(bundle: Bundle, run: Run) -> None:
+    found = checked(bundle, run).novelty
+    assert found is not None
+    assert 0 < found.max_difference <= found.tolerance == golden.NOVELTY_TOLERANCE_CPU
+    assert found.changed == 0
+    assert bundle.manifest.variants[0].gate.novelty is not None
+
+
+def test_a_form_with_other_unknown_images_passes_with_their_number(
+    single_bundle: Bundle, single_run: Run
+) -> None:
+    """Of 24 images one is unknown by the others; here the trained network has another one."""
+    known = reference(single_run)
+    assert known.novelty is not None
+    novelty = known.novelty.copy()
+    first, second = np.argsort(-novelty)[:2]
+    novelty[[first, second]] = novelty[[second, first]]
+    tolerant = {**gate.TOLERANCES, "int8": replace(gate.TOLERANCES["int8"], novelty=100.0)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gate, "TOLERANCES", tolerant)
+        found = gate.check(
+            single_bundle.model,
+            "int8",
+            single_bundle.manifest,
+            single_bundle.files,
+            replace(known, novelty=novelty),
+        )
+    assert found.gate.novelty is not None and found.gate.novelty.changed == 2
+
+
 def test_another_temperature_is_refused(bundle: Bundle, run: Run) -> None:
     """The exported network has another temperature than the run's."""
     outcome = run.outcome

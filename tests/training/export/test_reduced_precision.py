@@ -5,6 +5,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from onnx import TensorProto, numpy_helper
 
 from models import bundle as bundles
@@ -14,7 +15,13 @@ from models.manifest import Precision
 from models.store import Store
 from testkit import constructed_run
 from training.commands.export import print_result
+from training.data import decoding
+from training.data.targets import encode
 from training.export import export, forms, gate, reduced_precision
+from training.export.onnx_export import onnx_bytes
+from training.network import novelty
+from training.network.inference import features_and_logits_of
+from training.network.resnet import Served
 from training.run_folder import Run
 
 pytestmark = pytest.mark.usefixtures("real_networks")
@@ -33,6 +40,52 @@ def both(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A bundle with each precision, through the real gates."""
     store = Store(tmp_path_factory.mktemp("variants"))
     return bundles.read(export.export(run, "colours", store, precisions=["fp16", "int8"]))
+
+
+@pytest.fixture(scope="module")
+def novel(run: Run) -> Served:
+    """The run's network, with novelty by its training images."""
+    network, outcome = run.network(), run.outcome
+    files = [Path(outcome.root) / record.file for record in run.split.train]
+    pixels = decoding.served(files, outcome.preprocess)
+    features, _ = features_and_logits_of(network, pixels, torch.device("cpu"))
+    distance = novelty.fit(features, encode(run.split.train, outcome.labels), "single")
+    return Served(network, "single", 1.0, distance).eval()
+
+
+def test_novelty_stays_float32_in_every_precision(novel: Served) -> None:
+    """Its constants, and its result but for what the features are off by."""
+    model = onnx_bytes(novel, 32)
+    forms_of = {
+        "fp32": model,
+        "fp16": reduced_precision.halved(model),
+        "int8": reduced_precision.quantized(model, "images", images()),
+    }
+    whole = {
+        t.name: numpy_helper.to_array(t) for t in onnx.load_from_string(model).graph.initializer
+    }
+    constants = {name: value for name, value in whole.items() if name.startswith("novelty.")}
+    assert len(constants) == 5
+    features = {}
+    for precision, form in forms_of.items():
+        made = onnx.load_from_string(form)
+        stored = {t.name: numpy_helper.to_array(t) for t in made.graph.initializer}
+        for name, value in constants.items():
+            assert stored[name].dtype == np.float32 and np.array_equal(stored[name], value), name
+        made_by = {name: node for node in made.graph.node for name in node.output}
+        pooled = next(node for node in made.graph.node if node.op_type == "ReduceMean").output[0]
+        made.graph.output.append(onnx.helper.make_empty_tensor_value_info(pooled))
+        assert made_by["novelty"].op_type == "ReduceMin"
+        session = onnxruntime.InferenceSession(
+            made.SerializeToString(), providers=["CPUExecutionProvider"]
+        )
+        found, strangeness = session.run([pooled, "novelty"], {"images": images(8)})
+        assert strangeness.dtype == np.float32 and novel.novelty is not None
+        expected = novel.novelty.of(found.reshape(8, -1).astype(np.float32))
+        # on a CPU, which has no fp16 units, the features are not always rounded to fp16
+        np.testing.assert_allclose(strangeness, expected, rtol=2e-3)
+        features[precision] = found
+    assert not np.array_equal(features["fp32"], features["int8"])
 
 
 def images(count: int = 16) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
