@@ -11,7 +11,7 @@ def records(labels: str) -> list[Record]:
 
 
 def test_the_images_are_as_even_over_the_labels_as_they_can_be() -> None:
-    some = chosen(records("aaaaaaaabbbc"), "single", 7)
+    some = chosen(records("cbbbaaaaaaaa"), "single", 7)
     assert sorted(record.labels[0] for record in some) == ["a", "a", "a", "b", "b", "b", "c"]
 
 
