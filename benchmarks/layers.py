@@ -50,7 +50,7 @@ LAYERS = {  # part of a source file's path -> layer; the first match counts
     "anyio": "handover between threads",
     "uvicorn": "uvicorn",
     "prometheus_client": "metrics",
-    "serving/metrics": "metrics",
+    "serving/observability/metrics": "metrics",
     "starlette/responses": "response",
     "json": "response",
     "models/decision": "response",

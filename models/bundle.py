@@ -5,7 +5,7 @@ manifest is written last. So a folder that has its final name and a manifest is 
 can read what is written, whatever the umask, because the service often runs as another one.
 
 `manifest.sha256` has the hash of the manifest, which has those of the other files; a signature
-(`models/signature.py`) is of all of them.
+(`models/signing/signature.py`) is of all of them.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from models.manifest import (
     Manifest,
     first_problem,
 )
-from models.signature import SIGNATURE_FILE, Signer, Trust
+from models.signing.signature import SIGNATURE_FILE, Signer, Trust
 
 UNFINISHED_PREFIX = ".unfinished-"
 

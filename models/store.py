@@ -15,10 +15,10 @@ from pathlib import Path
 
 from models.bundle import Bundle
 from models.errors import BundleError, ReleaseError, SignatureError
-from models.folder import Folder
 from models.manifest import Manifest
-from models.signature import Signer, Trust
-from models.storage import RELEASED_FILE, VERSION, Make, Storage, TakenError, overtaken
+from models.signing.signature import Signer, Trust
+from models.storage.folder import Folder
+from models.storage.storage import RELEASED_FILE, VERSION, Make, Storage, TakenError, overtaken
 
 _PACKAGE = Path(__file__).parent
 _INSTALLED = _PACKAGE.parent == Path(sysconfig.get_path("purelib"))  # from a wheel, not a checkout
@@ -71,8 +71,10 @@ class Store:
     def _storage(self) -> Storage:
         if isinstance(self.where, Path):
             return Folder(self.where)
-        from models.bucket import Bucket  # not on Windows, as the cache needs its file locks
-        from models.cache import Cache, default_folder
+        from models.storage.bucket import (
+            Bucket,  # not on Windows, as the cache needs its file locks
+        )
+        from models.storage.cache import Cache, default_folder
 
         return Bucket(self.where, Cache(default_folder(), self.cache_mb))
 

@@ -24,15 +24,17 @@ from starlette.types import Message, Receive, Scope, Send
 
 from models.errors import BadParameter, LabradorError
 from models.hardware import cpu_cores
-from serving import bentoml_internals, open_inference, tracing
-from serving.access_log import AccessLog
+from serving import bentoml_internals
 from serving.aside import Aside
 from serving.auth import Keys
-from serving.capture import Capture
+from serving.capture.capture import Capture
 from serving.endpoints import Endpoints
 from serving.follower import Follower
-from serving.metrics import Metrics
-from serving.observation import Observation
+from serving.observability import tracing
+from serving.observability.access_log import AccessLog
+from serving.observability.metrics import Metrics
+from serving.observability.observation import Observation
+from serving.open_inference import routes as open_inference
 from serving.prediction import Predictor
 from serving.problems import as_problem, respond
 from serving.registry import Registry

@@ -19,8 +19,8 @@ from models.errors import DeadlineExceeded, Overloaded
 from models.outputs import Output, Outputs
 from models.wording import counted
 from serving.deadline import has_passed
-from serving.metrics import ModelMetrics
-from serving.observation import Observation
+from serving.observability.metrics import ModelMetrics
+from serving.observability.observation import Observation
 
 RETRY_AFTER_MAX_S = 60
 _POLL_S = 0.05  # how often a batcher that retires checks whether it is done

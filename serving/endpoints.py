@@ -12,8 +12,8 @@ from models.errors import ModelUnknown, NotFound
 from models.variants import metrics_of
 from serving import openapi
 from serving.auth import Keys
-from serving.metrics import Metrics
-from serving.open_inference import OpenInference
+from serving.observability.metrics import Metrics
+from serving.open_inference.routes import OpenInference
 from serving.page import Page, picture
 from serving.prediction import Predictor
 from serving.registry import Registry, Served, naming

@@ -18,7 +18,7 @@ from models.manifest import Manifest
 from serving.aside import Aside
 from serving.batcher import Batcher
 from serving.forms import open_proved
-from serving.metrics import Metrics
+from serving.observability.metrics import Metrics
 from serving.registry import Registry, Served, naming
 from serving.session import Place, Session
 from serving.settings import Settings

@@ -25,7 +25,7 @@ from models.errors import (
     Unauthorized,
 )
 from models.manifest import Metric, Precision
-from serving import inference_schema
+from serving.open_inference import schema as inference_schema
 from serving.prediction import TOP_K
 from serving.problems import MEDIA_TYPE
 from serving.settings import PARTS_MAX, Settings

@@ -22,11 +22,11 @@ from serving import maps
 from serving.bentoml_internals import PICKLE, asks_for_pickle
 from serving.bodies import Bodies
 from serving.body import Content, read, take_apart
-from serving.capture import Capture
+from serving.capture.capture import Capture
 from serving.deadline import has_passed, reading, waited_for
 from serving.maps import Look
-from serving.metrics import Metrics
-from serving.observation import Observation
+from serving.observability.metrics import Metrics
+from serving.observability.observation import Observation
 from serving.parameters import gather, number, timeout_s, whole_number
 from serving.promises import Promises, judged, promises_of
 from serving.registry import Registry, Served, naming

@@ -6,9 +6,10 @@ import socket
 import click
 
 from models.errors import BundleError, LabradorError
-from models.signature import Trust
-from serving import bentoml_internals, tracing
-from serving.captured_folder import check_usable
+from models.signing.signature import Trust
+from serving import bentoml_internals
+from serving.capture.captured_folder import check_usable
+from serving.observability import tracing
 from serving.settings import Settings, SettingsError, read_api_keys, read_settings
 
 _WAIT = "LABRADOR_WAIT_FOR_MODELS=true starts the server and waits for one"

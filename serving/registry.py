@@ -12,7 +12,7 @@ from models.conformal import HeldOut
 from models.errors import BadParameter, ModelUnknown, NotReady
 from models.manifest import Manifest, Task, Variant
 from serving.batcher import Batcher
-from serving.metrics import Metrics
+from serving.observability.metrics import Metrics
 from serving.settings import Settings
 from serving.timing import Speed
 

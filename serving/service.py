@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 
 from models.errors import LabradorError
 from serving import bentoml_internals, preflight
-from serving.metrics import FOLDER_VARIABLE, new_folder
+from serving.observability.metrics import FOLDER_VARIABLE, new_folder
 from serving.settings import read_settings
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 import torch  # noqa: E402
 
-from models import objects  # noqa: E402
+from models.storage import objects  # noqa: E402
 from testkit import object_storage  # noqa: E402
 from testkit.object_storage import Proxy  # noqa: E402
 

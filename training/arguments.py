@@ -12,7 +12,7 @@ from typing import Any
 
 from models import command_line
 from models.errors import RecipeError
-from models.signature import Signer
+from models.signing.signature import Signer
 from training import run_folder
 from training.data import datasets, layouts
 from training.options import INSPECTED, flag, parser

@@ -21,7 +21,7 @@ from typing import get_args
 import numpy as np
 from models import bundle, errors
 from models.manifest import Precision
-from serving.metrics import Metrics
+from serving.observability.metrics import Metrics
 from serving.timing import Speed
 metrics = Metrics(Path(sys.argv[1]))
 manifest = bundle.read_manifest(Path(sys.argv[2]))

@@ -10,11 +10,11 @@ from threading import Barrier, Event
 
 import pytest
 
-from models import objects
-from models.cache import default_folder
 from models.errors import BundleError, LabradorError
 from models.manifest import Manifest
-from models.objects import ObjectStoreError
+from models.storage import objects
+from models.storage.cache import default_folder
+from models.storage.objects import ObjectStoreError
 from models.store import Store, default_location
 from testkit.bundles import FILES, manifest
 from testkit.object_storage import SECRET, Fault, Proxy

@@ -8,7 +8,7 @@ from threading import Event
 
 import pytest
 
-from models.cache import Cache, default_folder
+from models.storage.cache import Cache, default_folder
 
 KEYS = ("a", "b", "c")
 SIZE_BYTES = 2**20

@@ -19,7 +19,7 @@ from models import bundle
 from models.bundle import sha256
 from models.errors import BundleError, KeysError, SignatureError
 from models.manifest import Manifest
-from models.signature import SIGNATURE_FILE, Signer, Trust
+from models.signing.signature import SIGNATURE_FILE, Signer, Trust
 from models.store import Store
 from testkit.bundles import FILES, manifest
 from testkit.keys import key_pair
@@ -343,8 +343,8 @@ def test_only_a_usable_private_key_signs(trust: Path, tmp_path: Path) -> None:
 def test_without_its_library_the_extra_is_named(
     trust: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, "models.keys")
-    monkeypatch.delattr("models.keys")
+    monkeypatch.delitem(sys.modules, "models.signing.keys")
+    monkeypatch.delattr("models.signing.keys")
     monkeypatch.setitem(sys.modules, "cryptography.exceptions", None)
     with pytest.raises(KeysError) as caught:
         Trust(trust)

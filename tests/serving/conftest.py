@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from models.outputs import Outputs
-from serving.metrics import Metrics
+from serving.observability.metrics import Metrics
 from serving.session import Session
 from testkit import mapped_models, tiny_models
 from testkit.in_process import Hold, Inside, run_inside

@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from serving.access_log import AccessLog
-from serving.observation import Observation
+from serving.observability.access_log import AccessLog
+from serving.observability.observation import Observation
 from testkit import tiny_models
 from testkit.in_process import until
 from testkit.servers import Server, serve
@@ -120,7 +120,7 @@ def test_without_the_setting_there_is_no_line(server: Server) -> None:
 def test_lines_that_nobody_reads_are_lost_and_counted_and_nothing_waits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("serving.access_log._WAITING_MAX", 5)
+    monkeypatch.setattr("serving.observability.access_log._WAITING_MAX", 5)
     reader, writer = os.pipe()
     log = AccessLog(writer)
     line = (Observation(), "GET", "livez", 200, 0, 0.001, None)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from models.errors import DeadlineExceeded, Overloaded
 from models.outputs import Output, Outputs
 from serving.batcher import Batcher, Run
-from serving.metrics import Metrics
+from serving.observability.metrics import Metrics
 
 if TYPE_CHECKING:  # the library chooses its storage when it is imported, which `Metrics` does
     from prometheus_client import Histogram

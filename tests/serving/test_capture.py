@@ -13,9 +13,9 @@ from PIL import Image
 from models import captured
 from models.bundle import sha256, write_atomically
 from models.captured import Captured
-from serving import captured_folder
-from serving.capture import Capture
-from serving.metrics import Metrics
+from serving.capture import captured_folder
+from serving.capture.capture import Capture
+from serving.observability.metrics import Metrics
 from serving.settings import Settings
 from testkit import odd_images, tiny_models
 from testkit.in_process import Hold, Inside, until
@@ -149,7 +149,7 @@ def test_while_the_folder_hangs_every_request_is_answered_and_memory_is_bounded(
         write_atomically(path, data, mode)
 
     monkeypatch.setattr(captured_folder, "write_atomically", hang)
-    monkeypatch.setattr("serving.capture._WAITING_BYTES", len(RED) * 5 // 2)
+    monkeypatch.setattr("serving.capture.capture._WAITING_BYTES", len(RED) * 5 // 2)
     server = everything(max_body_mb=1e-3)
     before, kept = server.metric(dropped("slow")), server.metric(KEPT)
     for number in range(6):
@@ -195,7 +195,7 @@ def test_a_folder_that_goes_away_is_counted_told_once_and_used_again_when_it_is_
     (tmp_path / "away").rename(folder)
     post(f"{server.url}/classify", content=tiny_models.picture((200, 30, 9)))
     counted_up(server, KEPT, kept, 2)
-    told = [record.message for record in caplog.records if record.name == "serving.capture"]
+    told = [record.message for record in caplog.records if record.name == "serving.capture.capture"]
     assert len([text for text in told if "cannot be kept" in text]) == 1
 
 

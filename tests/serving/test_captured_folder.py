@@ -7,7 +7,7 @@ import pytest
 from models import captured
 from models.bundle import sha256
 from models.captured import Captured
-from serving.captured_folder import DAY_S, CapturedFolder, check_usable
+from serving.capture.captured_folder import DAY_S, CapturedFolder, check_usable
 
 MIB = 2**20
 PICTURE = b"a picture, as far as the folder knows"

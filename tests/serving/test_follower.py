@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from models.errors import NotReady
 from models.manifest import MODEL_FILE, Manifest
-from models.signature import Signer
+from models.signing.signature import Signer
 from models.store import Store
 from serving import follower
 from serving.aside import MOST, Aside
 from serving.follower import Follower
-from serving.metrics import Metrics
+from serving.observability.metrics import Metrics
 from serving.registry import Registry
 from serving.session import Place
 from serving.settings import Settings

@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 
 from models import bundle
-from serving.metrics import Metrics
-from serving.observation import Observation
+from serving.observability.metrics import Metrics
+from serving.observability.observation import Observation
 from serving.timing import Speed
 
 WORKER = """
 import sys
 from pathlib import Path
-from serving.metrics import Metrics
+from serving.observability.metrics import Metrics
 metrics = Metrics(Path(sys.argv[1]))
 metrics.requests.labels("classify", "colours", 200).inc(2)
 metrics.queue_images.labels("colours").set(5)
@@ -68,7 +68,7 @@ def test_the_baseline_is_exported_for_comparison(metrics: Metrics, store: Path) 
 def test_a_model_s_counters_start_at_0(tmp_path: Path, store: Path) -> None:
     script = (
         "import sys; from pathlib import Path\n"
-        "from models import bundle; from serving.metrics import Metrics\n"
+        "from models import bundle; from serving.observability.metrics import Metrics\n"
         "metrics = Metrics(Path(sys.argv[1]))\n"
         "metrics.expect(bundle.read_manifest(Path(sys.argv[2])))\n"
         "print(metrics.scrape([]).decode())"

@@ -11,7 +11,7 @@ import pytest
 from testkit.servers import ROOT
 
 SCRAPE = (
-    "import sys; from pathlib import Path; from serving.metrics import Metrics\n"
+    "import sys; from pathlib import Path; from serving.observability.metrics import Metrics\n"
     "text = Metrics(Path(sys.argv[1])).scrape([]).decode()\n"
     "print(*[line for line in text.splitlines() if line.startswith('labrador_gpu')], sep='\\n')\n"
     "print('pynvml' in sys.modules, file=sys.stderr)"

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
 from models.preprocess import decode_with_box
-from serving.inference_request import VALUES_MAX
+from serving.open_inference.request import VALUES_MAX
 from testkit import mapped_models, tiny_models
 from testkit.in_process import WITHIN_S, Hold, Inside, until
 from testkit.servers import Server, get, post, serve

@@ -8,7 +8,7 @@ from PIL import Image, PngImagePlugin
 
 from models.errors import LabradorError
 from models.preprocess import load
-from serving.picture_metadata import without_metadata
+from serving.capture.picture_metadata import without_metadata
 from testkit import image_sets, odd_images
 
 SECRET = b"at 52.5200 N 13.4050 E by Ada"

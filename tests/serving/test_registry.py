@@ -14,7 +14,7 @@ from serving import follower as module
 from serving.follower import Follower
 from serving.forms import open_proved
 from serving.hardware import gpus
-from serving.metrics import Metrics
+from serving.observability.metrics import Metrics
 from serving.onnx_runtime import CPU
 from serving.registry import Registry, naming
 from serving.session import Place, Session

@@ -5,7 +5,7 @@ import pytest
 
 from models.captured import Why
 from models.manifest import Manifest, Task
-from serving.selection import Margins, Pace, Selection, margin
+from serving.capture.selection import Margins, Pace, Selection, margin
 from testkit import tiny_models
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from serving.metrics import FOLDER_VARIABLE
+from serving.observability.metrics import FOLDER_VARIABLE
 from testkit import novel_models, tiny_models
 from testkit.in_process import Inside, until
 from testkit.servers import ROOT, Server, command, serve

@@ -25,7 +25,7 @@ from serving import forms
 from serving.follower import Follower
 from serving.forms import open_proved
 from serving.hardware import gpus
-from serving.metrics import Metrics
+from serving.observability.metrics import Metrics
 from serving.onnx_runtime import CPU, CUDA, DeviceError
 from serving.registry import Registry
 from serving.session import Place

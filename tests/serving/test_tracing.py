@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from serving import tracing
+from serving.observability import tracing
 from serving.settings import SettingsError
 from testkit import tiny_models
 from testkit.in_process import Inside, run_inside, until

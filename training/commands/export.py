@@ -7,7 +7,7 @@ from pathlib import Path
 from models import conformal
 from models.bundle import read_manifest
 from models.manifest import Conformal, Manifest, Precision
-from models.signature import SIGNATURE_FILE, Signer
+from models.signing.signature import SIGNATURE_FILE, Signer
 from models.store import Store
 from models.variants import NAMES, candidates, differing, metrics_of
 from models.wording import counted

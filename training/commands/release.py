@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from models.manifest import Precision
-from models.signature import Signer
+from models.signing.signature import Signer
 from models.store import Store
 from training import output
 from training.commands.export import print_result

@@ -12,7 +12,7 @@ from models import bundle, conformal
 from models.conformal import HeldOut
 from models.manifest import Metric, Preprocess, Provenance, Task
 from models.outputs import Answerer, Outputs
-from models.signature import Trust
+from models.signing.signature import Trust
 from models.store import default_trust
 from training.evaluation import calibration, onnx_session
 from training.network.inference import features_and_logits_of, in_batches

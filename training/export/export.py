@@ -6,7 +6,7 @@ from pathlib import Path
 from models import golden
 from models.bundle import hashes
 from models.manifest import Contract, Manifest, Precision, Release
-from models.signature import Signer
+from models.signing.signature import Signer
 from models.store import Store
 from training.export import forms, gate, promises
 from training.export.gate import Reference

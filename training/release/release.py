@@ -14,7 +14,7 @@ import torch
 
 from models.errors import ReleaseError
 from models.manifest import Precision, Release
-from models.signature import Signer
+from models.signing.signature import Signer
 from models.store import Store
 from models.wording import counted
 from training.data.targets import encode

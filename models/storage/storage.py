@@ -1,5 +1,5 @@
-"""What a store needs of the place that holds it: a folder (`models/folder.py`) or the objects below
-a URL (`models/bucket.py`).
+"""What a store needs of the place that holds it: a folder (`models/storage/folder.py`) or the
+objects below a URL (`models/storage/bucket.py`).
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import Protocol
 from models.bundle import Bundle
 from models.errors import BundleError
 from models.manifest import Manifest
-from models.signature import Signer, Trust
+from models.signing.signature import Signer, Trust
 
 RELEASED_FILE = "RELEASED"
 VERSION = re.compile(r"[1-9][0-9]{0,8}")

@@ -12,11 +12,11 @@ from starlette.routing import Route
 from models.errors import LabradorError
 from serving.auth import Keys
 from serving.deadline import waited_for
-from serving.inference_request import Inference, names_of_outputs, parse
-from serving.inference_response import response
-from serving.inference_tensors import IMAGE, PIXELS
 from serving.maps import Look
-from serving.metrics import Metrics
+from serving.observability.metrics import Metrics
+from serving.open_inference.request import Inference, names_of_outputs, parse
+from serving.open_inference.response import response
+from serving.open_inference.tensors import IMAGE, PIXELS
 from serving.prediction import Predictor, each
 from serving.registry import Registry, Served
 

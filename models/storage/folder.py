@@ -11,13 +11,13 @@ from models import bundle
 from models.bundle import Bundle
 from models.errors import BundleError, ReleaseError
 from models.manifest import MANIFEST_FILE, Manifest
-from models.signature import Signer, Trust
-from models.storage import RELEASED_FILE, VERSION, Mark, TakenError, overtaken
+from models.signing.signature import Signer, Trust
+from models.storage.storage import RELEASED_FILE, VERSION, Mark, TakenError, overtaken
 
 
 @dataclass(frozen=True)
 class Folder:
-    """The storage of a `Store` whose root is a folder; see `models/storage.py`."""
+    """The storage of a `Store` whose root is a folder; see `models/storage/storage.py`."""
 
     root: Path
 

@@ -21,10 +21,10 @@ from models.decision import above, rank
 from models.errors import LabradorError
 from models.manifest import Manifest
 from models.preprocess import image_format
-from serving.captured_folder import CapturedFolder, reason
-from serving.metrics import Metrics
-from serving.picture_metadata import without_metadata
-from serving.selection import Selection
+from serving.capture.captured_folder import CapturedFolder, reason
+from serving.capture.picture_metadata import without_metadata
+from serving.capture.selection import Selection
+from serving.observability.metrics import Metrics
 from serving.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from serving.tracing import Trace
+    from serving.observability.tracing import Trace
 
 Stage = Literal["read", "decode", "queue", "infer", "respond"]
 

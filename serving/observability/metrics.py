@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from models.captured import Why
 from models.decision import above
 from models.manifest import Manifest, Variant
-from serving import tracing
-from serving.nvml import Gpus
-from serving.observation import Observation, Stage
+from serving.observability import tracing
+from serving.observability.nvml import Gpus
+from serving.observability.observation import Observation, Stage
 from serving.timing import Speed
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ inputs that there are.
 from typing import Any
 
 from models.errors import LabradorError
-from serving.inference_request import HEADER, InferenceRequest
+from serving.open_inference.request import HEADER, InferenceRequest
 
 _TEXT = {"type": "string"}
 _INTEGERS = {"type": "array", "items": {"type": "integer"}}

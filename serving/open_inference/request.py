@@ -16,7 +16,7 @@ from starlette.datastructures import Headers
 
 from models.errors import BadParameter, BodyTooLarge, FormatUnsupported
 from models.manifest import Manifest
-from serving.inference_tensors import IMAGE, InputTensor, Strict, check_known, images_of
+from serving.open_inference.tensors import IMAGE, InputTensor, Strict, check_known, images_of
 
 HEADER = "inference-header-content-length"
 # Reading JSON holds up other requests, by half a second for a million objects or lists, and an

@@ -14,8 +14,8 @@ from models import decision
 from models.decision import check_finite
 from models.manifest import Manifest
 from models.preprocess import Box
-from serving.inference_request import HEADER, Inference, Output
 from serving.maps import Look
+from serving.open_inference.request import HEADER, Inference, Output
 
 _WHOLE: Box = (0.0, 0.0, 1.0, 1.0)  # what pixels that are sent as such cover
 

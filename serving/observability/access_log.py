@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from queue import SimpleQueue
 from threading import Thread
 
-from serving.observation import Observation
-from serving.tracing import METHODS
+from serving.observability.observation import Observation
+from serving.observability.tracing import METHODS
 
 _STDOUT = 1
 _WAITING_MAX = 10_000  # lines; what reads stdout may hang, and requests go on

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from models import bundle
 from models.bundle import UNFINISHED_PREFIX, Bundle
-from models.cache import Cache
 from models.errors import BundleError, SignatureError
 from models.manifest import MANIFEST_FILE, MANIFEST_HASH_FILE, Manifest
-from models.objects import Objects
-from models.signature import SIGNATURE_FILE, Trust
+from models.signing.signature import SIGNATURE_FILE, Trust
+from models.storage.cache import Cache
+from models.storage.objects import Objects
 
 _HASH_LINE = re.compile(rb"([0-9a-f]{64})  manifest\.json\n")
 

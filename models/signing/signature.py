@@ -107,7 +107,7 @@ class Trust:
 
 def _keys() -> ModuleType:
     try:
-        from models import keys
+        from models.signing import keys
     except ModuleNotFoundError as error:
         raise KeysError(
             "signatures need cryptography, which is not installed: pip install 'labrador[signing]'"

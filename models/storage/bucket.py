@@ -2,7 +2,7 @@
 
 A version's `manifest.sha256`, created only if there is none, takes its number, and its
 `manifest.json`, written last, completes it. RELEASED is replaced only if it is still what was read.
-To be used, a version is pulled into a local cache (`models/pull.py`).
+To be used, a version is pulled into a local cache (`models/storage/pull.py`).
 """
 
 import shutil
@@ -11,18 +11,19 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from models import bundle, pull
+from models import bundle
 from models.bundle import Bundle
-from models.cache import Cache
 from models.errors import BundleError, ReleaseError
 from models.manifest import MANIFEST_FILE, MANIFEST_HASH_FILE, Manifest
-from models.objects import ConflictError, Found, Listed, Objects
-from models.signature import Signer, Trust
-from models.storage import RELEASED_FILE, VERSION, Mark, TakenError, overtaken
+from models.signing.signature import Signer, Trust
+from models.storage import pull
+from models.storage.cache import Cache
+from models.storage.objects import ConflictError, Found, Listed, Objects
+from models.storage.storage import RELEASED_FILE, VERSION, Mark, TakenError, overtaken
 
 
 class Bucket:
-    """The storage of a `Store` that is a URL; see `models/storage.py`.
+    """The storage of a `Store` that is a URL; see `models/storage/storage.py`.
 
     It remembers which versions are complete, as a bundle never changes, and the last RELEASED of
     each name: to look whether that is still the same is one request, answered without a body.

@@ -21,7 +21,7 @@ from serving.settings import SettingsError
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
 
-    from serving.observation import Observation, Stage
+    from serving.observability.observation import Observation, Stage
 
 _EXPORTER = "OTEL_TRACES_EXPORTER"
 _OTLP_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")

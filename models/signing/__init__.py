@@ -1,0 +1,1 @@
+"""Signatures of bundles, in the format of OpenSSF's model signing."""

@@ -1,0 +1,1 @@
+"""Where a store keeps its bundles: a folder, or the objects below a URL."""

@@ -1,0 +1,1 @@
+"""Keeping some of the images that are answered, to train on later."""
