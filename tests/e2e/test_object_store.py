@@ -4,11 +4,13 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from models.__main__ import main
 from models.cache import default_folder
+from models.manifest import Manifest
 from models.signature import Signer
 from models.store import Store
 from testkit import tiny_models
@@ -23,7 +25,7 @@ WITHIN_S = 30
 def add(url: str, signer: Signer | None = None) -> None:
     """Write the next version of `colours`, with its own weights."""
 
-    def make(version: int) -> tuple[tiny_models.Manifest, dict[str, bytes]]:
+    def make(version: int) -> tuple[Manifest, dict[str, bytes]]:
         weights = tiny_models.WEIGHTS * version
         replaced = version - 1 or None
         return tiny_models.content("colours", version, "single", weights=weights, replaced=replaced)
@@ -85,7 +87,12 @@ def test_a_server_follows_releases_and_serves_on_while_the_store_is_away(
     private = key_pair(tmp_path / "key")
     for signer in (Signer(private), Signer(private), None):
         add(s3.url, signer)
-    settings = {"model_store": s3.url, "models": "colours", "reload_s": 0.1, "store_timeout_s": 1}
+    settings: dict[str, Any] = {
+        "model_store": s3.url,
+        "models": "colours",
+        "reload_s": 0.1,
+        "store_timeout_s": 1,
+    }
     trust = private.with_suffix(".pub")
     with serve(tmp_path, trust=trust, cache=tmp_path / "served", **settings) as server:
         assert _version(server) == "1"
