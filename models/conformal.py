@@ -154,8 +154,8 @@ def check_alpha(alpha: float, manifest: Manifest) -> None:
     least = least_alpha(manifest.conformal.images)
     if not least <= alpha < 1:
         raise BadParameter(
-            f"alpha={alpha}: use {least:.4g}, the least that {manifest.conformal.images:,} held-out"
-            " images can promise, to less than 1"
+            f"alpha={alpha}: use {math.ceil(1e5 * least) / 1e5:g}, the least that"
+            f" {manifest.conformal.images:,} held-out images can promise, to less than 1"
         )
 
 

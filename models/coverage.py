@@ -54,14 +54,28 @@ def label_set(scores: NDArray[np.float32], coverage: float, held_out: HeldOut) -
     return labels
 
 
+def most_coverage(images: int) -> float:
+    """The largest coverage that so many held-out images can promise by fewer than all labels."""
+    return images / (images + 1)
+
+
 def check_coverage(coverage: float, manifest: Manifest) -> None:
-    """Raises BadParameter unless 0 < coverage < 1 and the model has held-out images for sets."""
+    """Raises BadParameter unless the model has sets, and enough held-out images for this one.
+
+    With too few of them a set would have all labels, whatever the image.
+    """
     if manifest.conformal is None or manifest.task == "multi":
         raise BadParameter(
             f"coverage={coverage}: {manifest.name}:{manifest.version} has no sets of labels"
         )
     if not 0 < coverage < 1:
         raise BadParameter(f"coverage={coverage}: use a number between 0 and 1, such as 0.9")
+    images = manifest.conformal.images
+    if coverage > most_coverage(images):
+        most = math.floor(1e4 * most_coverage(images)) / 1e4  # rounded up it would be refused too
+        raise BadParameter(
+            f"coverage={coverage}: use at most {most}, which {images:,} held-out images can promise"
+        )
 
 
 def _before(scores: NDArray[np.float32], order: NDArray[np.intp]) -> NDArray[np.float64]:

@@ -6,7 +6,7 @@ waits for any more leaves the queue at once and never reaches the model.
 
 import asyncio
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import DeadlineExceeded, Overloaded
-from models.golden import Runner
+from models.outputs import Output, Outputs
 from models.wording import counted
 from serving.deadline import has_passed
 from serving.metrics import ModelMetrics
@@ -25,11 +25,8 @@ RETRY_AFTER_MAX_S = 60
 _POLL_S = 0.05  # how often a batcher that retires checks whether it is done
 
 
-RunnerWithMaps = Callable[[NDArray[np.uint8]], Sequence[NDArray[np.float32]]]
-"""images uint8 `[N, S, S, 3]` -> scores float32 `[N, C]`, maps float32 `[N, C, h, w]`."""
-
-Outputs = Sequence[NDArray[np.float32]]
-"""Of one image: its scores `[C]`, and its maps `[C, h, w]` if its run fetched them."""
+Run = Callable[[NDArray[np.uint8], bool], Outputs]
+"""images uint8 `[N, S, S, 3]`, whether to fetch maps -> what the network gives for them."""
 
 
 @dataclass(eq=False, slots=True)
@@ -40,7 +37,7 @@ class Waiting:
     maps: bool  # whether its maps are asked for
     since_s: float  # perf_counter: uvloop's clock has a resolution of milliseconds
     deadline_s: float  # the event loop's clock
-    outputs: asyncio.Future[Outputs]
+    output: asyncio.Future[Output]
 
 
 class Batcher:
@@ -48,15 +45,12 @@ class Batcher:
 
     def __init__(
         self,
-        run: Runner,
+        run: Run,
         metrics: ModelMetrics,
         max_batch: int,
         max_queue: int,
-        run_with_maps: RunnerWithMaps | None = None,
     ) -> None:
-        """run_with_maps: runs the batches in which an image's maps are asked for."""
         self._run = run
-        self._run_with_maps = run_with_maps
         self._metrics = metrics
         self._max_batch = max_batch
         self._max_queue = max_queue
@@ -102,28 +96,21 @@ class Batcher:
                 retry_after_s,
             )
 
-    async def scores(self, image: NDArray[np.uint8], deadline_s: float) -> NDArray[np.float32]:
-        """image uint8 `[S, S, 3]` -> scores float32 `[C]`. Cancelling removes the image.
+    async def output(
+        self, image: NDArray[np.uint8], deadline_s: float, maps: bool = False
+    ) -> Output:
+        """image uint8 `[S, S, 3]` -> what the network gives for it. Cancelling removes the image.
 
-        deadline_s: on the event loop's clock. Raises DeadlineExceeded if it passes before the
-        model takes the image, and whatever the model's run raises.
+        deadline_s: on the event loop's clock; maps: whether to fetch them, only if the network has
+        some. Raises DeadlineExceeded if the deadline passes before the model takes the image, and
+        whatever the model's run raises.
         """
-        return (await self._outputs(image, deadline_s, maps=False))[0]
-
-    async def scores_and_maps(
-        self, image: NDArray[np.uint8], deadline_s: float
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """As `scores`, and the maps float32 `[C, h, w]`. Only if there is `run_with_maps`."""
-        scores, maps = await self._outputs(image, deadline_s, maps=True)
-        return scores, maps
-
-    async def _outputs(self, image: NDArray[np.uint8], deadline_s: float, maps: bool) -> Outputs:
         waiting = Waiting(image, maps, perf_counter(), deadline_s, self._loop.create_future())
         self._queue[waiting] = None
         self._metrics.queue_images.inc()
         self._arrival.set()
         try:
-            return await waiting.outputs
+            return await waiting.output
         finally:
             if waiting in self._queue:
                 self._drop(waiting)
@@ -149,7 +136,6 @@ class Batcher:
         self._feeding.cancel()
         await asyncio.wait([self._feeding])
         self._thread.shutdown()
-        self._run_with_maps = None
         self._run = _closed  # a session has memory and threads, and who holds a batcher may linger
 
     async def _feed(self) -> None:
@@ -166,13 +152,13 @@ class Batcher:
             except Exception as error:
                 self._last_failed = True
                 for waiting in batch:
-                    if not waiting.outputs.done():
-                        waiting.outputs.set_exception(error)
+                    if not waiting.output.done():
+                        waiting.output.set_exception(error)
             else:
                 self._last_failed = False
-                for waiting, outputs in zip(batch, rows, strict=True):
-                    if not waiting.outputs.done():
-                        waiting.outputs.set_result(outputs)
+                for waiting, output in zip(batch, rows, strict=True):
+                    if not waiting.output.done():
+                        waiting.output.set_result(output)
                 self._measure(len(batch), perf_counter() - self._run_since_s)
             self._run_since_s = None
 
@@ -181,11 +167,11 @@ class Batcher:
         now_s = self._loop.time()
         batch: list[Waiting] = []
         for waiting in list(self._queue):
-            if waiting.outputs.cancelled():
+            if waiting.output.cancelled():
                 self._drop(waiting)
             elif waiting.deadline_s <= now_s:
                 self._drop(waiting)
-                waiting.outputs.set_exception(DeadlineExceeded("the image waited too long"))
+                waiting.output.set_exception(DeadlineExceeded("the image waited too long"))
             elif len(batch) < self._max_batch:
                 self._leave(waiting)
                 self._metrics.queue_seconds.observe(perf_counter() - waiting.since_s)
@@ -200,13 +186,11 @@ class Batcher:
         self._leave(waiting)
         self._metrics.drop(expired=has_passed(waiting.deadline_s))
 
-    def _infer(self, batch: list[Waiting]) -> list[Outputs]:
-        """The outputs of each image; its maps only if those of any were asked for."""
+    def _infer(self, batch: list[Waiting]) -> list[Output]:
+        """The output of each image; maps are fetched only if those of any were asked for."""
         images = np.stack([waiting.image for waiting in batch])
         with self._metrics.infer_seconds.time():
-            if self._run_with_maps is not None and any(waiting.maps for waiting in batch):
-                return list(zip(*self._run_with_maps(images), strict=True))
-            return [(scores,) for scores in self._run(images)]
+            return list(self._run(images, any(waiting.maps for waiting in batch)).each())
 
     def _measure(self, images: int, run_s: float) -> None:
         self._metrics.batch_size.observe(images)
@@ -214,5 +198,5 @@ class Batcher:
         self._image_s = 0.8 * self._image_s + 0.2 * image_s if self._image_s else image_s
 
 
-def _closed(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _closed(images: NDArray[np.uint8], maps: bool) -> Outputs:
     raise RuntimeError("the batcher is closed")

@@ -136,6 +136,9 @@ def _describe(served: Served) -> dict[str, Any]:
         "labels": manifest.labels,
         "thresholds": manifest.thresholds,
         "maps": manifest.tensors.maps is not None,
+        "novelty": manifest.tensors.novelty is not None,
+        "held_out": manifest.conformal
+        and manifest.conformal.model_dump(include={"images", "alpha"}),
         "samples": len(served.samples),
         "sha256": manifest.files[served.variant.file],
         **_form(served),

@@ -175,12 +175,8 @@ class Follower:
             return whole.manifest, session, samples(whole) if self._settings.page else ()
 
         manifest, session, pictures = await self._aside.run(opened, _OPEN_LIMIT_S)
-        metrics, with_maps = self._metrics.of(manifest.name), None
-        if manifest.tensors.maps is not None:
-            with_maps = session.run_with_maps
-        batcher = Batcher(
-            session.run, metrics, session.max_batch, self._settings.max_queue, with_maps
-        )
+        metrics, max_queue = self._metrics.of(manifest.name), self._settings.max_queue
+        batcher = Batcher(session.outputs, metrics, session.max_batch, max_queue)
         self._metrics.expect(manifest)
         variant, why = session.variant, session.why
         log.info(
@@ -191,7 +187,15 @@ class Follower:
             why,
         )
         return Served(
-            path, manifest, variant, why, session.provider, batcher, session.speeds, pictures
+            path,
+            manifest,
+            variant,
+            why,
+            session.provider,
+            batcher,
+            session.speeds,
+            pictures,
+            session.held_out,
         )
 
     def _count_failure(self, error: Exception) -> None:

@@ -15,11 +15,13 @@ from models import bundle, decision
 from models.errors import BundleError, DataError, LabradorError
 from models.hardware import cpu_cores
 from models.manifest import Manifest, Preprocess, Task
+from models.outputs import Output
 from models.preprocess import decode
 from models.store import Store
 from serving.forms import open_proved
 from serving.maps import Look
 from serving.prediction import answer_of, decision_of, entry
+from serving.promises import judged, promises_of
 from serving.registry import pick
 from serving.session import Place, Session
 from serving.settings import Settings
@@ -57,20 +59,24 @@ class Local:
         model = pick(self._models, task, given.pop("model", None))
         manifest, session = model.manifest, self._session(model)
         decide = decision_of(given, manifest)
+        promises = promises_of(given, manifest, session.held_out)
         files = [images] if isinstance(images, Path | str) else images
         pixels = [self._pixels(Path(file), manifest.preprocess) for file in files]
         if len(pixels) == 1 and isinstance(pixels[0], LabradorError):
             raise pixels[0]
         good = [image for image in pixels if not isinstance(image, LabradorError)]
         batches = (good[n : n + session.max_batch] for n in range(0, len(good), session.max_batch))
-        rows = [row for batch in batches for row in session.run(np.stack(batch))]
-        for row in rows:
-            decision.check_finite(row, manifest)
-        scores = iter(rows)
+        looks = iter(
+            [
+                _look(output, manifest, session)
+                for batch in batches
+                for output in session.outputs(np.stack(batch)).each()
+            ]
+        )
         results = [
             {"error": image.problem()}
             if isinstance(image, LabradorError)
-            else entry(Look(next(scores)), manifest, decide)
+            else entry(next(looks), decide, promises)
             for image in pixels
         ]
         return answer_of(results, manifest)
@@ -90,3 +96,9 @@ class Local:
             return decode(data, preprocess, self._settings.max_megapixels)
         except LabradorError as error:
             return error
+
+
+def _look(output: Output, manifest: Manifest, session: Session) -> Look:
+    """Raises ModelFailed for scores or a novelty that are not finite."""
+    decision.check_finite(output.scores, manifest)
+    return Look(output.scores, novelty=judged(output, manifest, session.held_out))

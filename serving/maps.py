@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.conformal import Novelty
 from models.decision import check_finite
 from models.errors import BadParameter
 from models.evidence import evidence, rival
@@ -18,11 +19,19 @@ _DECIMALS = 3  # of a map, in nats: a picture of it shows less
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One image's scores `[C]`; its maps `[C, h, w]` and the box they cover, if asked for."""
+    """One image's scores `[C]`; its maps `[C, h, w]` and the box they cover, if asked for; how
+    strange it is, at the model's own alpha, if the network measures that.
+    """
 
     scores: NDArray[np.float32]
     maps: NDArray[np.float32] | None = None
     box: Box | None = None
+    novelty: Novelty | None = None
+
+    @property
+    def is_unknown(self) -> bool:
+        """At the model's own alpha, whatever the request's: what is counted."""
+        return self.novelty is not None and self.novelty.unknown
 
 
 def wanted(parameters: dict[str, str], manifest: Manifest) -> bool:

@@ -121,6 +121,12 @@ class Metrics:
             "Predicted labels: the most likely label of each image, or its tags",
             ["model", "label"],
         )
+        self.unknown = counter(
+            "labrador_unknown_total",
+            "Images that are called unknown, at the model's own alpha; of the images that"
+            " labrador_confidence counts",
+            ["model"],
+        )
         self.confidence = histogram(
             "labrador_confidence", "Highest score of each image", ["model"], buckets=_SHARES
         )
@@ -154,6 +160,8 @@ class Metrics:
         self.confidence.labels(manifest.name)
         for stage in get_args(Stage):
             self.stage_seconds.labels(stage, "" if stage == "read" else manifest.name)
+        if manifest.tensors.novelty is not None:
+            self.unknown.labels(manifest.name)
         for label in manifest.labels:
             self.predictions.labels(manifest.name, label)
         for result in ("swapped", "failed"):
@@ -171,8 +179,14 @@ class Metrics:
         """Count an image that won't reach the model: deadline passed or client disconnected."""
         self.dropped.labels("expired" if expired else "disconnected").inc()
 
-    def observe_scores(self, scores: NDArray[np.float32], manifest: Manifest) -> None:
-        """Count an image's predicted labels, by the model's own thresholds. scores: `[C]`."""
+    def observe_scores(
+        self, scores: NDArray[np.float32], manifest: Manifest, unknown: bool = False
+    ) -> None:
+        """Count an image's predicted labels, by the model's own thresholds, and whether it is
+        unknown, by its own alpha. scores: `[C]`.
+        """
+        if unknown:
+            self.unknown.labels(manifest.name).inc()
         self.confidence.labels(manifest.name).observe(float(scores.max()))
         if manifest.thresholds is None:
             predicted = np.array([scores.argmax()])
@@ -216,6 +230,17 @@ class Metrics:
             " sum is estimated from the bins' middles",
             labels=["model"],
         )
+        alphas = GaugeMetricFamily(
+            "labrador_baseline_alpha",
+            "Largest share of images like the validation images that is called unknown: the"
+            " reference for labrador_unknown_total",
+            labels=["model"],
+        )
+        images = GaugeMetricFamily(
+            "labrador_baseline_novelty_images",
+            "Validation images by which a model tells what is unknown",
+            labels=["model"],
+        )
         for manifest, variant, provider, timed in served:
             name, sha256 = manifest.name, manifest.files[variant.file]
             info.add_metric([name, str(manifest.version), provider, variant.precision, sha256], 1)
@@ -231,12 +256,16 @@ class Metrics:
             below = np.cumsum(counts).tolist()
             buckets = [*zip(les, below, strict=True), ("+Inf", below[-1])]
             confidences.add_metric([name], buckets, float(middles @ counts))
+            if manifest.conformal is not None and manifest.tensors.novelty is not None:
+                alphas.add_metric([name], manifest.conformal.alpha)
+                images.add_metric([name], manifest.conformal.images)
         for file in self._folder.glob("gauge_live*.db"):
             if not _is_alive(pid := int(file.stem.rpartition("_")[2])):
                 # removes its gauges and keeps its counters
                 mark_process_dead(pid, str(self._folder))  # type: ignore[no-untyped-call]
         shared = MultiProcessCollector(None, str(self._folder))  # type: ignore[no-untyped-call]
-        families = [*shared.collect(), info, speeds, shares, confidences]  # type: ignore[no-untyped-call]
+        families = [*shared.collect(), info, speeds]  # type: ignore[no-untyped-call]
+        families += [shares, confidences, alphas, images]
         return generate_latest(_Families(families))
 
 

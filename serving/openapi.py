@@ -65,6 +65,7 @@ def specification(settings: Settings) -> dict[str, Any]:
     keyed: dict[str, Any] = {"security": [{"key": []}]} if settings.api_keys_file else {}
     top_k = {"name": "top_k", "schema": {"type": "integer", "minimum": 1, "default": TOP_K}}
     threshold = {"name": "threshold", "schema": {"type": "number", "minimum": 0, "maximum": 1}}
+    coverage = {"name": "coverage", "schema": _BETWEEN}
     models: dict[str, Any] = {"summary": "The served models: their form, why it, and its metrics"}
     listed = _object(models=_array(_MODEL), limits=_LIMITS)
     models["responses"] = _responses(listed, [Unauthorized, NotReady])
@@ -78,8 +79,10 @@ def specification(settings: Settings) -> dict[str, Any]:
             f" megapixels each, {settings.max_body_mb:g} MiB and {PARTS_MAX} parts per body.",
         },
         "paths": {
-            "/classify": {"post": keyed | _prediction(top_k, "predictions", Prediction)},
-            "/tag": {"post": keyed | _prediction(threshold, "tags", Tag)},
+            "/classify": {
+                "post": keyed | _prediction([top_k, coverage], "predictions", Prediction)
+            },
+            "/tag": {"post": keyed | _prediction([threshold], "tags", Tag)},
             "/models": {"get": keyed | models},
             "/livez": {"get": {"responses": _responses({}, [NotReady])}},
             "/readyz": {"get": {"responses": _responses(ready, [NotReady])}},
@@ -98,6 +101,7 @@ def _array(items: dict[str, Any]) -> dict[str, Any]:
 
 _TEXT = {"type": "string"}
 _NUMBER = {"type": "number"}
+_BETWEEN = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
 _NAMING = {"name": _TEXT, "version": _TEXT}
 _PRECISION = {"enum": list(get_args(Precision))}
 _FORM: dict[str, Any] = {
@@ -121,6 +125,11 @@ _MODEL = _object(
     labels=_array(_TEXT),
     thresholds={"type": ["array", "null"], "items": _NUMBER},
     maps={"type": "boolean", "description": "whether `maps=true` may be asked"},
+    novelty={"type": "boolean", "description": "whether answers have `novelty`"},
+    held_out={
+        "description": "what `alpha` and `coverage` are promised by; null: by nothing",
+        "oneOf": [_object(images=_COUNT, alpha=_BETWEEN), {"type": "null"}],
+    },
     samples=_COUNT | {"description": "pictures at /models/{name}/samples/1 and so on"},
     sha256=_TEXT,
     **_FORM,
@@ -148,15 +157,37 @@ _BOX = _array(_NUMBER) | {
     "description": "with maps=true: left, top, right and bottom of the part of the upright image"
     " that the network saw, as fractions of its width and height",
 }
+_NOVELTY = _object(
+    p_value=_NUMBER
+    | {
+        "description": "share of images like the validation images that are at least as strange as"
+        " this one"
+    },
+    unknown={"type": "boolean", "description": "whether p_value is at most alpha"},
+) | {"description": "if the model measures it: whether the image is like those it was made for"}
+_SET = _array(_TEXT) | {
+    "description": "with coverage: labels, the likeliest first, that contain the right one with at"
+    " least this probability"
+}
 
 
-def _prediction(parameter: dict[str, Any], key: str, decision: type) -> dict[str, Any]:
-    """An operation that takes images and returns, as `key`, an array of `decision`."""
+def _prediction(own: list[dict[str, Any]], key: str, decision: type) -> dict[str, Any]:
+    """An operation that takes images and returns, as `key`, an array of `decision`.
+
+    own: its parameters beside those of all.
+    """
     file = {"type": "string", "contentMediaType": "application/octet-stream"}
     model = {"name": "model", "schema": _TEXT}
     maps = {"name": "maps", "schema": {"type": "boolean", "default": False}}
     timeout = {"name": "X-Timeout-Ms", "schema": {"type": "integer", "minimum": 1}}
-    fields = {field["name"]: field["schema"] for field in (model, parameter, maps)}
+    alpha = {
+        "name": "alpha",
+        "schema": _BETWEEN,
+        "description": "largest share of images like the validation images that is called unknown;"
+        " default: the model's own",
+    }
+    parameters = [model, *own, alpha, maps]
+    fields = {field["name"]: field["schema"] for field in parameters}
     form = {"type": "object", "properties": {"image": _array(file)} | fields, "required": ["image"]}
     raw = ("image/jpeg", "image/png", "image/webp", "application/octet-stream")
     schema = TypeAdapter(decision).json_schema()
@@ -165,14 +196,13 @@ def _prediction(parameter: dict[str, Any], key: str, decision: type) -> dict[str
     naming = _object(**_NAMING)
     answers = [_object(model=naming, **{key: _array(schema)})]
     for result in (answers[0], one_of_several["oneOf"][0]):
-        result["properties"] |= {"box": _BOX}
+        result["properties"] |= {"novelty": _NOVELTY, "box": _BOX}
+        result["properties"] |= {"set": _SET} if key == "predictions" else {}
     answers.append(_object(model=naming, results=_array(one_of_several)))
     return {
         "summary": f"The {key} of one image, or of several: the answer then has results, one each",
         "parameters": [
-            model | {"in": "query"},
-            parameter | {"in": "query"},
-            maps | {"in": "query"},
+            *(parameter | {"in": "query"} for parameter in parameters),
             timeout | {"in": "header"},
         ],
         "requestBody": {

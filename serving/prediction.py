@@ -24,13 +24,14 @@ from serving.deadline import has_passed, reading, waited_for
 from serving.maps import Look
 from serving.metrics import Metrics, Observation
 from serving.parameters import gather, number, timeout_s, whole_number
+from serving.promises import Promises, judged, promises_of
 from serving.registry import Registry, Served, naming
 from serving.settings import Settings
 
 TOP_K = 5
 PARAMETERS: dict[Task, tuple[str, ...]] = {
-    "single": ("model", "top_k", "maps"),
-    "multi": ("model", "threshold", "maps"),
+    "single": ("model", "top_k", "alpha", "coverage", "maps"),
+    "multi": ("model", "threshold", "alpha", "maps"),
 }
 
 Scores = NDArray[np.float32]
@@ -79,6 +80,7 @@ class Predictor:
         served = self._registry.choose(task, parameters.get("model"))
         observed.model = served.manifest.name
         decide = decision_of(parameters, served.manifest)
+        promises = promises_of(parameters, served.manifest, served.held_out)
         with_maps = maps.wanted(parameters, served.manifest)
 
         with served.batcher.admitted(len(content.images)):
@@ -88,7 +90,7 @@ class Predictor:
                 )
 
         with self._metrics.stage("respond", observed.model):
-            results = [self._result(answer, served.manifest, decide) for answer in answers]
+            results = [self._result(answer, decide, promises) for answer in answers]
             answer = answer_of(results, served.manifest)
             if asks_for_pickle(request.headers):
                 return Response(pickle.dumps(answer), media_type=PICKLE)
@@ -98,7 +100,9 @@ class Predictor:
         self._decoders.shutdown()
 
     async def _look(self, image: bytes, served: Served, deadline_s: float, with_maps: bool) -> Look:
-        """One image file -> its scores, and maps. Raises what `decode` and the batcher raise."""
+        """One image file -> what the model sees in it. Raises what `decode` and the batcher raise,
+        and ModelFailed for scores or a novelty that are not finite.
+        """
         preprocess, megapixels = served.manifest.preprocess, self._settings.max_megapixels
         loop = asyncio.get_running_loop()
         try:
@@ -109,30 +113,32 @@ class Predictor:
         except asyncio.CancelledError:
             self._metrics.drop(expired=has_passed(deadline_s))
             raise
-        if with_maps:
-            look = Look(*await served.batcher.scores_and_maps(pixels, deadline_s), box)
-        else:
-            look = Look(await served.batcher.scores(pixels, deadline_s))
-        decision.check_finite(look.scores, served.manifest)
-        return look
+        output = await served.batcher.output(pixels, deadline_s, with_maps)
+        decision.check_finite(output.scores, served.manifest)
+        novelty = judged(output, served.manifest, served.held_out)
+        if not with_maps:
+            return Look(output.scores, novelty=novelty)
+        return Look(output.scores, output.maps, box, novelty)
 
     def _result(
-        self, answer: Look | LabradorError, manifest: Manifest, decide: Decide
+        self, answer: Look | LabradorError, decide: Decide, promises: Promises
     ) -> dict[str, Any]:
         """The part of the response for one image."""
         if isinstance(answer, LabradorError):
             self._metrics.rejected.labels(answer.code).inc()
             return {"error": answer.problem()}
-        self._metrics.observe_scores(answer.scores, manifest)
-        return entry(answer, manifest, decide)
+        self._metrics.observe_scores(answer.scores, promises.manifest, answer.is_unknown)
+        return entry(answer, decide, promises)
 
 
-def entry(look: Look, manifest: Manifest, decide: Decide) -> dict[str, Any]:
+def entry(look: Look, decide: Decide, promises: Promises) -> dict[str, Any]:
     """The part of an answer for one image."""
+    manifest = promises.manifest
     kind = "predictions" if manifest.task == "single" else "tags"
     # dataclasses.asdict makes deep copies: 10 µs per label
     decisions = [{n: getattr(d, n) for n in d.__slots__} for d in decide(look.scores)]
-    return {kind: decisions, **maps.beside(decisions, look, manifest)}
+    beside = promises.beside(look)
+    return {kind: decisions, **beside, **maps.beside(decisions, look, manifest)}
 
 
 def answer_of(results: Sequence[dict[str, Any]], manifest: Manifest) -> dict[str, Any]:

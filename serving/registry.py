@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from models.conformal import HeldOut
 from models.errors import BadParameter, ModelUnknown, NotReady
 from models.manifest import Manifest, Task, Variant
 from serving.batcher import Batcher
@@ -22,7 +23,7 @@ ENDPOINTS: dict[Task, str] = {"single": "/classify", "multi": "/tag"}
 @dataclass(frozen=True)
 class Served:
     """One version of a model that is being served; speeds: of the forms that `auto` timed; samples:
-    JPEG files that a person may try.
+    JPEG files that a person may try; held_out: the images that its promises are made by.
     """
 
     path: Path
@@ -33,6 +34,7 @@ class Served:
     batcher: Batcher
     speeds: tuple[Speed, ...] = ()
     samples: Sequence[bytes] = ()
+    held_out: HeldOut | None = None
 
 
 class Registry:

@@ -62,18 +62,29 @@ class Labrador:
     @bentoml_internals.ask_as_multipart
     @bentoml.api  # type: ignore[untyped-decorator]
     def classify(
-        self, image: list[Path], top_k: int | None = None, model: str | None = None
+        self,
+        image: list[Path],
+        top_k: int | None = None,
+        model: str | None = None,
+        alpha: float | None = None,
+        coverage: float | None = None,
     ) -> dict[str, Any]:
-        """The most likely labels."""
-        return self._local.answer("single", image, {"top_k": top_k, "model": model})
+        """The most likely labels, and whether an image is of no kind that the model knows."""
+        given = {"top_k": top_k, "model": model, "alpha": alpha, "coverage": coverage}
+        return self._local.answer("single", image, given)
 
     @bentoml_internals.ask_as_multipart
     @bentoml.api  # type: ignore[untyped-decorator]
     def tag(
-        self, image: list[Path], threshold: float | None = None, model: str | None = None
+        self,
+        image: list[Path],
+        threshold: float | None = None,
+        model: str | None = None,
+        alpha: float | None = None,
     ) -> dict[str, Any]:
-        """Every label whose score is at or above its threshold."""
-        return self._local.answer("multi", image, {"threshold": threshold, "model": model})
+        """Every label whose score is at or above its threshold, and whether an image is unknown."""
+        given = {"threshold": threshold, "model": model, "alpha": alpha}
+        return self._local.answer("multi", image, given)
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     def prepare() -> None:

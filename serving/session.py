@@ -68,11 +68,6 @@ class Session:
         """images uint8 `[N, S, S, 3]` -> scores float32 `[N, C]`."""
         return self.outputs(images).scores
 
-    def run_with_maps(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        """As `run` -> scores, and maps float32 `[N, C, h, w]`. Only if the manifest names maps."""
-        found = self.outputs(images, maps=True)
-        return [rows for rows in (found.scores, found.maps) if rows is not None]
-
     def _padded(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The images, and black ones up to the next size of `buckets`."""
         count = len(images)

@@ -4,6 +4,7 @@ The held-out images are greys and pale colours, so a picture of one pure colour 
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -36,19 +37,32 @@ def held_out(task: Task) -> HeldOut:
     return HeldOut((0.05 * shares).astype(np.float32), mass if task == "single" else None)
 
 
-def network(task: Task) -> bytes:
-    """The tiny network with the output `novelty`."""
+def network(task: Task, *, scale: float = 1, nan_for_black: bool = False) -> bytes:
+    """The tiny network with the output `novelty`, `scale` times the reference.
+
+    nan_for_black: its novelty, and not its scores, is NaN for a black image.
+    """
     model = onnx.load_model_from_string(tiny_models.network(task))
     model.graph.node.extend(
         [
             helper.make_node("Sub", ["means", "grey"], ["away"]),
-            helper.make_node("ReduceSumSquare", ["away", "last_axis"], ["novelty"], keepdims=0),
+            helper.make_node("ReduceSumSquare", ["away", "last_axis"], ["squares"], keepdims=0),
+            helper.make_node(
+                "Mul", ["squares", "scale"], ["scaled" if nan_for_black else "novelty"]
+            ),
+            *(_plus_nan_for_black() if nan_for_black else ()),
         ]
     )
     model.graph.initializer.extend(
         [
             numpy_helper.from_array(np.array(0.5, np.float32), "grey"),
             numpy_helper.from_array(np.array([1], np.int64), "last_axis"),
+            numpy_helper.from_array(np.array(scale, np.float32), "scale"),
+            *(
+                [numpy_helper.from_array(np.array(0.02, np.float32), "dark")]
+                if nan_for_black
+                else []
+            ),
         ]
     )
     model.graph.output.append(helper.make_tensor_value_info("novelty", TensorProto.FLOAT, ["N"]))
@@ -57,11 +71,32 @@ def network(task: Task) -> bytes:
     return content
 
 
+def _plus_nan_for_black() -> list[onnx.NodeProto]:
+    """novelty = scaled + (root - root), where root is that of the sum of the means minus `dark`."""
+    return [
+        helper.make_node("ReduceSum", ["means", "last_axis"], ["light"], keepdims=0),
+        helper.make_node("Sub", ["light", "dark"], ["above"]),
+        helper.make_node("Sqrt", ["above"], ["root"]),
+        helper.make_node("Sub", ["root", "root"], ["nothing"]),
+        helper.make_node("Add", ["scaled", "nothing"], ["novelty"]),
+    ]
+
+
 def content(
-    name: str, version: int, task: Task, *, int8: bool = False, alpha: float = ALPHA
+    name: str,
+    version: int,
+    task: Task,
+    *,
+    int8: bool = False,
+    alpha: float = ALPHA,
+    scale: float = 1,
+    nan_for_black: bool = False,
 ) -> tuple[Manifest, dict[str, bytes]]:
-    """The manifest and the files of a bundle; int8: a second form, which is the same network."""
-    model = network(task)
+    """The manifest and the files of a bundle; int8: a second form, which is the same network.
+
+    scale, nan_for_black: of its network only, so another scale than 1 fails its golden images.
+    """
+    model = network(task, scale=scale, nan_for_black=nan_for_black)
     manifest, files = tiny_models.content(name, version, task, model, int8=model if int8 else None)
     golden_files = {n: data for n, data in files.items() if n.startswith("golden/")}
     del golden_files["golden/scores.json"]
@@ -81,8 +116,9 @@ def content(
     return Manifest.model_validate(values), files
 
 
-def add(store: Path, name: str, task: Task, *, int8: bool = False, alpha: float = ALPHA) -> Path:
-    """Write the next version of the bundle into the store and return its folder."""
-    return Store(store).add(
-        name, lambda version: content(name, version, task, int8=int8, alpha=alpha)
-    )
+def add(store: Path, name: str, task: Task, **options: Any) -> Path:
+    """Write the next version of the bundle into the store and return its folder.
+
+    options: those of `content`.
+    """
+    return Store(store).add(name, lambda version: content(name, version, task, **options))

@@ -1,6 +1,7 @@
 """The promise, in simulation, and the file that it is kept in."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -184,3 +185,16 @@ def test_the_images_kept_are_those_with_the_smallest_hashes(
     monkeypatch.setattr(conformal, "MOST", 3)
     assert conformal.chosen(["d", "a", "e", "b", "c"]) == [1, 3, 4]
     assert conformal.chosen(["b", "a"]) == [1, 0]
+
+
+@pytest.mark.parametrize("images", [1, 2, 6, 98, 199, 1155, 10_000])
+def test_the_alpha_that_a_refusal_names_is_accepted(images: int) -> None:
+    """Also where it has to be rounded."""
+    promised = manifest_of().conformal
+    assert promised is not None
+    few = manifest_of(conformal=promised.model_copy(update={"images": images}))
+    with pytest.raises(BadParameter) as refused:
+        conformal.check_alpha(0, few)
+    named = re.search(r"use ([\d.e-]+),", str(refused.value))
+    assert named is not None
+    conformal.check_alpha(float(named[1]), few)

@@ -1,6 +1,7 @@
 """Sets of labels against the paper's definition in plain Python; their coverage in simulation."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -127,3 +128,19 @@ def test_a_model_without_sets_refuses_a_coverage() -> None:
     for manifest in (multi, bundles.manifest()):
         with pytest.raises(BadParameter, match=r"coverage=0\.9: \w+:1 has no sets of labels"):
             coverage.check_coverage(0.9, manifest)
+
+
+@pytest.mark.parametrize("images", [1, 2, 6, 98, 199, 1155, 9999])
+def test_the_coverage_that_a_refusal_names_is_accepted(images: int) -> None:
+    """Also where it has to be rounded."""
+    manifest, _ = novel_models.content("colours", 1, "single")
+    promised = manifest.conformal
+    assert promised is not None
+    few = manifest.model_copy(update={"conformal": promised.model_copy(update={"images": images})})
+    with pytest.raises(BadParameter, match=f"which {images:,} held-out images") as refused:
+        coverage.check_coverage(0.99999, few)
+    named = re.search(r"at most ([\d.]+),", str(refused.value))
+    assert named is not None
+    coverage.check_coverage(float(named[1]), few)
+    assert not math.isinf(coverage.enough(np.zeros(images), float(named[1])))
+    assert math.isinf(coverage.enough(np.zeros(images), float(named[1]) + 0.0002))

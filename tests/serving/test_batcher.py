@@ -11,11 +11,14 @@ import pytest
 from numpy.typing import NDArray
 
 from models.errors import DeadlineExceeded, Overloaded
-from serving.batcher import Batcher
+from models.outputs import Output, Outputs
+from serving.batcher import Batcher, Run
 from serving.metrics import Metrics
 
 if TYPE_CHECKING:  # the library chooses its storage when it is imported, which `Metrics` does
     from prometheus_client import Histogram
+
+Scores = NDArray[np.float32]
 
 NEVER_S = 1e9
 NAME = "colours"
@@ -27,17 +30,25 @@ class Model:
     def __init__(self, held: bool = False) -> None:
         self.batches: list[list[int]] = []
         self.threads: list[str] = []
+        self.fetched: list[bool] = []  # whether each run fetched maps
         self.started = threading.Semaphore(0)
         self.go = threading.Event()
         if not held:
             self.go.set()
 
-    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def __call__(self, images: NDArray[np.uint8], maps: bool) -> Outputs:
         self.batches.append(images[:, 0, 0, 0].tolist())
         self.threads.append(threading.current_thread().name)
         self.started.release()
+        self.fetched.append(maps)
         self.go.wait(10)
-        return images[:, 0, 0, :].astype(np.float32)
+        return _seen(images, maps)
+
+
+def _seen(images: NDArray[np.uint8], maps: bool) -> Outputs:
+    """An image's novelty is its first pixel, a hundred times as large; a map its scores, ten."""
+    scores = images[:, 0, 0, :].astype(np.float32)
+    return Outputs(scores, 100 * scores[:, 0], 10 * scores[..., None, None] if maps else None)
 
 
 def _image(number: int) -> NDArray[np.uint8]:
@@ -46,7 +57,7 @@ def _image(number: int) -> NDArray[np.uint8]:
 
 def _run(
     test: Callable[[Batcher], Awaitable[None]],
-    model: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+    model: Run,
     metrics: Metrics,
     max_batch: int = 4,
     max_queue: int = 64,
@@ -61,8 +72,12 @@ def _run(
     asyncio.run(asyncio.wait_for(scenario(), 20))
 
 
-def _ask(batcher: Batcher, *numbers: int) -> list[asyncio.Task[NDArray[np.float32]]]:
-    return [asyncio.ensure_future(batcher.scores(_image(n), NEVER_S)) for n in numbers]
+def _ask(batcher: Batcher, *numbers: int) -> list[asyncio.Task[Scores]]:
+    return [asyncio.ensure_future(_scores(batcher, n)) for n in numbers]
+
+
+async def _scores(batcher: Batcher, number: int, deadline_s: float = NEVER_S) -> Scores:
+    return (await batcher.output(_image(number), deadline_s)).scores
 
 
 async def _started(model: Model) -> None:
@@ -74,7 +89,7 @@ def test_a_single_image_runs_at_once_and_alone(metrics: Metrics) -> None:
 
     async def test(batcher: Batcher) -> None:
         for number in range(3):
-            assert (await batcher.scores(_image(number), NEVER_S)).tolist() == [number] * 3
+            assert (await _scores(batcher, number)).tolist() == [number] * 3
 
     _run(test, model, metrics)
     assert model.batches == [[0], [1], [2]]
@@ -129,7 +144,7 @@ def test_an_image_abandoned_just_before_its_run_never_reaches_the_model(
         await asyncio.sleep(0)  # it is queued now, and the batcher wakes up next
         task.cancel()
         await asyncio.wait([task])
-        assert (await batcher.scores(_image(1), NEVER_S)).tolist() == [1] * 3
+        assert (await _scores(batcher, 1)).tolist() == [1] * 3
         assert batcher.fault(timeout_s=60) is None
 
     _run(test, model, metrics)
@@ -144,7 +159,7 @@ def test_an_expired_image_never_reaches_the_model(metrics: Metrics) -> None:
         tasks = _ask(batcher, 0)
         await _started(model)
         soon = asyncio.get_running_loop().time() + 0.01
-        late = asyncio.ensure_future(batcher.scores(_image(1), soon))
+        late = asyncio.ensure_future(_scores(batcher, 1, soon))
         tasks += _ask(batcher, 2)
         await asyncio.sleep(0.05)
         model.go.set()
@@ -165,7 +180,7 @@ def test_the_model_does_not_run_if_every_waiting_image_has_expired(metrics: Metr
         past_s = asyncio.get_running_loop().time() - 1
         for _ in range(2):
             with pytest.raises(DeadlineExceeded):
-                await batcher.scores(_image(1), past_s)
+                await _scores(batcher, 1, past_s)
         await asyncio.sleep(0)
         assert batcher.fault(timeout_s=60) is None
 
@@ -245,12 +260,12 @@ def test_retry_after_is_the_estimated_time_for_the_waiting_images(metrics: Metri
 def test_the_time_per_image_is_measured_from_the_runs(metrics: Metrics) -> None:
     inner_s = 0.0
 
-    def slow(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def slow(images: NDArray[np.uint8], maps: bool) -> Outputs:
         nonlocal inner_s
         began_s = perf_counter()
         threading.Event().wait(0.01)
         inner_s = perf_counter() - began_s
-        return images[:, 0, 0, :].astype(np.float32)
+        return _seen(images, maps)
 
     async def test(batcher: Batcher) -> None:
         began_s = perf_counter()
@@ -324,18 +339,18 @@ def test_a_batcher_has_stopped_when_its_closing_returns(metrics: Metrics) -> Non
 def test_a_failed_run_fails_its_images_and_is_a_fault_until_one_succeeds(metrics: Metrics) -> None:
     broken = True
 
-    def fragile(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def fragile(images: NDArray[np.uint8], maps: bool) -> Outputs:
         if broken:
             raise RuntimeError("device lost")
-        return images[:, 0, 0, :].astype(np.float32)
+        return _seen(images, maps)
 
     async def test(batcher: Batcher) -> None:
         nonlocal broken
         with pytest.raises(RuntimeError, match="device lost"):
-            await batcher.scores(_image(0), NEVER_S)
+            await _scores(batcher, 0)
         assert batcher.fault(timeout_s=60) == "its last run failed"
         broken = False
-        await batcher.scores(_image(0), NEVER_S)
+        await _scores(batcher, 0)
         assert batcher.fault(timeout_s=60) is None
 
     _run(test, fragile, metrics)
@@ -344,11 +359,11 @@ def test_a_failed_run_fails_its_images_and_is_a_fault_until_one_succeeds(metrics
 def test_a_failed_run_with_a_disconnected_client_fails_the_others(metrics: Metrics) -> None:
     model = Model(held=True)
 
-    def fragile(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        scores = model(images)
+    def fragile(images: NDArray[np.uint8], maps: bool) -> Outputs:
+        outputs = model(images, maps)
         if len(images) == 2:
             raise RuntimeError("device lost")
-        return scores
+        return outputs
 
     async def test(batcher: Batcher) -> None:
         left, failed = _ask(batcher, 1, 2)  # one run
@@ -358,14 +373,14 @@ def test_a_failed_run_with_a_disconnected_client_fails_the_others(metrics: Metri
         model.go.set()
         with pytest.raises(RuntimeError, match="device lost"):
             await failed
-        assert (await batcher.scores(_image(3), NEVER_S)).tolist() == [3] * 3
+        assert (await _scores(batcher, 3)).tolist() == [3] * 3
 
     _run(test, fragile, metrics)
 
 
 def test_a_model_that_returns_too_few_scores_is_a_fault(metrics: Metrics) -> None:
-    def lossy(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return images[1:, 0, 0, :].astype(np.float32)
+    def lossy(images: NDArray[np.uint8], maps: bool) -> Outputs:
+        return _seen(images[1:], maps)
 
     async def test(batcher: Batcher) -> None:
         (task,) = _ask(batcher, 0)
@@ -397,7 +412,7 @@ def test_a_closed_batcher_no_longer_holds_the_model(metrics: Metrics) -> None:
     async def scenario() -> None:
         model = Model()
         batcher = Batcher(model, metrics.of(NAME), max_batch=4, max_queue=64)
-        await batcher.scores(_image(1), NEVER_S)
+        await _scores(batcher, 1)
         held = weakref.ref(model)
         del model
         assert held() is not None
@@ -411,32 +426,40 @@ def test_a_closed_batcher_no_longer_holds_the_model(metrics: Metrics) -> None:
         gc.enable()
 
 
-def _with_maps(model: Model) -> Callable[[NDArray[np.uint8]], list[NDArray[np.float32]]]:
-    """Runs the model; an image's map is its scores, ten times as large."""
-
-    def run(images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        scores = model(images)
-        return [scores, 10 * scores[:, :, np.newaxis, np.newaxis]]
-
-    return run
-
-
 def test_a_batch_fetches_maps_only_if_an_image_in_it_asks_for_them(metrics: Metrics) -> None:
-    without, fetching = Model(held=True), Model()
+    model = Model(held=True)
 
-    async def scenario() -> None:
-        batcher = Batcher(without, metrics.of(NAME), 4, 64, _with_maps(fetching))
+    async def test(batcher: Batcher) -> None:
         first = _ask(batcher, 1)
-        assert await asyncio.to_thread(without.started.acquire, timeout=10)
-        second = asyncio.ensure_future(batcher.scores_and_maps(_image(2), NEVER_S))
+        await _started(model)
+        second = asyncio.ensure_future(batcher.output(_image(2), NEVER_S, maps=True))
         third = _ask(batcher, 3)  # in the same batch
-        without.go.set()
+        model.go.set()
         await first[0]
-        scores, maps = await second
-        assert (scores.tolist(), maps.ravel().tolist()) == ([2] * 3, [20] * 3)
+        found = await second
+        assert found.maps is not None
+        assert (found.scores.tolist(), found.maps.ravel().tolist()) == ([2] * 3, [20] * 3)
         assert (await third[0]).tolist() == [3] * 3
-        assert (await batcher.scores(_image(4), NEVER_S)).tolist() == [4] * 3
-        await batcher.close()
+        assert (await _scores(batcher, 4)).tolist() == [4] * 3
 
-    asyncio.run(asyncio.wait_for(scenario(), 20))
-    assert (without.batches, fetching.batches) == ([[1], [4]], [[2, 3]])
+    _run(test, model, metrics)
+    assert (model.batches, model.fetched) == ([[1], [2, 3], [4]], [False, True, False])
+
+
+def test_each_image_of_a_batch_gets_its_own_novelty_from_the_same_run(metrics: Metrics) -> None:
+    model = Model(held=True)
+
+    async def test(batcher: Batcher) -> None:
+        first = _ask(batcher, 1)
+        await _started(model)
+        tasks = [
+            asyncio.ensure_future(batcher.output(_image(number), NEVER_S)) for number in (2, 3)
+        ]
+        await asyncio.sleep(0)
+        model.go.set()
+        found: list[Output] = await asyncio.gather(*tasks)
+        assert [output.novelty for output in found] == [200, 300]
+        await first[0]
+
+    _run(test, model, metrics)
+    assert model.batches == [[1], [2, 3]]

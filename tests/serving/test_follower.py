@@ -83,7 +83,9 @@ def test_the_released_version_is_swapped_in_and_back(tmp_path: Path, metrics: Me
             while registry.served["swapped"].manifest.version != version:
                 await asyncio.sleep(0.01)
             registry.check_ready()
-            scores = await registry.served["swapped"].batcher.scores(IMAGE, loop.time() + 5)
+            scores = (
+                await registry.served["swapped"].batcher.output(IMAGE, loop.time() + 5)
+            ).scores
             expected = tiny_models.reference_scores(IMAGE[None], "single", weights)[0]
             np.testing.assert_allclose(scores, expected, atol=1e-5)
         assert _count(metrics, "swapped", "swapped") == 2
@@ -105,7 +107,7 @@ def test_requests_admitted_by_the_old_version_are_answered_by_it(
             await _until(lambda: registry.served["old"] is not old)
             await asyncio.sleep(0.2)
             deadline_s = asyncio.get_running_loop().time() + 5
-            scores = await old.batcher.scores(IMAGE, deadline_s)
+            scores = (await old.batcher.output(IMAGE, deadline_s)).scores
         expected = tiny_models.reference_scores(IMAGE[None], "single")[0]
         np.testing.assert_allclose(scores, expected, atol=1e-5)
         await _until(lambda: old.batcher.fault(1) == "its batcher stopped")
@@ -322,7 +324,7 @@ def test_a_store_that_hangs_keeps_nobody_waiting_and_is_followed_again_afterward
         await _until(lambda: metrics.store_failures._value.get() >= before + 2)
         registry.check_ready()
         loop = asyncio.get_running_loop()
-        scores = await registry.served["hung"].batcher.scores(IMAGE, loop.time() + 5)
+        scores = (await registry.served["hung"].batcher.output(IMAGE, loop.time() + 5)).scores
         expected = tiny_models.reference_scores(IMAGE[None], "single")[0]
         np.testing.assert_allclose(scores, expected, atol=1e-5)
         released.unlink()

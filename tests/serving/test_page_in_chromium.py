@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Browser, ConsoleMessage, FilePayload, Page, expect
 
+from models.outputs import Outputs
 from models.store import Store
 from serving import follower
 from serving.session import Session
@@ -464,14 +465,14 @@ def test_a_service_that_is_gone_is_tried_again(inside: Start, mapped: Path, visi
 def test_a_busy_service_is_tried_again_when_it_says(
     inside: Start, mapped: Path, visit: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hold, run, busy = Hold(), Session.run, threading.Event()
+    hold, run, busy = Hold(), Session.outputs, threading.Event()
 
-    def held(session: Session, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def held(session: Session, images: NDArray[np.uint8], maps: bool = False) -> Outputs:
         if busy.is_set():
             hold()
-        return run(session, images)
+        return run(session, images, maps)
 
-    monkeypatch.setattr(Session, "run", held)
+    monkeypatch.setattr(Session, "outputs", held)
     server = inside(model_store=mapped, models=("colours",), max_queue=64)
     page = visit(server)
     page.wait_for_selector("#samples li:nth-child(3)")

@@ -17,6 +17,7 @@ from models.bundle import read_manifest
 from models.errors import ModelFailed
 from models.hardware import cpu_cores
 from models.manifest import Preprocess
+from models.outputs import Outputs
 from serving import prediction
 from serving.bentoml_internals import PICKLE
 from serving.local import Local
@@ -51,14 +52,14 @@ def decoding(inside: Start, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hold]:
 @pytest.fixture
 def inferring(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hold]:
     """Blocks every run of a model until it is released; released at first."""
-    hold, run = Hold(), Session.run
+    hold, run = Hold(), Session.outputs
     hold.go.set()
 
-    def held_run(session: Session, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def held_run(session: Session, images: NDArray[np.uint8], maps: bool = False) -> Outputs:
         hold()
-        return run(session, images)
+        return run(session, images, maps)
 
-    monkeypatch.setattr(Session, "run", held_run)
+    monkeypatch.setattr(Session, "outputs", held_run)
     yield hold
     hold.go.set()
 
@@ -341,7 +342,7 @@ def test_each_path_has_its_own_parameters(inside: Start) -> None:
     assert [(tag["label"], tag["threshold"]) for tag in tags] == [("red", 0.5)]
     tags = _post(server, "/tag?threshold=0", content=RED).json()["tags"]
     assert sorted(tag["label"] for tag in tags) == sorted(tiny_models.LABELS)
-    for path, own in (("/classify", "top_k"), ("/tag", "threshold")):
+    for path, own in (("/classify", "top_k, alpha, coverage"), ("/tag", "threshold, alpha")):
         refused = _post(server, f"{path}?size=3", content=RED).json()["detail"]
         assert refused == f"unknown parameter 'size'; valid: model, {own}, maps"
     for text, asked in (("top_k='few'", "a whole number"), ("threshold='low'", "a number")):
@@ -352,7 +353,7 @@ def test_each_path_has_its_own_parameters(inside: Start) -> None:
 
 def test_a_bad_parameter_is_refused_before_any_work(inside: Start, decoding: Hold) -> None:
     server = inside()
-    for path in ("/classify?top_k=9", "/tag?threshold=2"):
+    for path in ("/classify?top_k=9", "/tag?threshold=2", "/tag?alpha=0.1"):
         assert _is(_post(server, path, content=RED), 400, "bad_parameter")
     assert not decoding.reached.acquire(blocking=False)
 
