@@ -50,6 +50,12 @@ def chance_of_confidence(n: int, m: int) -> float:
     return float(1.95 * np.sqrt(1 / n + 1 / m))
 
 
+def chance_of_unknown(alpha: float, n: int, m: int) -> float:
+    """What the share of unknown images exceeds in one of a thousand windows without drift."""
+    deviation = np.sqrt(alpha * (1 - alpha) * (1 / n + 1 / m))
+    return float(alpha + 3.09 * deviation + 1.42 * (1 / n + 2 / m))
+
+
 def one_label(labels: int, together: int = 1) -> Trial:
     """Each image has one of `labels` labels; the drift is a total variation distance."""
 
