@@ -115,7 +115,7 @@ export class Card {
     this.find(".verdict").textContent = "Looking…";
     this.find(".bars").replaceChildren();
     for (const name of [".share", ".compared", ".by", ".explained"]) this.find(name).textContent = "";
-    for (const name of [".again", ".explained", ".code"]) this.find(name).hidden = true;
+    for (const name of [".strange", ".again", ".explained", ".code"]) this.find(name).hidden = true;
     this.box = null;
     this.#look(null);
   }
@@ -141,14 +141,18 @@ export class Card {
     this.find(".explained").hidden = true;
     this.box = answer.box;
     const groups = model.task === "single" ? likeliest(answer) : tags(answer, model);
-    const [verdict, share] = verdictOf(groups[0], model);
+    const strange = answer.novelty?.unknown && words.strange(answer.novelty);
+    const [verdict, share] = strange ? ["None of these", ""] : verdictOf(groups[0], model);
+    const guesses = groups.some(({ labels }) => labels.length) ? " All the same, it would say:" : "";
+    this.find(".strange").textContent = strange ? strange + guesses : "";
+    this.find(".strange").hidden = !strange;
     this.find(".verdict").textContent = verdict;
     this.find(".share").textContent = share;
     this.find(".bars").replaceChildren(...groups.flatMap((group) => this.#group(group)));
     this.#look(null);
     const by = `${answer.model.name} ${answer.model.version} · ${words.providerOf(model)}`;
     this.find(".by").textContent = `${by} · ${ms} ms`;
-    this.page.say(`${this.picture.name}: ${verdict} ${share}`);
+    this.page.say(`${this.picture.name}: ${verdict} ${share || strange || ""}`);
   }
 
   /** A list of labels under a title; those after the first SHOWN on demand. */

@@ -44,6 +44,12 @@ export function tooLarge(file, limits) {
   return `the file has ${size} MiB, more than the limit of ${limits.body_mb} MiB`;
 }
 
+/** How unusual a picture is that is unlike those that the model is for. */
+export function strange({ p_value }) {
+  const share = Math.floor(1000 * (1 - p_value) + 1e-6) / 10; // rounded up it could say 100 %
+  return `It is stranger than ${share} % of the pictures that the model was checked on.`;
+}
+
 /** What a model does, for who has never heard of it. */
 export function about(model) {
   const labels = counted(model.labels.length, "label");

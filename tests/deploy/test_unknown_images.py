@@ -48,8 +48,8 @@ def test_the_recorded_bound_is_that_of_the_formula(tmp_path: Path) -> None:
 def exceeded(alpha: float, n: int, m: int, bound: float) -> float:
     """How probable it is that more than this share of n images is unknown, by m validation images.
 
-    An image is unknown if at most k - 1 of them are as strange, k = ⌊alpha (m + 1)⌋. The share of all
-    images that this lets through is Beta(k, m + 1 - k), and n of them are drawn.
+    An image is unknown if fewer than k = ⌊alpha (m + 1)⌋ of them are as strange. Of all images, the
+    share of those that are so strange is Beta(k, m + 1 - k), and n of them are drawn.
     """
     rank = math.floor(alpha * (m + 1) + 1e-9)
     return float(betabinom.sf(math.floor(bound * n), n, rank, m + 1 - rank))
@@ -62,9 +62,7 @@ def test_chance_exceeds_the_bound_about_once_in_a_thousand_times(
     assert 2e-4 < exceeded(alpha, n, m, chance_of_unknown(alpha, n, m)) < 1.5e-3
 
 
-def test_without_the_terms_for_validation_images_and_for_the_skew_it_would_be_exceeded_more_often() -> (
-    None
-):
+def test_a_bound_without_the_validation_images_or_the_skew_is_exceeded_more_often() -> None:
     alpha, n, m = 0.01, 10_000, 1000
     binomial = alpha + 3.09 * math.sqrt(alpha * (1 - alpha) / n)
     symmetric = alpha + 3.09 * math.sqrt(alpha * (1 - alpha) * (1 / n + 1 / m))

@@ -25,7 +25,7 @@ from models.outputs import Outputs
 from models.store import Store
 from serving import follower
 from serving.session import Session
-from testkit import mapped_models, tiny_models
+from testkit import mapped_models, novel_models, tiny_models
 from testkit.browser import PROGRAM, chromium
 from testkit.in_process import Hold, Inside, until
 from testkit.odd_images import encoded, png
@@ -184,6 +184,47 @@ def test_tags_are_beside_their_thresholds_and_near_misses_below(
     answered(page, 3)
     assert page.locator(".verdict").first.inner_text() == "None of its 3 labels"
     assert list(lists()) == ["Just below"]
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 360)])
+def test_a_stranger_is_none_of_these_with_how_unusual_it_is_and_what_it_would_be(
+    inside: Start, visit: Any, tmp_path: Path, scheme: str, width: int
+) -> None:
+    novel_models.add(tmp_path, "colours", "single")
+    novel_models.add(tmp_path, "tags", "multi")
+    server = inside(model_store=tmp_path)
+    page = visit(server, color_scheme=scheme, viewport={"width": width, "height": 740})
+    strange, verdict = page.locator(".strange").first, page.locator(".verdict").first
+    grey = encoded(np.full((48, 48, 3), (140, 125, 125), np.uint8), "PNG")
+    choose(page, ("grey.png", grey))
+    answered(page)
+    assert not post(f"{server.url}/classify", content=grey).json()["novelty"]["unknown"]
+    expect(verdict).to_have_text("red")
+    expect(strange).to_be_hidden()
+    choose(page, ("red.jpg", RED))
+    answered(page, 2)
+    answer = post(f"{server.url}/classify", content=RED).json()
+    assert answer["novelty"] == {"p_value": 0.005, "unknown": True}
+    says = "It is stranger than 99.5 % of the pictures that the model was checked on."
+    expect(verdict).to_have_text("None of these")
+    expect(strange).to_have_text(f"{says} All the same, it would say:")
+    expect(page.locator(".share").first).to_have_text("")
+    expect(page.locator("#spoken")).to_have_text(f"red.jpg: None of these {says}")
+    assert shown(page) == [(p["label"], percent(p["probability"])) for p in answer["predictions"]]
+    assert page.locator(".bars").first.is_visible()
+    check_accessible(page)
+    page.select_option("#chooser", "tags")
+    expect(page.locator(".by").first).to_contain_text("tags 1")
+    expect(verdict).to_have_text("None of these")
+    expect(strange).to_contain_text("All the same, it would say:")
+    choose(page, ("black.png", encoded(np.zeros((48, 48, 3), np.uint8), "PNG")))
+    answered(page, 3)
+    expect(strange).to_have_text(f"{says} All the same, it would say:")  # what is just below
+    check_accessible(page)
+    page.locator(".remove").first.click()
+    page.select_option("#chooser", "colours")
+    expect(page.locator(".by").last).to_contain_text("colours 1")
+    expect(page.locator(".strange").last).to_be_hidden()  # again the grey one
 
 
 def test_pictures_are_dropped_and_pasted_several_at_once(
