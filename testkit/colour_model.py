@@ -1,4 +1,6 @@
-"""Images of colours, a tiny model with a baseline measured on them, and requests to it."""
+"""Images of colours, a tiny model whose baseline and novelty were measured on them, and requests to
+it.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,11 +8,12 @@ from pathlib import Path
 import httpx
 import numpy as np
 
+from models.conformal import HeldOut
 from models.manifest import Baseline, Manifest, Task
 from models.preprocess import decode
 from models.store import Store
 from serving.settings import PARTS_MAX
-from testkit import tiny_models
+from testkit import novel_models, tiny_models
 from testkit.servers import Server
 from training.evaluation.decisions import baseline, decide
 
@@ -35,11 +38,20 @@ def measured_baseline(manifest: Manifest, colours: Sequence[Colour]) -> Baseline
     return baseline(scores, decide(scores, manifest.thresholds))
 
 
+def measured_novelty(manifest: Manifest, colours: Sequence[Colour]) -> HeldOut:
+    """What these colours promise, as held-out images whose likeliest label is the right one."""
+    images = [decode(tiny_models.picture(colour), manifest.preprocess) for colour in colours]
+    novelty = np.sort(novel_models.reference_novelty(np.stack(images)))
+    return HeldOut(novelty, np.zeros(len(colours)) if manifest.task == "single" else None)
+
+
 def add(store: Path, name: str, task: Task, validation: Sequence[Colour]) -> None:
-    """Add a tiny model with a baseline measured on these colours."""
+    """Add a tiny model with a baseline, and p-values of novelty, measured on these colours."""
 
     def make(version: int) -> tuple[Manifest, dict[str, bytes]]:
-        manifest, files = tiny_models.content(name, version, task)
+        plain, _ = tiny_models.content(name, version, task)
+        known = measured_novelty(plain, validation)
+        manifest, files = novel_models.content(name, version, task, known=known)
         return manifest.model_copy(
             update={"baseline": measured_baseline(manifest, validation)}
         ), files

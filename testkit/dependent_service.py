@@ -13,8 +13,16 @@ class Outer:
     labrador = bentoml.depends(Labrador)
 
     @bentoml.api  # type: ignore[untyped-decorator]
-    def classify(self, image: list[Path], top_k: int | None = None) -> dict[str, Any]:
-        answer: dict[str, Any] = self.labrador.classify(image, top_k=top_k)
+    def classify(
+        self,
+        image: list[Path],
+        top_k: int | None = None,
+        alpha: float | None = None,
+        coverage: float | None = None,
+    ) -> dict[str, Any]:
+        answer: dict[str, Any] = self.labrador.classify(
+            image, top_k=top_k, alpha=alpha, coverage=coverage
+        )
         return answer
 
     @bentoml.api  # type: ignore[untyped-decorator]

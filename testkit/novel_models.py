@@ -91,11 +91,14 @@ def content(
     alpha: float = ALPHA,
     scale: float = 1,
     nan_for_black: bool = False,
+    known: HeldOut | None = None,
 ) -> tuple[Manifest, dict[str, bytes]]:
     """The manifest and the files of a bundle; int8: a second form, which is the same network.
 
     scale, nan_for_black: of its network only, so another scale than 1 fails its golden images.
+    known: its held-out images' values, None for those of `held_out`.
     """
+    known = held_out(task) if known is None else known
     model = network(task, scale=scale, nan_for_black=nan_for_black)
     manifest, files = tiny_models.content(name, version, task, model, int8=model if int8 else None)
     golden_files = {n: data for n, data in files.items() if n.startswith("golden/")}
@@ -103,14 +106,15 @@ def content(
     images = golden.inputs(golden_files, manifest.preprocess)
     expected = Outputs(tiny_models.reference_scores(images, task), reference_novelty(images))
     files |= golden.outputs_files(list(golden_files), expected)
-    forms: dict[Precision, HeldOut] = {v.precision: held_out(task) for v in manifest.variants}
+    forms: dict[Precision, HeldOut] = {v.precision: known for v in manifest.variants}
     files[CONFORMAL_FILE] = conformal.file_of(forms)
     gate = NoveltyGate(tolerance=1e-3, max_difference=0, changed=0)
     variants = [
         variant.model_copy(update={"gate": variant.gate.model_copy(update={"novelty": gate})})
         for variant in manifest.variants
     ]
-    promised = Conformal(file=CONFORMAL_FILE, images=HELD_OUT, alpha=alpha)
+    assert known.novelty is not None
+    promised = Conformal(file=CONFORMAL_FILE, images=len(known.novelty), alpha=alpha)
     changes = {"tensors": TENSORS, "conformal": promised, "variants": variants}
     values = {**manifest.model_dump(), **changes, "files": hashes(files)}
     return Manifest.model_validate(values), files

@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from testkit import tiny_models
+from testkit import novel_models
 
 LABELS = 1000
 PODS = 8
@@ -50,7 +50,7 @@ print(metrics.scrape([(manifest, manifest.variants[0], "SomeProvider", speeds)])
 
 def _series(folder: Path, labels: int) -> Counter[str]:
     """Metric -> number of series, of a service in which everything has happened once."""
-    tiny_models.add(folder / "store", "colours", "single")
+    novel_models.add(folder / "store", "colours", "single")
     bundle = folder / "store" / "colours" / "1"
     run = [sys.executable, "-c", SCRAPE, str(folder), str(bundle), str(labels)]
     done = subprocess.run(run, check=True, capture_output=True, text=True)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from benchmarks import dashboard, drift
 from models.manifest import Baseline
-from testkit import tiny_models
+from testkit import novel_models, tiny_models
 from testkit.colour_model import RED, VALIDATION_IMAGES, add, ask, colours, measured_baseline
 from testkit.prometheus import RULES, firing, query, shortened, until, watching
 from testkit.servers import ROOT, Server, serve
@@ -145,6 +145,7 @@ def test_images_unlike_the_validation_images_make_only_the_drift_alerts_fire(
         ("single", "one-colour"): [RED] * 320,
         ("single", "pale"): pale,
         ("single", "few"): [RED] * 120,
+        ("single", "white"): [(255, 255, 255)] * 320,  # no validation image is as bright
         ("multi", "tags-alike"): alike,
         ("multi", "tags-one-colour"): [RED] * 320,
     }
@@ -164,6 +165,9 @@ def test_images_unlike_the_validation_images_make_only_the_drift_alerts_fire(
             ("LabradorConfidenceDrift", "one-colour"),
             ("LabradorConfidenceDrift", "tags-one-colour"),
             ("LabradorConfidenceDrift", "pale"),
+            ("LabradorLabelDrift", "white"),
+            ("LabradorConfidenceDrift", "white"),
+            ("LabradorUnknown", "white"),
         }
         until(lambda: expected <= firing(url))
         counted = query(url, "job_model:labrador_confidence_count:increase6h")
@@ -190,6 +194,7 @@ def _check_distances(url: str, model: str, now: Baseline, validation: Baseline) 
         "labrador_predictions:chance6h": drift.chance_of_labels(q, n, m),
         "labrador_confidence:kolmogorov_smirnov6h": drift.kolmogorov_smirnov(*bins),
         "labrador_confidence:chance6h": drift.chance_of_confidence(n, m),
+        "labrador_unknown:chance6h": drift.chance_of_unknown(novel_models.ALPHA, n, m),
     }
     for record, value in expected.items():
         (found,) = query(url, f'job_model:{record}{{model="{model}"}}')

@@ -9,17 +9,25 @@ from typing import Any
 
 import pytest
 
-from testkit import tiny_models
+from testkit import novel_models, tiny_models
 from testkit.in_process import Inside, until
 from testkit.servers import Server, post, serve
 
 
 @pytest.fixture(scope="module")
-def outer(store: Path) -> Iterator[Server]:
+def novel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("novel")
+    novel_models.add(folder, "colours", "single")
+    novel_models.add(folder, "tags", "multi")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def outer(novel: Path) -> Iterator[Server]:
     with (
         tempfile.TemporaryDirectory() as folder,  # a socket's path is 103 characters at most
         serve(
-            Path(folder), service="testkit.dependent_service:Outer", model_store=store
+            Path(folder), service="testkit.dependent_service:Outer", model_store=novel
         ) as running,
     ):
         loaded = "runs in fp32 on CPUExecutionProvider"
@@ -32,13 +40,20 @@ def outer(store: Path) -> Iterator[Server]:
     [
         ("classify", 1, {}),
         ("classify", 3, {"top_k": "2"}),
+        ("classify", 2, {"alpha": "0.5", "coverage": "0.9"}),
         ("tag", 1, {"threshold": "0.001"}),
         ("tag", 2, {}),
     ],
 )
 def test_another_service_gets_the_answers_of_http(
-    outer: Server, server: Server, endpoint: str, images: int, fields: dict[str, str]
+    outer: Server,
+    inside: Callable[..., Inside],
+    novel: Path,
+    endpoint: str,
+    images: int,
+    fields: dict[str, str],
 ) -> None:
+    server = inside(model_store=novel)
     colours = ((200, 30, 30), (30, 200, 30), (30, 30, 200))
     form: dict[str, Any] = {
         "files": [("image", tiny_models.picture(colour)) for colour in colours[:images]],
@@ -48,6 +63,8 @@ def test_another_service_gets_the_answers_of_http(
     assert direct.status_code == 200
     (got, got_numbers), (expected, expected_numbers) = (_parsed(r.text) for r in (through, direct))
     assert got == expected
+    assert direct.text.count('"novelty"') == images
+    assert direct.text.count('"set"') == ("coverage" in fields) * images
     assert len(got_numbers) >= images
     assert got_numbers == pytest.approx(expected_numbers, abs=1e-5)  # batches may be others
 

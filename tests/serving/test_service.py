@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from serving.metrics import FOLDER_VARIABLE
-from testkit import tiny_models
+from testkit import novel_models, tiny_models
 from testkit.in_process import Inside, until
 from testkit.servers import ROOT, Server, command, serve
 
@@ -74,6 +74,25 @@ def test_the_client_of_bentoml_classifies_and_tags(server: Server, file: Path) -
     assert [result["predictions"][0]["label"] for result in both["results"]] == ["red", "red"]
     assert "top_k=0: use 1 to 3" in refused
     assert "image_undecodable" in url
+
+
+def test_the_client_of_bentoml_asks_for_alpha_and_coverage(
+    inside: Callable[..., Inside], server: Server, file: Path, tmp_path: Path
+) -> None:
+    novel_models.add(tmp_path, "colours", "single")
+    novel_models.add(tmp_path, "tags", "multi")
+    schema = httpx.get(f"{server.url}/schema.json").json()
+    strange, all_but_one, tagged, refused = _by_client(
+        inside(model_store=tmp_path, schema=schema).url,
+        file,
+        ("classify", {"alpha": 0.005, "coverage": 0.9}),
+        ("classify", {"alpha": None, "coverage": 0.99}),
+        ("tag", {"alpha": 0.005}),
+        ("classify", {"alpha": 0.001}),
+    )
+    assert strange["novelty"] == tagged["novelty"] == {"p_value": 0.005, "unknown": True}
+    assert strange["set"] == ["red"] and all_but_one["set"][0] == "red"
+    assert "alpha=0.001: use 0.005, the least" in refused
 
 
 def test_the_client_of_bentoml_sends_its_token_as_the_key(
