@@ -30,8 +30,8 @@ def ask(
 ) -> list[dict[str, Any]]:
     """One result per image, in order: {"predictions": […]}, {"tags": […]} or {"error": {…}}.
 
-    task: single or multi. parameters: model, and top_k (single) or threshold (multi). key: if
-    the service requires one. Waits and retries if the service is overloaded. Raises RefusedError if
+    task: single or multi. parameters: model, alpha, and top_k and coverage (single) or threshold
+    (multi). key: if the service requires one. Waits and retries if the service is overloaded. Raises RefusedError if
     the whole request fails, httpx.HTTPError if the response is not from the service.
     """
     parts = [("image", image) for image in images]
