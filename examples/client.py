@@ -31,8 +31,9 @@ def ask(
     """One result per image, in order: {"predictions": […]}, {"tags": […]} or {"error": {…}}.
 
     task: single or multi. parameters: model, alpha, and top_k and coverage (single) or threshold
-    (multi). key: if the service requires one. Waits and retries if the service is overloaded. Raises RefusedError if
-    the whole request fails, httpx.HTTPError if the response is not from the service.
+    (multi). key: if the service requires one. Waits and retries if the service is overloaded.
+    Raises RefusedError if the whole request fails, httpx.HTTPError if the response is not from the
+    service.
     """
     parts = [("image", image) for image in images]
     headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -59,7 +60,9 @@ def as_text(result: dict[str, Any]) -> str:
     if "error" in result:
         return f"error: {result['error']['detail']}"
     found = result["predictions"] if "predictions" in result else result["tags"]
-    return ", ".join(f"{one['label']} {one['probability']:.0%}" for one in found) or "no tags"
+    text = ", ".join(f"{one['label']} {one['probability']:.0%}" for one in found) or "no tags"
+    # models from before do not measure it
+    return f"unknown; if anything: {text}" if result.get("novelty", {}).get("unknown") else text
 
 
 def main() -> int:

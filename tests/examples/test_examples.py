@@ -108,6 +108,13 @@ def test_the_client_returns_tags_or_says_that_there_are_none(server: Server) -> 
     assert client.as_text(nothing) == "no tags"
 
 
+def test_the_client_says_that_an_image_is_unknown() -> None:
+    tags = [{"label": "red", "probability": 0.75}]
+    known, strange = ({"p_value": 0.1, "unknown": unknown} for unknown in (False, True))
+    assert client.as_text({"tags": tags, "novelty": known}) == "red 75%"
+    assert client.as_text({"tags": tags, "novelty": strange}) == "unknown; if anything: red 75%"
+
+
 def test_the_client_raises_if_the_whole_request_is_refused(server: Server) -> None:
     with pytest.raises(client.RefusedError, match="^unauthorized: ") as refused:
         ask(server, tiny_models.picture(), key="wrong")
