@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from models.cache import default_folder
 
 from models.__main__ import main
 from models.manifest import Manifest
 from models.signing.signature import Signer
+from models.storage.cache import default_folder
 from models.store import Store
 from testkit import tiny_models
 from testkit.keys import key_pair
