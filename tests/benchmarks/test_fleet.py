@@ -1,6 +1,7 @@
 """The simulated fleet against queueing theory, Kubernetes' documented examples and Prometheus."""
 
 import math
+import re
 import random
 import shutil
 import subprocess
@@ -232,7 +233,9 @@ def test_the_shipped_rule_is_that_of_the_manifests() -> None:
     adapter = yaml.safe_load((KUBERNETES / "prometheus-adapter.yaml").read_text())
     windows = {each["name"]["as"]: each["metricsQuery"] for each in adapter["rules"]["custom"]}
     for signal in rule.signals:
-        assert f"[{signal.window_s / 60:g}m]" in windows[f"labrador_{signal.kind}_share"]
+        query = windows[f"labrador_{signal.kind}_share"]
+        found = re.findall(r"\[(\d+)([sm])\]", query)
+        assert {int(n) * {"s": 1, "m": 60}[unit] for n, unit in found} == {signal.window_s}
     monitor = yaml.safe_load((KUBERNETES / "monitoring" / "service-monitor.yaml").read_text())
     assert [e["interval"] for e in monitor["spec"]["endpoints"]] == [f"{SCRAPE_S:g}s"]
 
