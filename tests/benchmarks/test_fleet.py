@@ -1,8 +1,8 @@
 """The simulated fleet against queueing theory, Kubernetes' documented examples and Prometheus."""
 
 import math
-import re
 import random
+import re
 import shutil
 import subprocess
 from array import array
