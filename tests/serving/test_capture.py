@@ -17,7 +17,7 @@ from serving.capture import captured_folder
 from serving.capture.capture import Capture
 from serving.observability.metrics import Metrics
 from serving.settings import Settings
-from testkit import odd_images, tiny_models
+from testkit import novel_models, odd_images, tiny_models
 from testkit.in_process import Hold, Inside, until
 from testkit.servers import post, serve
 
@@ -76,6 +76,25 @@ def test_an_image_is_kept_with_its_answer_and_nothing_about_the_client(
         assert "ada" not in file.name
         assert not file.is_file() or b"ada" not in file.read_bytes()
         assert not file.is_file() or b"203.0.113.7" not in file.read_bytes()
+
+
+def test_an_image_is_kept_as_unknown_by_the_model_s_own_alpha(
+    inside: Start, tmp_path: Path
+) -> None:
+    novel_models.add(tmp_path / "store", "colours", "single")
+    folder = tmp_path / "captured"
+    folder.mkdir()
+    server = inside(model_store=tmp_path / "store", capture=folder, capture_share=0)
+    series = 'labrador_captured_total{model="colours",why="unknown"}'
+    before = server.metric(series)
+    grey = odd_images.encoded(np.full((48, 48, 3), (160, 120, 120), np.uint8), "PNG")
+    asked = post(f"{server.url}/classify?alpha=0.9", content=grey).json()
+    assert asked["novelty"]["unknown"]  # at this alpha only
+    assert post(f"{server.url}/classify", content=RED).json()["novelty"]["unknown"]
+    counted_up(server, series, before)
+    assert [(one.sha256, one.why) for one in answers(folder, "colours")] == [
+        (sha256(RED), ("unknown",))
+    ]
 
 
 def test_tags_are_kept_by_the_models_own_thresholds(everything: Start, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tritonclient.utils import InferenceServerException
 
 from models.preprocess import decode_with_box
 from serving.open_inference.request import VALUES_MAX
-from testkit import mapped_models, tiny_models
+from testkit import mapped_models, novel_models, tiny_models
 from testkit.in_process import WITHIN_S, Hold, Inside, until
 from testkit.servers import Server, get, post, serve
 
@@ -243,6 +243,18 @@ def test_requests_are_counted_under_one_name_whatever_their_path(speaking: Serve
     after = [speaking.metric(series) for series in (answered, failed, red)]
     assert [new - old for new, old in zip(after, before, strict=True)] == [2, 2, 2]
     assert "nope" not in get(f"{speaking.url}/metrics").text
+
+
+def test_unknown_images_are_counted_here_too(inside: Callable[..., Inside], tmp_path: Path) -> None:
+    novel_models.add(tmp_path, "strange", "single")
+    server = inside(model_store=tmp_path)
+    series = [
+        f'labrador_{name}{{model="strange"}}' for name in ("unknown_total", "confidence_count")
+    ]
+    assert [server.metric(each) for each in series] == [0, 0]
+    response = post(f"{server.url}/v2/models/strange/infer", json=_request())
+    assert response.status_code == 200
+    assert [server.metric(each) for each in series] == [1, 1]
 
 
 def test_a_key_is_required_where_keys_are(
