@@ -17,9 +17,11 @@ import bentoml
 from starlette.types import ASGIApp
 
 from models.errors import LabradorError
+from models.hardware import cpu_cores
 from serving import bentoml_internals, preflight
+from serving.hardware import gpus, workers_on_cuda
 from serving.observability.metrics import FOLDER_VARIABLE, new_folder
-from serving.settings import read_settings
+from serving.settings import SettingsError, read_settings
 
 if TYPE_CHECKING:
     from serving.local import Local
@@ -27,6 +29,20 @@ if TYPE_CHECKING:
 
 class Service(bentoml.Service):  # type: ignore[misc]
     """A service whose workers serve `serving.app.Application`."""
+
+    def inject_config(self) -> None:
+        """With this machine's number of workers, unless BentoML's configuration names one.
+
+        A Bento must not keep it: it may be built on another machine.
+        """
+        if self.config.get("workers"):
+            super().inject_config()
+            return
+        self.config["workers"] = default_workers()
+        try:
+            super().inject_config()
+        finally:
+            del self.config["workers"]
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         # imported late: the server's main process loads this module too, and never runs a model
@@ -44,6 +60,16 @@ class Service(bentoml.Service):  # type: ignore[misc]
             worker=(bentoml.server_context.worker_index or 1) - 1,
             workers=bentoml_internals.workers(self.name),
         )
+
+
+def default_workers() -> int:
+    """One on a CPU, whose cores a single process uses; on CUDA as many as feed the GPUs."""
+    try:
+        settings = read_settings()
+    except SettingsError:
+        return 1  # the server is about to say so, and to stop
+    gpu_count = 0 if settings.device == "cpu" else gpus()
+    return workers_on_cuda(gpu_count, settings.cores or cpu_cores()) if gpu_count else 1
 
 
 @bentoml.service(name="labrador", service_class=Service)

@@ -135,6 +135,13 @@ def print_table(pod_images_s: float) -> None:
     print("|---|---|---|---|---|---|")
     for part in sorted(PARTS, key=lambda part: bends_at(part, pod_images_s)):
         print(
-            f"| {part.name} | {part.load(MILLION, pods):,.3g} {part.unit} | {part.limit:,g} |"
-            f" {part.why} | {float(f'{bends_at(part, pod_images_s):.1e}'):,.0f} | {part.then} |"
+            f"| {part.name} | {_figure(part.load(MILLION, pods))} {part.unit} |"
+            f" {_figure(part.limit)} |"
+            f" {part.why} | {_figure(bends_at(part, pod_images_s))} | {part.then} |"
         )
+
+
+def _figure(value: float) -> str:
+    """Two digits, the rest zeros."""
+    rounded = float(f"{value:.1e}")
+    return f"{rounded:,.0f}" if rounded >= 10 else f"{rounded:g}"

@@ -2,7 +2,6 @@
 
 import math
 import random
-import re
 import shutil
 import subprocess
 from array import array
@@ -57,12 +56,12 @@ def erlang_c(servers: int, load: float) -> float:
 
 
 def test_with_exponential_times_images_take_as_long_as_in_m_m_1() -> None:
-    _, latencies, _ = run_pod(exponential(1.0), 0.6, 40_000)
+    _, latencies, _ = run_pod(exponential(1.0), 0.6, 20_000)
     assert sum(latencies) / len(latencies) == pytest.approx(1 / (1 - 0.6), rel=0.06)
 
 
 def test_with_a_constant_time_images_wait_as_long_as_in_m_d_1() -> None:
-    pod, latencies, end_s = run_pod(Speed(lambda _: 1.0, max_batch=1, places=math.inf), 0.6, 40_000)
+    pod, latencies, end_s = run_pod(Speed(lambda _: 1.0, max_batch=1, places=math.inf), 0.6, 20_000)
     waited_s = sum(latencies) / len(latencies) - 1
     assert waited_s == pytest.approx(0.6 / (2 * (1 - 0.6)), rel=0.06)
     assert pod.busy_s / end_s == pytest.approx(0.6, rel=0.03)
@@ -71,7 +70,7 @@ def test_with_a_constant_time_images_wait_as_long_as_in_m_d_1() -> None:
 def test_with_several_servers_images_wait_as_erlang_s_formula_c_says() -> None:
     servers, load = 3, 2.1
     pod_speed = Speed(exponential(1.0).batch_s, max_batch=1, places=math.inf, servers=servers)
-    _, latencies, _ = run_pod(pod_speed, load, 40_000)
+    _, latencies, _ = run_pod(pod_speed, load, 20_000)
     waited_s = sum(latencies) / len(latencies) - 1
     assert waited_s == pytest.approx(erlang_c(servers, load) / (servers - load), rel=0.08)
 
@@ -79,7 +78,7 @@ def test_with_several_servers_images_wait_as_erlang_s_formula_c_says() -> None:
 def test_a_full_pod_refuses_as_many_as_m_m_1_k() -> None:
     load, places = 1.5, 4
     pod_speed = Speed(exponential(1.0).batch_s, max_batch=1, places=places)
-    pod, _, _ = run_pod(pod_speed, load, 40_000)
+    pod, _, _ = run_pod(pod_speed, load, 20_000)
     refused = (1 - load) * load**places / (1 - load ** (places + 1))
     assert 1 - pod.answered / pod.offered == pytest.approx(refused, rel=0.03)
     assert pod.held == 0
@@ -89,7 +88,7 @@ def test_a_pod_is_as_fast_as_measured_alone_at_the_highest_rate_and_at_ten_times
     _, latencies, _ = run_pod(speed("int8"), 0.1, 50)
     assert min(latencies) == pytest.approx(0.0183)
     for images_s, share in ((76, 1.0), (760, 0.86)):
-        pod, _, end_s = run_pod(speed("int8"), images_s, images_s * 60)
+        pod, _, end_s = run_pod(speed("int8"), images_s, images_s * 30)
         last = 256 if images_s > 76 else 0  # answered when no more come
         answered_s = (pod.answered - last) / (end_s - last / 76)
         assert answered_s == pytest.approx(76 * share, rel=0.03)
@@ -112,7 +111,7 @@ def test_the_ratio_to_the_target_is_the_documented_one(values: list[float], pods
 
 def test_a_pod_without_a_metric_is_idle_on_the_way_up_and_at_the_target_on_the_way_down() -> None:
     assert wanted_by_pods([0.4, 0.4], 4, 0.1) == 8  # 0.8 of four, not 0.4 each of two
-    assert wanted_by_pods([0.15], 2, 0.1) == 2  # idle it would mean fewer: then neither
+    assert wanted_by_pods([0.15], 4, 0.1) == 4  # idle it would mean fewer: then neither
     assert wanted_by_pods([0.02, 0.02], 4, 0.1) == 3  # (0.04 + 2 * 0.1) / 0.1
     assert wanted_by_pods([], 3, 0.1) == 3
 
@@ -187,7 +186,7 @@ def test_rates_are_prometheus_own(tmp_path: Path) -> None:
 
 
 def steady(images_s: float) -> Scenario:
-    return Scenario("steady", lambda _: images_s, 600.0)
+    return Scenario("steady", lambda _: images_s, 420.0)
 
 
 @pytest.mark.parametrize("signal", [Signal("busy", 0.7, 120), Signal("demand", 0.7, 120)])
@@ -212,7 +211,7 @@ def test_a_fleet_that_may_not_grow_sheds_what_it_cannot_answer() -> None:
 def test_pods_that_start_later_shed_more() -> None:
     rule, ten_times = RULES[SHIPPED], SCENARIOS["step"].load
     soon, late = (
-        simulated(Scenario("step", ten_times, 420.0, start_s=start_s), rule) for start_s in (5, 90)
+        simulated(Scenario("step", ten_times, 380.0, start_s=start_s), rule) for start_s in (5, 90)
     )
     assert 0 < soon.shed < late.shed / 2
 
@@ -231,11 +230,10 @@ def test_the_shipped_rule_is_that_of_the_manifests() -> None:
         tuple(Policy(p["type"], p["value"], p["periodSeconds"]) for p in down["policies"]),
     )
     adapter = yaml.safe_load((KUBERNETES / "prometheus-adapter.yaml").read_text())
-    windows = {each["name"]["as"]: each["metricsQuery"] for each in adapter["rules"]["custom"]}
+    queries = {each["name"]["as"]: each["metricsQuery"] for each in adapter["rules"]["custom"]}
+    windows_s = {30.0: "[30s]", 120.0: "[2m]"}
     for signal in rule.signals:
-        query = windows[f"labrador_{signal.kind}_share"]
-        found = re.findall(r"\[(\d+)([sm])\]", query)
-        assert {int(n) * {"s": 1, "m": 60}[unit] for n, unit in found} == {signal.window_s}
+        assert windows_s[signal.window_s] in queries[f"labrador_{signal.kind}_share"]
     monitor = yaml.safe_load((KUBERNETES / "monitoring" / "service-monitor.yaml").read_text())
     assert [e["interval"] for e in monitor["spec"]["endpoints"]] == [f"{SCRAPE_S:g}s"]
 

@@ -100,6 +100,7 @@ def _series(name: str, values: str, **labels: str) -> dict[str, str]:
         ({"200": 30, "429": 90}, 3.0),  # as busy as four that refuse none
         ({"200": 30, "422": 10}, 0.75),
         ({"200": 0}, 0.75),
+        ({"200": 0, "429": 0}, 0.75),  # nothing asked for now
         ({"429": 10}, 75.0),  # all refused: a hundred times as much
     ],
 )

@@ -26,6 +26,30 @@ print(*bentoml_internals.address())
 """
 
 
+WORKERS = """
+import os
+from serving import bentoml_internals, service
+service.gpus = lambda: 1
+for cores, device, options in (
+    ("8", "cuda", ""),
+    ("8", "cuda", "services.labrador.workers=3"),
+    ("8", "cpu", ""),
+    ("x", "cuda", ""),
+):
+    os.environ |= {"LABRADOR_CORES": cores, "LABRADOR_DEVICE": device}
+    os.environ["BENTOML_CONFIG_OPTIONS"] = options
+    service.Labrador.inject_config()
+    print(bentoml_internals.workers("labrador"), service.Labrador.config.get("workers"))
+"""
+
+
+def test_a_gpu_gets_workers_by_the_cores_and_a_bento_keeps_none_of_them() -> None:
+    """On a CPU, and where the settings can't be read, there is one; BentoML's options win."""
+    command = [sys.executable, "-c", WORKERS]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "4 None\n3 None\n1 None\n1 None\n"), done.stderr
+
+
 def test_private_modules_are_used_in_one_module_only() -> None:
     users = set()
     for file in Path(serving.__file__).parent.glob("*.py"):

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.hardware import give_back_memory, gpus
+from serving.hardware import give_back_memory, gpus, workers_on_cuda
 
 
 @pytest.mark.gpu
@@ -18,6 +18,14 @@ def test_hidden_gpus_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     if Path("/dev/nvidia0").exists():
         pytest.skip("the driver reads the variable once")
     assert gpus() == 0
+
+
+@pytest.mark.parametrize(
+    ("gpu_count", "cores", "workers"),
+    [(1, 1, 1), (1, 3, 1), (1, 4, 2), (1, 8, 4), (1, 64, 4), (2, 2, 2), (2, 64, 8), (8, 24, 12)],
+)
+def test_two_cores_a_worker_feed_the_gpus(gpu_count: int, cores: int, workers: int) -> None:
+    assert workers_on_cuda(gpu_count, cores) == workers
 
 
 LIBRARY = ctypes.CDLL(None)
