@@ -78,7 +78,7 @@ def test_without_prometheus_the_fleet_is_at_its_largest() -> None:
 
 
 def test_its_queries_ask_for_metrics_of_the_service() -> None:
-    text = (ROOT / "serving" / "metrics.py").read_text()
+    text = (ROOT / "serving" / "observability" / "metrics.py").read_text()
     written = set(re.findall(r'"(labrador_\w+)"', text))
     for trigger in TRIGGERS.values():
         asked = set(re.findall(r"labrador_\w+", trigger["query"]))
