@@ -91,6 +91,7 @@ def test_the_table_has_a_row_for_each_step() -> None:
     ]
 
 
+@pytest.mark.long
 def test_sessions_trials_service_and_swap_run_on_the_cpu(tmp_path: Path) -> None:
     """With a tiny network, which has fp32 only: the session in fp16 fails, and nothing else."""
     plan = small("cpu", tmp_path / "work")

@@ -66,6 +66,7 @@ toy/bounds.py: 66.7% noticed: 4 killed, 0 timeouts, 2 survived; 1 equivalent
 """
 
 
+@pytest.mark.long
 def test_the_mutants_that_no_test_notices_are_printed(tmp_path: Path) -> None:
     for name, text in {
         "toy/bounds.py": TOY,
