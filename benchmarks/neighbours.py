@@ -24,37 +24,19 @@ from models.hardware import cpu_cores, processor
 LIBRARY = "the library's own"
 SETTINGS = (LIBRARY, "0", "1000", "100000")
 NEIGHBOURS = (0, 1, 2)
-_STEPS, _BATCH = 4, 32
 
 
 def train(size_px: int) -> None:
     """The process that trains: for each line of its input, the images a second of some steps."""
-    import torch  # reads GOMP_SPINCOUNT
+    from benchmarks.noise_steps import BATCH, STEPS, noise_steps  # torch reads GOMP_SPINCOUNT
 
-    from testkit import noise_images
-    from training.fine_tuning import batches
-    from training.fine_tuning.schedule import phases
-    from training.fine_tuning.step_timer import Stages
-    from training.fine_tuning.trainer import FineTuning
-    from training.hardware import pick_dtype
-    from training.network.resnet import Network
-    from training.recipe import Recipe
-
-    cpu = torch.device("cpu")
-    recipe = Recipe(data=".", image_size=size_px, batch_size=_BATCH, dtype=pick_dtype("auto", cpu))
-    side = size_px * 5 // 4
-    pixels = torch.randint(0, 256, (_STEPS * _BATCH, side, side, 3), dtype=torch.uint8)
-    images = noise_images.training(pixels, torch.arange(len(pixels)) % 3)
-    network = Network("resnet18", 3).to(memory_format=torch.channels_last)
-    tuning = FineTuning(network, images, "single", recipe, noise_images.ALONE)
-    phase = phases(recipe, _STEPS, len(network.blocks))[-1]
-    optimizer = tuning.prepare(phase)
-    rows = batches.order(images, recipe, 0)
+    noise = noise_steps(size_px)
+    tuning, optimizer = noise.tuning()
     for _ in chain([""], sys.stdin):  # the first round warms up
         began = time.perf_counter()
-        for batch in batches.batches(images, rows, 0, recipe, noise_images.ALONE, Stages(cpu)):
-            tuning.step(network, optimizer, batch)
-        print(len(pixels) / (time.perf_counter() - began), flush=True)
+        for batch in noise.batches():
+            tuning.step(tuning.network, optimizer, batch)
+        print(STEPS * BATCH / (time.perf_counter() - began), flush=True)
 
 
 @contextmanager

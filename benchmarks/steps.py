@@ -20,19 +20,11 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.noise_steps import BATCH, CPU, STEPS, noise_steps
 from models.hardware import cpu_cores, processor
-from testkit import noise_images
-from training.fine_tuning import batches
 from training.fine_tuning.loss import precision
-from training.fine_tuning.schedule import phases
-from training.fine_tuning.step_timer import Stages
 from training.fine_tuning.trainer import FineTuning
-from training.hardware import pick_dtype
-from training.network.resnet import Network
-from training.recipe import Recipe
 
-_STEPS, _BATCH = 4, 32
-_CPU = torch.device("cpu")
 KINDS: Mapping[str, tuple[str, ...]] = {
     "convolutions, backward": ("convolution_backward",),
     "convolutions, forward": ("mkldnn_convolution", "thnn_conv", "slow_conv"),
@@ -49,26 +41,15 @@ Epoch = Callable[[], None]
 
 def epochs(size_px: int) -> dict[str, Epoch]:
     """What takes turns: each trains on the same few batches."""
-    dtype = pick_dtype("auto", _CPU)
-    recipe = Recipe(data=".", image_size=size_px, batch_size=_BATCH, dtype=dtype)
-    side = size_px * 5 // 4
-    pixels = torch.randint(0, 256, (_STEPS * _BATCH, side, side, 3), dtype=torch.uint8)
-    images = noise_images.training(pixels, torch.arange(len(pixels)) % 3)
-    rows = batches.order(images, recipe, 0)
-    ready = list(batches.batches(images, rows, 0, recipe, noise_images.ALONE, Stages(_CPU)))
-
-    def tuned(layout: torch.memory_format) -> tuple[FineTuning, torch.optim.AdamW]:
-        network = Network("resnet18", 3).to(memory_format=layout)
-        tuning = FineTuning(network, images, "single", recipe, noise_images.ALONE)
-        return tuning, tuning.prepare(phases(recipe, _STEPS, len(network.blocks))[-1])
-
-    tuning, optimizer = tuned(torch.channels_last)
-    other, other_optimizer = tuned(torch.contiguous_format)
-    compiled, compiled_optimizer = tuned(torch.channels_last)
+    noise = noise_steps(size_px)
+    ready = list(noise.batches())
+    tuning, optimizer = noise.tuning()
+    other, other_optimizer = noise.tuning(torch.contiguous_format)
+    compiled, compiled_optimizer = noise.tuning()
     graph = cast(nn.Module, torch.compile(compiled.network))
 
     def trained() -> None:
-        for batch in batches.batches(images, rows, 0, recipe, noise_images.ALONE, Stages(_CPU)):
+        for batch in noise.batches():
             tuning.step(tuning.network, optimizer, batch)
 
     def stepped(tuning: FineTuning, learner: nn.Module, optimizer: torch.optim.AdamW) -> Epoch:
@@ -80,14 +61,14 @@ def epochs(size_px: int) -> dict[str, Epoch]:
 
     def differentiated() -> None:
         for batch, targets, _ in ready:
-            with precision(_CPU, recipe.dtype):
+            with precision(CPU, noise.recipe.dtype):
                 logits = tuning.network(batch)
             tuning.loss(logits.float(), targets).backward()  # type: ignore[no-untyped-call]
             optimizer.zero_grad()
 
     def predicted() -> None:
         for batch, *_ in ready:
-            with torch.no_grad(), precision(_CPU, recipe.dtype):
+            with torch.no_grad(), precision(CPU, noise.recipe.dtype):
                 tuning.network(batch)
 
     return {
@@ -131,7 +112,7 @@ def main(rounds: int, size_px: int) -> None:
         for name, run in runs.items():
             began = time.perf_counter()
             run()
-            speeds[name].append(_STEPS * _BATCH / (time.perf_counter() - began))
+            speeds[name].append(STEPS * BATCH / (time.perf_counter() - began))
     base = next(iter(speeds.values()))
     print("| | images/s | relative to `train` |\n|---|---|---|")
     for name, found in speeds.items():

@@ -14,7 +14,7 @@ from typing import Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from models.errors import DataError
-from models.manifest import Frozen, Name, Probability, Sha256, Task
+from models.manifest import Frozen, Name, Probability, Sha256, Task, first_problem
 
 MARKER_FILE = "CAPTURED"
 SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WebP": ".webp"}  # by the formats that are served
@@ -61,10 +61,8 @@ def read(file: Path) -> Captured:
     try:
         found = Captured.model_validate_json(file.read_bytes())
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the text"
         raise DataError(
-            f"{file} is not an answer of the service: {where}: {first['msg']}"
+            f"{file} is not an answer of the service: {first_problem(error)}"
         ) from error
     if file.name != answer_file(found.sha256):
         raise DataError(f"{file} is not an answer of the service: it has another one's sha256")

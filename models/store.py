@@ -71,9 +71,8 @@ class Store:
     def _storage(self) -> Storage:
         if isinstance(self.where, Path):
             return Folder(self.where)
-        from models.storage.bucket import (
-            Bucket,  # not on Windows, as the cache needs its file locks
-        )
+        # not on Windows, as the cache needs file locks
+        from models.storage.bucket import Bucket
         from models.storage.cache import Cache, default_folder
 
         return Bucket(self.where, Cache(default_folder(), self.cache_mb))

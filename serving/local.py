@@ -11,16 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models import decision
 from models.errors import BundleError, DataError, LabradorError
 from models.hardware import cpu_cores
 from models.manifest import Manifest, Preprocess, Task
-from models.outputs import Output
 from models.preprocess import decode
 from serving.forms import open_proved
-from serving.maps import Look
 from serving.prediction import answer_of, decision_of, entry
-from serving.promises import judged, promises_of
+from serving.promises import promises_of, seen
 from serving.registry import pick
 from serving.session import Place, Session
 from serving.settings import Settings
@@ -68,7 +65,7 @@ class Local:
         batches = (good[n : n + session.max_batch] for n in range(0, len(good), session.max_batch))
         looks = iter(
             [
-                _look(output, manifest, session)
+                seen(output, manifest, session.held_out)
                 for batch in batches
                 for output in session.outputs(np.stack(batch)).each()
             ]
@@ -96,9 +93,3 @@ class Local:
             return decode(data, preprocess, self._settings.max_megapixels)
         except LabradorError as error:
             return error
-
-
-def _look(output: Output, manifest: Manifest, session: Session) -> Look:
-    """Raises ModelFailed for scores or a novelty that are not finite."""
-    decision.check_finite(output.scores, manifest)
-    return Look(output.scores, novelty=judged(output, manifest, session.held_out))

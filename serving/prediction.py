@@ -5,6 +5,7 @@ import pickle
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -28,7 +29,7 @@ from serving.maps import Look
 from serving.observability.metrics import Metrics
 from serving.observability.observation import Observation
 from serving.parameters import gather, number, timeout_s, whole_number
-from serving.promises import Promises, judged, promises_of
+from serving.promises import Promises, promises_of, seen
 from serving.registry import Registry, Served, naming
 from serving.settings import Settings
 
@@ -174,11 +175,9 @@ class Predictor:
         Raises what the batcher raises, and ModelFailed for scores or a novelty that are not finite.
         """
         output = await served.batcher.output(pixels, deadline_s, observed, with_maps)
-        decision.check_finite(output.scores, served.manifest)
-        novelty = judged(output, served.manifest, served.held_out)
-        if not with_maps:
-            return Look(output.scores, novelty=novelty)
-        return Look(output.scores, output.maps, box, novelty)
+        look = seen(output, served.manifest, served.held_out)
+        # a run also fetches the maps of images beside those that asked for theirs
+        return replace(look, maps=output.maps, box=box) if with_maps else look
 
     def _result(
         self, answer: Look | LabradorError, decide: Decide, promises: Promises

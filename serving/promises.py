@@ -51,6 +51,12 @@ def promises_of(
     return Promises(manifest, held_out, alpha, share)
 
 
+def seen(output: Output, manifest: Manifest, held_out: HeldOut | None) -> Look:
+    """What the network gives for one image, without maps; ModelFailed for values not finite."""
+    check_finite(output.scores, manifest)
+    return Look(output.scores, novelty=judged(output, manifest, held_out))
+
+
 def judged(output: Output, manifest: Manifest, held_out: HeldOut | None) -> Novelty | None:
     """How strange one image is, at the model's own alpha; None if the network does not measure it.
 

@@ -116,8 +116,8 @@ class Registry:
 
         Raises the errors of `pick`, and NotReady for a model that should be served and is not.
         """
-        if name is not None and (why := self.not_served.get(name.partition(":")[0])):
-            raise NotReady(f"{name.partition(':')[0]} is not served: {why}")
+        if name is not None:
+            self._check_served(name.partition(":")[0])
         return pick(self.served, task, name)
 
     def named(self, name: str, version: str | None = None) -> Served:
@@ -126,8 +126,7 @@ class Registry:
         Raises NotReady for a model that should be served and is not, and ModelUnknown.
         """
         self.check_loaded()
-        if why := self.not_served.get(name):
-            raise NotReady(f"{name} is not served: {why}")
+        self._check_served(name)
         if name not in self.served:
             valid = ", ".join(self.served) or "none"
             raise ModelUnknown(f"unknown model {name!r:.80}; valid: {valid}")
@@ -137,6 +136,11 @@ class Registry:
                 f"{name} is served in version {served.manifest.version}, not {version!r:.20}"
             )
         return served
+
+    def _check_served(self, name: str) -> None:
+        """Raises NotReady for a model that should be served and is not."""
+        if why := self.not_served.get(name):
+            raise NotReady(f"{name} is not served: {why}")
 
 
 class _HasManifest(Protocol):

@@ -13,7 +13,7 @@ import uvicorn
 
 from serving.app import Application
 from serving.settings import Settings
-from testkit.servers import get, metric
+from testkit.servers import get, metric, post
 
 WITHIN_S = 20  # a test fails if what it waits for takes longer; below TIMEOUT_S
 
@@ -68,6 +68,14 @@ def run_inside(
             server.should_exit = True
             thread.join(WITHIN_S)
             assert not thread.is_alive()
+
+
+def ask(running: Inside, query: str, image: bytes) -> dict[str, Any]:
+    """The answer about an image."""
+    response = post(f"{running.url}/{query}", content=image)
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -12,12 +12,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from models import bundle
+from models.cache_folder import cache_folder
 
 
 def default_folder() -> Path:
     """`bundles` in $LABRADOR_CACHE or ~/.cache/labrador."""
-    cache = os.environ.get("LABRADOR_CACHE") or Path.home() / ".cache" / "labrador"
-    return Path(cache) / "bundles"
+    return cache_folder() / "bundles"
 
 
 class Cache:

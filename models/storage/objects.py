@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import BundleError
+from models.storage.storage import Tag
 
 CLIENT: dict[str, Any] = {
     "connect_timeout": timedelta(seconds=5),
@@ -23,10 +24,6 @@ CLIENT: dict[str, Any] = {
 RETRIES: dict[str, Any] = {"max_retries": 3, "retry_timeout": timedelta(seconds=30)}
 _NO_BUCKET = "<Code>NoSuchBucket<"
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT")
-
-
-Tag = tuple[tuple[str, str], ...]
-"""By what a conditional write knows an object: its ETag and, on Google Cloud, its generation."""
 
 
 class ObjectStoreError(OSError):

@@ -16,6 +16,9 @@ from models.signing.signature import Signer, Trust
 RELEASED_FILE = "RELEASED"
 VERSION = re.compile(r"[1-9][0-9]{0,8}")
 
+Tag = tuple[tuple[str, str], ...]
+"""By what a conditional write knows an object: its ETag and, on Google Cloud, its generation."""
+
 Make = Callable[[int], tuple[Manifest, dict[str, bytes]]]
 """The manifest and the files of the version with this number."""
 
@@ -29,7 +32,7 @@ class Mark:
     """What RELEASED says; tag: by which a bucket knows whether it is still the same object."""
 
     text: str
-    tag: tuple[tuple[str, str], ...] = ()
+    tag: Tag = ()
 
 
 def overtaken(name: str, now: Mark | None) -> str:

@@ -1,8 +1,8 @@
 """`maps=true` over HTTP, against maps and evidence computed in NumPy."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from serving import openapi
 from serving.maps import Look, beside
 from serving.settings import Settings
 from testkit import mapped_models, tiny_models
-from testkit.in_process import Inside
+from testkit.in_process import Hold, Inside, ask, until
 from testkit.odd_images import encoded
 from testkit.servers import post
 
@@ -34,13 +34,6 @@ def picture(width: int = 96, height: int = 64, orientation: int | None = None) -
 @pytest.fixture
 def running(inside: Callable[..., Inside], mapped: Path) -> Iterator[Inside]:
     yield inside(model_store=mapped)
-
-
-def ask(running: Inside, query: str, image: bytes) -> dict[str, Any]:
-    response = post(f"{running.url}/{query}", content=image)
-    assert response.status_code == 200, response.text
-    answer: dict[str, Any] = response.json()
-    return answer
 
 
 def expected_maps(image: bytes) -> NDArray[np.float32]:
@@ -82,6 +75,28 @@ def test_maps_change_nothing_else_and_are_there_only_if_asked_for(
         del decision["map"]
         decision.pop("against", None)
     assert answer.pop("box") and answer == plain
+
+
+def test_an_image_beside_others_of_its_batch_has_maps_only_if_it_asked_for_them(
+    inferring: Hold, running: Inside
+) -> None:
+    while inferring.reached.acquire(blocking=False):
+        pass  # what loading ran
+    waiting = 'labrador_queue_images{model="colours"}'
+    inferring.go.clear()
+    with ThreadPoolExecutor(3) as pool:
+        try:
+            pool.submit(ask, running, "classify?model=colours", picture())
+            inferring.wait()  # it runs alone, and the next two are a batch
+            asked, plain = (
+                pool.submit(ask, running, f"classify?model=colours&maps={maps}", picture())
+                for maps in ("true", "false")
+            )
+            until(lambda: running.metric(waiting) == 2)
+        finally:
+            inferring.go.set()
+    assert "map" in asked.result()["predictions"][0] and "box" in asked.result()
+    assert "map" not in plain.result()["predictions"][0] and "box" not in plain.result()
 
 
 @pytest.mark.parametrize("orientation", [None, 3, 6])

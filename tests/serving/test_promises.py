@@ -19,7 +19,7 @@ from serving.local import Local
 from serving.promises import judged
 from serving.settings import Settings
 from testkit import novel_models, tiny_models
-from testkit.in_process import Inside
+from testkit.in_process import Inside, ask
 from testkit.odd_images import encoded
 from testkit.servers import get, post
 
@@ -50,13 +50,6 @@ def novel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def running(inside: Start, novel: Path) -> Inside:
     return inside(model_store=novel)
-
-
-def ask(running: Inside, query: str, image: bytes) -> dict[str, Any]:
-    response = post(f"{running.url}/{query}", content=image)
-    assert response.status_code == 200, response.text
-    answer: dict[str, Any] = response.json()
-    return answer
 
 
 def expected_p(image: bytes) -> float:

@@ -156,6 +156,8 @@ def test_a_model_that_cannot_be_served_leaves_the_others_ready(
         assert registry.choose("single", None) is registry.served["sound"]
         with pytest.raises(NotReady, match="corrupt is not served: .*model.onnx is corrupt"):
             registry.choose("single", "corrupt")
+        with pytest.raises(NotReady, match="corrupt is not served: .*model.onnx is corrupt"):
+            registry.named("corrupt")
 
     _loaded(Settings(model_store=tmp_path), metrics, test)
 

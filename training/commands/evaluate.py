@@ -51,12 +51,12 @@ def evaluate(
     if line := evaluation.against_validation(subject, measured):
         print(line)
     if found.judged is not None:
-        own = promises.unknown(found.judged, conformal.ALPHA)
+        own = promises.unknown(found.judged.p_values, conformal.ALPHA)
         print(f"{interval(own)} of them unknown at alpha {conformal.ALPHA:g}")
     evaluation.write(path, found, measured)
     files = [evaluation.METRICS_FILE, evaluation.PREDICTIONS_FILE, run_folder.REPORT_FILE]
     if seen is not None:
-        strange = promises.unknown(promises.Judged(seen.p_values, None), conformal.ALPHA)
+        strange = promises.unknown(seen.p_values, conformal.ALPHA)
         print(strangers_of.told(seen, interval(strange), conformal.ALPHA))
         strangers_of.write(path, seen)
         files.append(strangers_of.STRANGERS_FILE)

@@ -48,7 +48,7 @@ def read(
         raise DataError(f"{file} cannot be read: {error.strerror}") from error
 
 
-def write(file: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+def write(file: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write a table whose values may be names of files, completely or not at all."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)

@@ -1,12 +1,12 @@
 """Public data sets by name, downloaded once through torchvision."""
 
 import io
-import os
 import shutil
 from collections.abc import Callable
 from contextlib import nullcontext, redirect_stderr
 from pathlib import Path
 
+from models.cache_folder import cache_folder
 from models.errors import DataError
 from training import output
 
@@ -31,18 +31,13 @@ _SETS: dict[str, tuple[Callable[[Path], None], str]] = {  # with the folder insi
 NAMES = tuple(_SETS)
 
 
-def cache() -> Path:
-    """$LABRADOR_CACHE or ~/.cache/labrador: what is made once for all runs."""
-    return Path(os.environ.get("LABRADOR_CACHE") or Path.home() / ".cache" / "labrador")
-
-
 def folder(name: str) -> Path:
     """The folder of the data set `name`, one of NAMES, in the cache.
 
     It is downloaded if it is missing; an interrupted download is discarded. Raises DataError.
     """
     download, inside = _SETS[name]
-    whole, partial = cache() / name, cache() / f"{name}.partial"
+    whole, partial = cache_folder() / name, cache_folder() / f"{name}.partial"
     if not whole.is_dir():
         output.note(f"downloading {name} to {whole}")
         try:
@@ -55,7 +50,7 @@ def folder(name: str) -> Path:
         except Exception as error:  # from the network, the disk, the archive, the checksum
             reason = " ".join(str(error).split()) or type(error).__name__
             raise DataError(
-                f"{name} cannot be downloaded to {cache()}: {reason}; download it by other"
+                f"{name} cannot be downloaded to {cache_folder()}: {reason}; download it by other"
                 " means and give its folder as DATA"
             ) from error
     return whole / inside

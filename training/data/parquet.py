@@ -16,12 +16,12 @@ from typing import Any
 
 from filelock import FileLock
 
+from models.cache_folder import cache_folder
 from models.errors import DataError, LabradorError
 from models.preprocess import TRAINING_FORMATS, image_format
 from models.wording import counted
 from training import output
 from training.data import sides
-from training.data.downloads import cache
 from training.data.record import FORMATS
 
 _LABELS = ("label", "labels")
@@ -50,7 +50,7 @@ def unpacked(found: Sequence[Path], name: str) -> Path:
             with file.open("rb") as data:
                 digest = hashlib.file_digest(data, "sha256").hexdigest()
             content.update(json.dumps([_split(file), file.stem, digest]).encode())
-        whole = cache() / "parquet" / f"{name}-{content.hexdigest()[:16]}"
+        whole = cache_folder() / "parquet" / f"{name}-{content.hexdigest()[:16]}"
         if whole.is_dir():
             return whole
         whole.parent.mkdir(parents=True, exist_ok=True)

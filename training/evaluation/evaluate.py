@@ -1,7 +1,5 @@
 """Evaluates a run or a bundle on images, with the decisions that serving would make."""
 
-import csv
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +14,7 @@ from models.errors import DataError
 from models.manifest import Metric, Task
 from models.outputs import Outputs
 from models.wording import counted
-from training.data import decoding
+from training.data import csv_tables, decoding
 from training.data.datasets import Dataset
 from training.data.record import Record
 from training.data.targets import encode
@@ -155,12 +153,11 @@ def write(folder: Path, evaluation: Evaluation, measured: dict[str, Metric]) -> 
         "labels": [asdict(label) for label in evaluation.by_label],
     }
     write_atomically(folder / METRICS_FILE, json.dumps(content, indent=2).encode())
-    lines = io.StringIO(newline="")
-    writer = csv.writer(lines)
-    writer.writerow(["path", "target", *labels])
-    for record, row in zip(records, evaluation.scores, strict=True):
-        writer.writerow([record.file, " ".join(record.labels), *row.tolist()])
-    write_atomically(folder / PREDICTIONS_FILE, lines.getvalue().encode())
+    rows = (
+        (record.file, " ".join(record.labels), *row.tolist())
+        for record, row in zip(records, evaluation.scores, strict=True)
+    )
+    csv_tables.write(folder / PREDICTIONS_FILE, ["path", "target", *labels], rows)
 
 
 def against_validation(model: Scorer, measured: Mapping[str, Metric]) -> str | None:

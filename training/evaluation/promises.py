@@ -73,9 +73,9 @@ def cross_fitted(outputs: Outputs, targets: NDArray[np.bool_], task: Task) -> Ju
     return Judged(p_values, enough if task == "single" else None)
 
 
-def unknown(judged: Judged, alpha: float) -> Metric:
+def unknown(p_values: NDArray[np.float64], alpha: float) -> Metric:
     """The share of the images that is unknown, with its exact 95 % interval."""
-    return _share(judged.p_values <= alpha)
+    return _share(p_values <= alpha)
 
 
 def label_sets(

@@ -1,7 +1,5 @@
 """Images of anything but a model's labels: how many of them it calls unknown."""
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import conformal
-from models.bundle import sha256, write_atomically
+from models.bundle import sha256
 from models.errors import DataError, RunError
 from models.wording import counted
-from training.data import decoding
+from training.data import csv_tables, decoding
 from training.data.folders import SUFFIXES
 from training.evaluation.scorer import Scorer
 
@@ -70,12 +68,9 @@ def see(model: Scorer, folder: Path) -> Strangers:
 
 def write(path: Path, strangers: Strangers) -> None:
     """`strangers.csv`: path, p_value; the least strange first."""
-    lines = io.StringIO(newline="")
-    writer = csv.writer(lines)
-    writer.writerow(["path", "p_value"])
-    for row in np.argsort(-strangers.p_values, kind="stable").tolist():
-        writer.writerow([strangers.files[row], float(strangers.p_values[row])])
-    write_atomically(path / STRANGERS_FILE, lines.getvalue().encode())
+    order = np.argsort(-strangers.p_values, kind="stable").tolist()
+    rows = ((strangers.files[row], float(strangers.p_values[row])) for row in order)
+    csv_tables.write(path / STRANGERS_FILE, ["path", "p_value"], rows)
 
 
 def told(strangers: Strangers, share: str, alpha: float) -> str:

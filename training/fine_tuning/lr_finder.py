@@ -1,7 +1,5 @@
 """The loss while the learning rate rises, and the `--lr` that it suggests (Smith, 2015)."""
 
-import csv
-import io
 import itertools
 import math
 from collections.abc import Sequence
@@ -13,9 +11,9 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from models.bundle import write_atomically
 from models.errors import RunError
 from training import output
+from training.data import csv_tables
 from training.fine_tuning import batches
 from training.fine_tuning.batches import TrainingSet
 from training.fine_tuning.schedule import phases
@@ -124,11 +122,8 @@ def _slide(losses: NDArray[np.float64], width: int = 15, flat: float = 0.005) ->
 
 def write(folder: Path, curve: Curve, suggestions: dict[str, float]) -> Path:
     """Write `lr_find.csv` and the plot `lr_find.png`, whose path is returned."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(["rate", "loss"])
-    writer.writerows(zip(curve.lrs.tolist(), curve.losses.tolist(), strict=True))
-    write_atomically(folder / "lr_find.csv", text.getvalue().encode())
+    points = zip(curve.lrs.tolist(), curve.losses.tolist(), strict=True)
+    csv_tables.write(folder / "lr_find.csv", ["rate", "loss"], points)
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     axes.plot(curve.lrs, curve.losses, color="black")

@@ -37,8 +37,8 @@ def features_and_logits_of(
     network.eval()
 
     def columns(batch: Tensor) -> Tensor:
-        features = network.features(batch.permute(0, 3, 1, 2).float())
-        return torch.cat([network.logits(features), features.mean((2, 3))], 1)
+        pooled = network.features(batch.permute(0, 3, 1, 2).float()).mean((2, 3))
+        return torch.cat([network.resnet.fc(pooled), pooled], 1)
 
     found = in_batches(columns, images, device)
     count = network.resnet.fc.out_features

@@ -35,6 +35,13 @@ def overlay(image: NDArray[np.uint8], evidence: NDArray[np.float32]) -> NDArray[
     return np.asarray(mixed.round(), np.uint8)
 
 
+def of_mistake(
+    image: NDArray[np.uint8], maps: NDArray[np.float32], mistake: Mistake
+) -> NDArray[np.uint8]:
+    """The `overlay` with the `evidence` for a wrong decision."""
+    return overlay(image, evidence(maps, mistake))
+
+
 def jpeg(image: NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=85)

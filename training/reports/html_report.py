@@ -173,9 +173,7 @@ def _mistakes(evaluation: Evaluation, model: Scorer) -> list[dict[str, Any]]:
             "file": evaluation.records[mistake.row].file,
             "image": activation_maps.base64_of(image),
             "overlay": maps is not None
-            and activation_maps.base64_of(
-                activation_maps.overlay(image, activation_maps.evidence(maps[number], mistake))
-            ),
+            and activation_maps.base64_of(activation_maps.of_mistake(image, maps[number], mistake)),
             "lines": _lines(mistake, evaluation),
         }
         for number, (mistake, image) in enumerate(zip(worst, images, strict=True))

@@ -22,14 +22,11 @@ def section(evaluation: Evaluation, strangers: Strangers | None) -> dict[str, An
     judged = evaluation.judged
     if judged is None:
         return None
-    strange = None
-    if strangers is not None:
-        strange = promises.Judged(strangers.p_values, None)
     rows = [
         {
             "alpha": alpha,
-            "own": promises.unknown(judged, alpha),
-            "strangers": strange and promises.unknown(strange, alpha),
+            "own": promises.unknown(judged.p_values, alpha),
+            "strangers": strangers and promises.unknown(strangers.p_values, alpha),
         }
         for alpha in ALPHAS
     ]

@@ -153,9 +153,7 @@ def _group(
                 "file": own.records[place].file,
                 "image": activation_maps.base64_of(images[number]),
                 "overlay": activation_maps.base64_of(
-                    activation_maps.overlay(
-                        images[number], activation_maps.evidence(of_images[number], mistake)
-                    )
+                    activation_maps.of_mistake(images[number], of_images[number], mistake)
                 ),
                 "lines": _lines(place, evaluations, (right, wrong) if which else (wrong, right)),
             }

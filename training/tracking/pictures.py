@@ -58,12 +58,11 @@ def worst(judged: Judged, logits: NDArray[np.float32]) -> list[Picture]:
     maps = in_batches(lambda batch: served(batch)[1], torch.from_numpy(images), judged.device)
     pictures = []
     for mistake, image, of_image in zip(found, images, maps, strict=True):
-        evidence = activation_maps.evidence(of_image, mistake)
         words = [
             f"{kind} {labels[label]} {scores[mistake.row, label]:.3f}"
             for kind, label in (("predicted", mistake.predicted), ("true", mistake.true))
             if label is not None
         ]
-        both = np.concatenate([image, activation_maps.overlay(image, evidence)], 1)
+        both = np.concatenate([image, activation_maps.of_mistake(image, of_image, mistake)], 1)
         pictures.append(Picture(both, f"{judged.files[mistake.row]}: {', '.join(words)}"))
     return pictures

@@ -44,7 +44,9 @@ def test_an_answer_that_is_not_one_is_named(tmp_path: Path) -> None:
     files = capture(tmp_path, CAT, DOG)
     broken = (tmp_path / "pets" / files[0]).with_suffix(".json")
     broken.write_text("{")
-    with pytest.raises(DataError, match=f"^{broken} is not an answer of the service"):
+    with pytest.raises(
+        DataError, match=f"^{broken} is not an answer of the service: the text: Invalid JSON"
+    ):
         read(tmp_path)
 
 

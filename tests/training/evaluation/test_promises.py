@@ -53,7 +53,7 @@ def test_images_like_the_held_out_ones_are_unknown_as_often_as_promised() -> Non
     found = promises.cross_fitted(outputs, targets, "single")
     assert found is not None
     for alpha in (0.01, 0.05, 0.2):
-        metric = promises.unknown(found, alpha)
+        metric = promises.unknown(found.p_values, alpha)
         assert binomtest(round(3000 * metric.value), 3000, alpha).pvalue > 1e-3
         assert 0 < metric.low < metric.value < metric.high
 
@@ -91,7 +91,7 @@ def test_strangers_are_unknown() -> None:
     held_out = promises.held_out_by(outputs, targets, "single")
     strange = Outputs(outputs.scores, np.full(400, 1e3, np.float32))
     found = promises.judge(strange, held_out)
-    assert found is not None and promises.unknown(found, 0.01).value == 1
+    assert found is not None and promises.unknown(found.p_values, 0.01).value == 1
 
 
 def test_without_novelty_nothing_is_judged() -> None:
