@@ -15,7 +15,8 @@ images of each set, and shows it images of the others. Prints three tables:
 - by the p-values, at alpha 0.01 and 0.05: the share of validation images called unknown, each by
   the others, and the share of strangers; and, of class folders trained with `--task multi`, the
   share of both that gets no tag.
-- the sets of labels: how often they have the right label, and how many labels.
+- the sets of labels: how often they have the right label, and how many labels; beside them
+  MAPIE's adaptive sets, as they come.
 """
 
 import csv
@@ -28,6 +29,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from mapie.classification import SplitConformalClassifier
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
@@ -36,6 +38,7 @@ from models.conformal import HeldOut
 from models.hardware import cpu_cores, processor
 from models.manifest import Task
 from scripts import drawings
+from testkit.given_scores import GivenScores
 from training import run_folder
 from training.data import decoding
 from training.data.datasets import read
@@ -318,26 +321,57 @@ def sets_table(sets: Mapping[str, Known]) -> str:
         truth = of.valid_targets.argmax(1)
         temperature = of.run.outcome.temperature
         scores = calibration.probabilities(of.valid.logits, of.task, temperature)
-        cells = []
-        for share in shares:
-            inside, sizes = _crossed(scores, truth, share)
-            cells.append(f"{inside.mean():.3f} / {sizes.mean():.2f}")
-        lines.append(f"| {name}, {len(truth)} | " + " | ".join(cells) + " |")
+        for program, sets_of in (("", own_sets), (", MAPIE", mapie_sets)):
+            cells = []
+            for share in shares:
+                chosen_labels = _crossed(sets_of, scores, truth, share)
+                inside = chosen_labels[np.arange(len(truth)), truth]
+                cells.append(f"{inside.mean():.3f} / {chosen_labels.sum(1).mean():.2f}")
+            lines.append(f"| {name}, {len(truth)}{program} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
+def own_sets(
+    scores: NDArray[np.float32],
+    truth: NDArray[np.intp],
+    share: float,
+    images: NDArray[np.float32],
+) -> NDArray[np.bool_]:
+    """The labels of each image's set `[N, C]`, by held-out scores and right labels."""
+    held_out = HeldOut(None, np.sort(coverage.mass_before(scores, truth)))
+    found = np.zeros(images.shape, np.bool_)
+    for row, image in enumerate(images):
+        found[row, coverage.label_set(image, share, held_out)] = True
+    return found
+
+
+def mapie_sets(
+    scores: NDArray[np.float32],
+    truth: NDArray[np.intp],
+    share: float,
+    images: NDArray[np.float32],
+) -> NDArray[np.bool_]:
+    """The same by MAPIE, as it comes."""
+    peer = SplitConformalClassifier(
+        GivenScores(scores.shape[1]), share, conformity_score="aps", random_state=SEED
+    )
+    _, found = peer.conformalize(scores, truth).predict_set(images)
+    return np.asarray(found[:, :, 0], np.bool_)
+
+
 def _crossed(
-    scores: NDArray[np.float32], truth: NDArray[np.intp], share: float
-) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
-    """Each image's set by the images of the other four fifths."""
+    sets_of: Callable[..., NDArray[np.bool_]],
+    scores: NDArray[np.float32],
+    truth: NDArray[np.intp],
+    share: float,
+) -> NDArray[np.bool_]:
+    """Each image's set `[N, C]`, by the images of the other four fifths."""
     folds = np.random.default_rng(0).permutation(len(truth)) % 5
-    inside, sizes = np.empty(len(truth), np.bool_), np.empty(len(truth), np.intp)
-    for row, fold in enumerate(folds.tolist()):
-        rest = folds != fold
-        held_out = HeldOut(None, np.sort(coverage.mass_before(scores[rest], truth[rest])))
-        labels = coverage.label_set(scores[row], share, held_out)
-        inside[row], sizes[row] = int(truth[row]) in labels, len(labels)
-    return inside, sizes
+    found = np.empty(scores.shape, np.bool_)
+    for fold in range(5):
+        own, rest = folds == fold, folds != fold
+        found[own] = sets_of(scores[rest], truth[rest], share, scores[own])
+    return found
 
 
 def main(folder: Path, work: Path) -> None:

@@ -1,7 +1,10 @@
-"""Sets of labels against the paper's definition in plain Python; their coverage in simulation."""
+"""Sets of labels against the paper's definition, in plain Python and as MAPIE has it, and their
+coverage in simulation.
+"""
 
 import math
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from models.conformal import HeldOut
 from models.coverage import enough, label_set, mass_before
 from models.errors import BadParameter
 from testkit import bundles, novel_models
+from testkit.given_scores import GivenScores
 
 Scores = NDArray[np.float32]
 
@@ -72,6 +76,34 @@ def test_a_set_is_the_one_of_the_definition() -> None:
         needed = enough(held_out.mass_before, share)
         for row in scores[200:]:
             assert label_set(row, share, held_out) == taken(row, needed)
+
+
+class AlwaysOne(np.random.RandomState):
+    """The paper's random draw, which takes none of a right label's own probability into its mass
+    where it is 1.
+    """
+
+    def uniform(self, *_: Any, size: Any = None) -> Any:
+        return np.ones(size)
+
+
+def test_a_set_is_that_of_mapie_without_its_random_draw() -> None:
+    from mapie.classification import SplitConformalClassifier  # takes seconds
+
+    scores, truth = drawn(np.random.default_rng(3), 600)
+    shares = [0.3, 0.8, 0.9, 0.95]
+    peer = SplitConformalClassifier(
+        GivenScores(12),
+        confidence_level=shares,
+        conformity_score="aps",
+        random_state=AlwaysOne(),
+    )
+    peer.conformalize(scores[:300], truth[:300])
+    _, sets = peer.predict_set(scores[300:])  # [N, C, K]
+    held_out = HeldOut(None, np.sort(mass_before(scores[:300], truth[:300])))
+    for share, theirs in zip(shares, np.moveaxis(sets, -1, 0), strict=True):
+        for row, expected in zip(scores[300:], theirs, strict=True):
+            assert sorted(label_set(row, share, held_out)) == np.flatnonzero(expected).tolist()
 
 
 def test_a_held_out_image_whose_mass_is_the_quantile_has_its_label_in_its_set() -> None:

@@ -193,8 +193,11 @@ def test_a_worker_ends_while_its_folder_hangs(
     capture.offer(RED, np.array([1, 0, 0], np.float32), manifest)
     hold.wait()
     capture.close()
-    assert "capture" in [thread.name for thread in threading.enumerate()]  # and still hangs
+    hanging = [thread for thread in threading.enumerate() if thread.name == "capture"]
+    assert hanging
     hold.go.set()
+    for thread in hanging:
+        thread.join()  # before it counts in the next test
 
 
 def test_a_folder_that_goes_away_is_counted_told_once_and_used_again_when_it_is_back(

@@ -1,4 +1,4 @@
-"""Novelty against its definition in plain NumPy, in float64."""
+"""Novelty against its definition, in plain NumPy and float64, and as pytorch-ood has it."""
 
 from pathlib import Path
 
@@ -37,6 +37,11 @@ def fitted(
     return found
 
 
+def of_length_one(rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    exact = rows.astype(np.float64)
+    return np.asarray(exact / np.linalg.norm(exact, axis=1, keepdims=True))
+
+
 def defined(
     known: NDArray[np.float32],
     truth: NDArray[np.intp],
@@ -45,10 +50,7 @@ def defined(
     directions: int,
 ) -> NDArray[np.float64]:
     """The squared Mahalanobis distance to the nearest mean / F, with scikit-learn's shrinkage."""
-    x, y = (
-        rows.astype(np.float64) / np.linalg.norm(rows.astype(np.float64), axis=1)[:, None]
-        for rows in (known, features)
-    )
+    x, y = of_length_one(known), of_length_one(features)
     if task == "multi":
         truth = np.zeros_like(truth)
     labels = np.unique(truth)
@@ -80,6 +82,21 @@ def test_novelty_is_the_defined_distance(task: Task, directions: int, images: in
     assert found.dtype == np.float32
     expected = defined(known, truth, new, task, directions)
     np.testing.assert_allclose(found, expected, rtol=2e-4)
+
+
+def test_with_all_directions_and_many_images_it_is_that_of_pytorch_ood() -> None:
+    """Whose score is half the distance, by the sum of squares and without shrinkage, which takes
+    2 % off with so many images.
+    """
+    from pytorch_ood.detector import Mahalanobis  # takes seconds
+
+    known, truth = pooled(20_000, 4)
+    new, _ = pooled(60, 4, seed=5)
+    peer = Mahalanobis(None)
+    peer.fit_features(torch.from_numpy(of_length_one(known)).float(), torch.from_numpy(truth))
+    expected = 2 * peer.predict_features(torch.from_numpy(of_length_one(new)).float()).numpy()
+    found = fitted(known, truth, "single", FEATURES - 1).of(new)
+    np.testing.assert_allclose(found, expected * (len(known) - 4) / FEATURES, rtol=0.05)
 
 
 @pytest.mark.parametrize("task", ["single", "multi"])
