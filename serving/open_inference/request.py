@@ -65,8 +65,13 @@ class Inference:
 
 
 def names_of_outputs(manifest: Manifest) -> list[str]:
-    """The outputs that may be asked for; `maps` only where the network has them."""
-    return ["scores", "labels"] + (["maps", "boxes"] if manifest.tensors.maps else [])
+    """The outputs that may be asked for: novelty and maps only where the network has them."""
+    names = ["scores", "labels"]
+    if manifest.tensors.novelty is not None:
+        names += ["p_value", "unknown"]
+    if manifest.tensors.maps is not None:
+        names += ["maps", "boxes"]
+    return names
 
 
 def parse(body: bytes, headers: Headers, manifest: Manifest) -> Inference:

@@ -18,18 +18,21 @@ from serving.maps import Look
 from serving.open_inference.request import HEADER, Inference, Output
 
 _WHOLE: Box = (0.0, 0.0, 1.0, 1.0)  # what pixels that are sent as such cover
+_DATATYPES = {"f4": "FP32", "f8": "FP64", "b1": "BOOL"}
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """values: float32 of any shape, or strings in row-major order with their shape."""
+    """values: float32, float64 or bool of any shape, or strings in row-major order with theirs."""
 
     shape: Sequence[int]
-    values: NDArray[np.float32] | Sequence[str]
+    values: NDArray[np.float32 | np.float64 | np.bool_] | Sequence[str]
 
     @property
     def datatype(self) -> str:
-        return "FP32" if isinstance(self.values, np.ndarray) else "BYTES"
+        if isinstance(self.values, np.ndarray):
+            return _DATATYPES[self.values.dtype.str[1:]]
+        return "BYTES"
 
     def as_json(self) -> list[Any]:
         if isinstance(self.values, np.ndarray):
@@ -39,7 +42,7 @@ class Tensor:
     def as_bytes(self) -> bytes:
         """Little-endian; each string after its length in bytes, of 4 bytes."""
         if isinstance(self.values, np.ndarray):
-            return self.values.astype("<f4").tobytes()
+            return self.values.astype(self.values.dtype.newbyteorder("<")).tobytes()
         encoded = [value.encode() for value in self.values]
         return b"".join(len(value).to_bytes(4, "little") + value for value in encoded)
 
@@ -81,6 +84,9 @@ def response(asked: Inference, looks: Sequence[Look], manifest: Manifest) -> Res
 def _tensor(output: Output, looks: Sequence[Look], manifest: Manifest) -> Tensor:
     if output.name == "labels":
         return _labels(looks, manifest)
+    if output.name in ("p_value", "unknown"):
+        found = np.array([getattr(look.novelty, output.name) for look in looks])
+        return Tensor(found.shape, found)
     if output.name == "boxes":
         boxes = np.array([look.box or _WHOLE for look in looks], np.float32)
         return Tensor(boxes.shape, boxes)

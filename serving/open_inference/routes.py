@@ -83,6 +83,8 @@ class OpenInference:
         shapes: dict[str, tuple[str, list[int]]] = {
             "scores": ("FP32", [-1, labels]),
             "labels": ("BYTES", [-1, 1 if manifest.task == "single" else -1]),
+            "p_value": ("FP64", [-1]),
+            "unknown": ("BOOL", [-1]),
             "maps": ("FP32", [-1, labels, -1, -1]),
             "boxes": ("FP32", [-1, 4]),
         }

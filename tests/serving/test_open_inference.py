@@ -171,6 +171,29 @@ def test_maps_come_where_they_are_asked_for_and_cover_their_boxes(
     assert same.as_numpy("boxes").tolist() == [[0, 0, 1, 1]] * 2
 
 
+@pytest.mark.parametrize("binary", [True, False])
+def test_p_values_and_what_is_unknown_are_those_of_classify(
+    inside: Callable[..., Inside], tmp_path: Path, binary: bool
+) -> None:
+    novel_models.add(tmp_path, "strange", "single")
+    server = inside(model_store=tmp_path)
+    images = [RED, tiny_models.picture((128, 128, 128))]
+    expected = [post(f"{server.url}/classify", content=image).json()["novelty"] for image in images]
+    assert len({found["unknown"] for found in expected}) == 2
+    with triton.InferenceServerClient(server.url.removeprefix("http://")) as client:
+        described = {
+            tensor["name"]: (tensor["datatype"], tensor["shape"])
+            for tensor in client.get_model_metadata("strange")["outputs"]
+        }
+        names = ("p_value", "unknown")
+        outputs = [triton.InferRequestedOutput(name, binary_data=binary) for name in names]
+        answer = client.infer("strange", [_input(*images)], outputs=outputs)
+    assert (described["p_value"], described["unknown"]) == (("FP64", [-1]), ("BOOL", [-1]))
+    for name in names:
+        assert answer.as_numpy(name).tolist() == [found[name] for found in expected]
+    assert [output["datatype"] for output in answer.get_response()["outputs"]] == ["FP64", "BOOL"]
+
+
 def test_a_classification_names_the_best_labels(client: triton.InferenceServerClient) -> None:
     outputs = [triton.InferRequestedOutput("scores", class_count=2)]
     answer = client.infer("plain", [_input(RED, GREEN)], outputs=outputs)
@@ -251,10 +274,10 @@ def test_unknown_images_are_counted_here_too(inside: Callable[..., Inside], tmp_
     series = [
         f'labrador_{name}{{model="strange"}}' for name in ("unknown_total", "confidence_count")
     ]
-    assert [server.metric(each) for each in series] == [0, 0]
+    before = [server.metric(each) for each in series]
     response = post(f"{server.url}/v2/models/strange/infer", json=_request())
     assert response.status_code == 200
-    assert [server.metric(each) for each in series] == [1, 1]
+    assert [server.metric(each) for each in series] == [value + 1 for value in before]
 
 
 def test_a_key_is_required_where_keys_are(
