@@ -23,9 +23,13 @@ def layers() -> dict[str, set[str]]:
     return table
 
 
-def imported(file: Path) -> Iterator[str]:
-    """Every module that a file imports, anywhere in it: `training.data`, `training.data.split`."""
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+def imported(file: Path, anywhere: bool = True) -> Iterator[str]:
+    """Every module that a file imports: `training.data`, `training.data.split`.
+
+    anywhere: also inside functions, where it is imported late or never.
+    """
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    for node in ast.walk(tree) if anywhere else tree.body:
         if isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
@@ -75,6 +79,23 @@ def test_the_sides_never_import_each_other() -> None:
         for file in sorted((ROOT / side).rglob("*.py")):
             packages = {module.split(".")[0] for module in imported(file)}
             assert not packages & others, file
+
+
+def test_train_begins_without_what_only_its_results_need() -> None:
+    """To import these takes seconds, which come before the first step."""
+    loaded: set[str] = set()
+    waiting = ["training.commands.train"]
+    while waiting:
+        module = waiting.pop()
+        if module not in loaded:
+            loaded.add(module)
+            path = ROOT / module.replace(".", "/")
+            file = path.with_suffix(".py") if not path.is_dir() else path / "__init__.py"
+            if file.is_file():
+                waiting += imported(file, anywhere=False)
+    assert "torch" in loaded
+    late = {"matplotlib", "jinja2", "scipy.stats", "tensorboard", "mlflow", "pyarrow"}
+    assert not {module for module in loaded if any(f"{module}.".startswith(f"{n}.") for n in late)}
 
 
 def test_each_file_that_the_document_names_exists() -> None:

@@ -33,6 +33,7 @@ def run(script: str, clone: Path) -> "subprocess.CompletedProcess[str]":
     )
 
 
+@pytest.mark.long
 def test_the_commands_of_the_readme_train_export_and_answer(clone: Path) -> None:
     port = free_port()
     script = commands("Train, export, serve").replace("3000", str(port))
@@ -45,6 +46,7 @@ def test_the_commands_of_the_readme_train_export_and_answer(clone: Path) -> None
     assert list(clone.glob("bentoml/bentos/labrador/*/bento.yaml"))
 
 
+@pytest.mark.long
 @pytest.mark.data
 def test_the_commands_for_your_own_photos_train_and_answer(
     clone: Path, real_images: Path, monkeypatch: pytest.MonkeyPatch

@@ -4,6 +4,8 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from models import bundle
 from models.store import Store
 from scripts import drawings
@@ -25,6 +27,7 @@ def called(clone: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
+@pytest.mark.long
 def test_a_pipeline_releases_a_first_model_and_refuses_a_worse_one(clone: Path) -> None:
     drawings.single_label(clone / "drawn", images_per_shape=40, seed=1)
     store = Store(clone / "models" / "bundles")

@@ -35,7 +35,6 @@ from training.network.pretrained import start as start_from
 from training.network.resnet import Network
 from training.provenance import provenance
 from training.recipe import Recipe
-from training.reports import html_report
 from training.run_folder import Outcome
 from training.tracking import choice, trackers
 from training.tracking.choice import Choice
@@ -229,6 +228,8 @@ def _complete(
         network, str(path), outcome, trained_on, validation.ranks.device, distance, held_out
     )
     steps = schedule.curve(recipe, validation.steps, len(network.blocks), progress.losses)
+    from training.reports import html_report  # late: what it draws with takes a second
+
     history = html_report.History(progress.epochs, steps)
     html_report.write(path / run_folder.REPORT_FILE, subject, evaluation, measured, history)
     run_folder.write_end(path, outcome)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 from models import conformal, coverage
 from models.conformal import HeldOut
@@ -93,5 +92,7 @@ def label_sets(
 
 
 def _share(true: NDArray[np.bool_]) -> Metric:
+    from scipy.stats import binomtest  # late: `train` would wait for it before its first step
+
     interval = binomtest(int(true.sum()), len(true)).proportion_ci(0.95, "exact")
     return Metric(value=float(true.mean()), low=float(interval.low), high=float(interval.high))

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from models.errors import RunError
@@ -122,6 +121,8 @@ def _slide(losses: NDArray[np.float64], width: int = 15, flat: float = 0.005) ->
 
 def write(folder: Path, curve: Curve, suggestions: dict[str, float]) -> Path:
     """Write `lr_find.csv` and the plot `lr_find.png`, whose path is returned."""
+    from matplotlib.figure import Figure  # late: `train` would wait for it before its first step
+
     points = zip(curve.lrs.tolist(), curve.losses.tolist(), strict=True)
     csv_tables.write(folder / "lr_find.csv", ["rate", "loss"], points)
     figure = Figure(figsize=(7, 4), layout="constrained")
