@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import yaml
-from cloudcoil.models.keda.v1alpha1 import ScaledObject
 
 from benchmarks.fleet.__main__ import RULES, WITH_KEDA
 from benchmarks.fleet.autoscaler import Direction, Policy
@@ -34,6 +33,8 @@ def render(variant: str) -> dict[str, Any]:
 
 def accepted(manifest: dict[str, Any]) -> dict[str, Any]:
     """What KEDA's schema keeps of it: a field that there is not is dropped."""
+    from cloudcoil.models.keda.v1alpha1 import ScaledObject  # late: it takes seconds
+
     read = ScaledObject.model_validate(copy.deepcopy(manifest))
     kept: dict[str, Any] = read.model_dump(by_alias=True, exclude_unset=True, mode="json")
     return kept

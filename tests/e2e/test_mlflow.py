@@ -8,7 +8,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from mlflow import MlflowClient
 
 from benchmarks.environment import installed
 from models import bundle
@@ -69,6 +68,10 @@ def test_a_server_that_was_away_gets_the_run_and_its_bundle_and_another_run_as_i
     assert capfd.readouterr().err.count("warning: MLflow got nothing") == 1
 
     with server(binaries, tmp_path, port) as url:
+        from mlflow import (
+            MlflowClient,  # late: it takes seconds, and the suite only reads this file
+        )
+
         client = MlflowClient(url)
         assert main(["export", str(first), *export]) == 0
         assert "registered in MLflow as version 1 of colours" in capfd.readouterr().out

@@ -7,7 +7,7 @@ from benchmarks import mutants, soak
 
 
 def test_mixed_load_gets_the_expected_answers_while_versions_are_swapped(tmp_path: Path) -> None:
-    found = soak.measure(tmp_path, 8, soak.drawn(), pause_s=0.01)
+    found = soak.measure(tmp_path, 4, soak.drawn(), pause_s=0.01)
     assert found.unexpected == []
     assert found.swaps > 0
     assert {kind for kind, _ in found.answers} == {
@@ -31,8 +31,8 @@ def test_mutants_differ_and_are_the_same_for_a_seed() -> None:
 
 
 def test_every_mutant_is_answered_and_not_by_a_fault(tmp_path: Path) -> None:
-    answers, memory_mb = mutants.measure(tmp_path, soak.drawn(), 400)
-    assert answers.total() == 400
+    answers, memory_mb = mutants.measure(tmp_path, soak.drawn(), 200)
+    assert answers.total() == 200
     assert set(answers) <= set(map(str, soak.MUTANT_STATUSES))
     assert answers["422"] > 20
     assert len(memory_mb) > 10

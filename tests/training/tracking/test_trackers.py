@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mlflow import MlflowClient
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -110,7 +109,13 @@ def test_a_tracked_run_has_the_same_weights(
     assert not (plain / "tensorboard").exists() and not (plain / "tracking.json").exists()
 
 
-def history(client: MlflowClient, run_id: str, name: str) -> list[tuple[int, float]]:
+def client_of(uri: str) -> Any:
+    from mlflow import MlflowClient  # late: it takes seconds
+
+    return MlflowClient(uri)
+
+
+def history(client: Any, run_id: str, name: str) -> list[tuple[int, float]]:
     found = client.get_metric_history(run_id, name)
     return sorted((metric.step, metric.value) for metric in found)
 
@@ -119,7 +124,7 @@ def test_mlflow_has_parameters_figures_with_intervals_and_files(
     single_data: Path, tmp_path: Path, folder_uri: str
 ) -> None:
     run = trained(single_data, tmp_path / "run", "--mlflow", folder_uri)
-    client = MlflowClient(folder_uri)
+    client = client_of(folder_uri)
     run_id = choice.read(run).mlflow_run
     assert run_id is not None
     logged = client.get_run(run_id)
@@ -146,7 +151,7 @@ def test_a_resumed_run_continues_both_and_nothing_is_there_twice(
     run = tmp_path / "run"
     options = ["--tensorboard", "--mlflow", folder_uri, "--out", str(run)]
     assert main(["train", str(single_data), *QUICK, *options]) == 130
-    client = MlflowClient(folder_uri)
+    client = client_of(folder_uri)
     run_id = choice.read(run).mlflow_run
     assert run_id is not None and client.get_run(run_id).info.status == "KILLED"
     assert [step for step, _ in scalars(run, "loss/step")] == list(range(1, 2 * STEPS + 1))
@@ -174,7 +179,7 @@ def test_a_server_that_is_away_costs_one_warning_and_is_told_by_the_export(
     assert choice.read(run) == Choice(mlflow=away)
     choice.write(run, Choice(mlflow=folder_uri))  # it is back, elsewhere
     trackers.register(run, single_bundle.path)
-    client = MlflowClient(folder_uri)
+    client = client_of(folder_uri)
     run_id = choice.read(run).mlflow_run
     assert run_id is not None and client.get_run(run_id).info.status == "FINISHED"
     assert [step for step, _ in history(client, run_id, "error")] == [1, 2, 3]
@@ -194,7 +199,7 @@ def test_a_bundle_is_registered_whole_as_a_version_of_its_name(
         trackers.register(run, single_bundle.path)
         expected = f"registered in MLflow as version {version} of colours\n"
         assert capsys.readouterr().out == expected
-    client = MlflowClient(folder_uri)
+    client = client_of(folder_uri)
     made = client.get_model_version("colours", "2")
     assert made.run_id == choice.read(run).mlflow_run
     assert made.tags == {"labrador.version": "1", "labrador.task": "single"}
@@ -229,4 +234,4 @@ def test_a_diverged_training_is_failed_in_mlflow(
     assert main(["train", str(single_data), *QUICK, *lost]) == 1
     run_id = choice.read(run).mlflow_run
     assert run_id is not None
-    assert MlflowClient(folder_uri).get_run(run_id).info.status == "FAILED"
+    assert client_of(folder_uri).get_run(run_id).info.status == "FAILED"
