@@ -92,12 +92,13 @@ def serve(
     port: int | None = None,
     service: str = ".",
     inside: Sequence[str] = (),
+    root: Path = ROOT,
     **settings: object,
 ) -> Iterator[Server]:
     """A server with these settings, running in the context; `ready`: wait until it is ready.
 
     service: as `bentoml serve` takes it; default: the one of bentofile.yaml. inside: the beginning
-    of a command line that executes the rest of it.
+    of a command line that executes the rest of it. root: the checkout whose server it is.
     """
     port = port or free_port()
     script, environment = command(folder, port, service, **{"drain_s": 0, **settings})
@@ -105,7 +106,7 @@ def serve(
     log_file = folder / "server.log"
     with log_file.open("wb") as log:
         process = subprocess.Popen(
-            [*inside, *script], cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
+            [*inside, *script], cwd=root, env=environment, stdout=log, stderr=subprocess.STDOUT
         )
     server = Server(f"http://127.0.0.1:{port}", port, process, log_file)
     try:
