@@ -16,8 +16,9 @@ from models.storage import objects
 from models.storage.cache import default_folder
 from models.storage.objects import ObjectStoreError
 from models.store import Store, default_location
+from testkit.azure import azure_server
 from testkit.bundles import FILES, manifest
-from testkit.object_storage import SECRET, Fault, Proxy
+from testkit.object_storage import BUCKET, SECRET, Fault, Proxy
 
 NETWORK = b"the network" * 1000
 
@@ -50,37 +51,54 @@ def said(call: Callable[[], object]) -> object:
         return f"{type(error).__name__}: {error}"
 
 
-def test_it_behaves_as_a_folder_does(store: Store, tmp_path: Path) -> None:
-    def scenario(store: Store) -> list[object]:
-        calls: list[Callable[[], object]] = [
-            *(store.names, lambda: store.versions("pets"), lambda: store.released("pets")),
-            *(lambda: store.add("pets", make) and None for _ in range(3)),
-            *(store.names, lambda: store.versions("pets"), lambda: store.released("pets")),
-            lambda: store.read("pets").manifest,
-            lambda: store.read("pets:3").files,
-            lambda: store.manifest("pets:2"),
-            lambda: store.size_bytes("pets:2"),
-            lambda: store.release("pets", 3),
-            lambda: store.resolve("pets"),
-            lambda: store.address("pets:2"),
-            lambda: store.release("pets", 2, instead_of=1),
-            lambda: store.release("pets", 2, instead_of=3),
-            *(lambda name=name: store.resolve(name) for name in ("pets:4", "cars", "Pets", "pets")),
-            lambda: store.release("pets", 9),
-            lambda: store.remove("pets", 2),
-            lambda: store.remove("pets", 1),
-            lambda: store.versions("pets"),
-            lambda: store.read("pets:1"),
-            lambda: store.add("pets", make) and None,
-            lambda: store.versions("pets"),
-            lambda: store.unfinished(None, 0),
-            lambda: store.chosen("cars"),
-        ]
-        return [said(call) for call in calls]
+def scenario(store: Store) -> list[object]:
+    """What a store answers or refuses, call by call."""
+    calls: list[Callable[[], object]] = [
+        *(store.names, lambda: store.versions("pets"), lambda: store.released("pets")),
+        *(lambda: store.add("pets", make) and None for _ in range(3)),
+        *(store.names, lambda: store.versions("pets"), lambda: store.released("pets")),
+        lambda: store.read("pets").manifest,
+        lambda: store.read("pets:3").files,
+        lambda: store.manifest("pets:2"),
+        lambda: store.size_bytes("pets:2"),
+        lambda: store.release("pets", 3),
+        lambda: store.resolve("pets"),
+        lambda: store.address("pets:2"),
+        lambda: store.release("pets", 2, instead_of=1),
+        lambda: store.release("pets", 2, instead_of=3),
+        *(lambda name=name: store.resolve(name) for name in ("pets:4", "cars", "Pets", "pets")),
+        lambda: store.release("pets", 9),
+        lambda: store.remove("pets", 2),
+        lambda: store.remove("pets", 1),
+        lambda: store.versions("pets"),
+        lambda: store.read("pets:1"),
+        lambda: store.add("pets", make) and None,
+        lambda: store.versions("pets"),
+        lambda: store.unfinished(None, 0),
+        lambda: store.chosen("cars"),
+    ]
+    return [said(call) for call in calls]
 
+
+def test_it_behaves_as_a_folder_does(store: Store, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     expected = str(scenario(Store(folder))).replace(str(folder), str(store.where))
     assert str(scenario(store)) == expected
+
+
+@pytest.mark.long
+def test_azure_behaves_as_a_folder_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Azurite, Azure's own emulator; not long, but it needs a program of npm's."""
+    monkeypatch.setenv("LABRADOR_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "folder"
+    with azure_server() as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        store = Store(f"az://{BUCKET}/prefix")
+        expected = str(scenario(Store(folder))).replace(str(folder), str(store.where))
+        assert str(scenario(store)) == expected
+        with pytest.raises(ObjectStoreError, match=r"^az://nowhere.* 404 .*\(ContainerNotFound"):
+            Store("az://nowhere/prefix").released("pets")
 
 
 def test_a_version_is_pulled_once_into_the_cache_and_checked(store: Store, s3: Proxy) -> None:
