@@ -14,7 +14,7 @@ from models.errors import BundleError, LabradorError
 from models.manifest import Manifest
 from models.storage import objects
 from models.storage.cache import default_folder
-from models.storage.objects import ObjectStoreError
+from models.storage.objects import ConflictError, Objects, ObjectStoreError
 from models.store import Store, default_location
 from testkit.azure import azure_server
 from testkit.bundles import FILES, manifest
@@ -99,6 +99,14 @@ def test_azure_behaves_as_a_folder_does(tmp_path: Path, monkeypatch: pytest.Monk
         assert str(scenario(store)) == expected
         with pytest.raises(ObjectStoreError, match=r"^az://nowhere.* 404 .*\(ContainerNotFound"):
             Store("az://nowhere/prefix").released("pets")
+        written = Objects(f"az://{BUCKET}/other")
+        written.replace("RELEASED", b"1", ())
+        first = written.get("RELEASED")
+        assert first is not None and written.get("RELEASED", first) is first
+        written.replace("RELEASED", b"2", first.tag)
+        for outdated in ((), first.tag):
+            with pytest.raises(ConflictError):
+                written.replace("RELEASED", b"3", outdated)
 
 
 def test_a_version_is_pulled_once_into_the_cache_and_checked(store: Store, s3: Proxy) -> None:
