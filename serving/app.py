@@ -24,7 +24,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from models.errors import BadParameter, LabradorError
 from models.hardware import cpu_cores
-from serving import bentoml_internals
+from serving import bentoml_internals, memory
 from serving.aside import Aside
 from serving.auth import Keys
 from serving.capture.capture import Capture
@@ -62,6 +62,7 @@ class Application:
 
         Raises SettingsError if the file of API keys, or an exporter of traces, cannot be used.
         """
+        memory.keep_little()
         cores = max(1, (settings.cores or cpu_cores()) // workers)
         self._settings = settings
         self._metrics = Metrics(metrics_folder)

@@ -5,11 +5,11 @@ for its next chunk is refused, so stuck uploads never keep other requests out.
 """
 
 import asyncio
-import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from models.errors import Overloaded
+from serving import memory
 
 RETRY_AFTER_S = 1
 _TRIM_BYTES = 32 * 2**20  # held at once, after which the freed memory is given back
@@ -72,7 +72,7 @@ class Bodies:
             self._held -= body.size
             if not self._held and self._peak > _TRIM_BYTES:
                 self._peak = 0
-                asyncio.get_running_loop().run_in_executor(None, _trim)
+                asyncio.get_running_loop().run_in_executor(None, memory.give_back)
 
     def make_room(self, body: Body, size: int) -> None:
         """Count `size` more bytes for `body`; the stalest of the others give way for it."""
@@ -95,10 +95,3 @@ class Bodies:
             f" in {RETRY_AFTER_S} s",
             RETRY_AFTER_S,
         )
-
-
-def _trim() -> None:
-    """Give freed memory back to the system: glibc keeps it otherwise."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)

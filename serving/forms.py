@@ -15,8 +15,8 @@ from models.bundle import Bundle
 from models.errors import BundleError, GateError
 from models.manifest import Manifest, Variant
 from models.variants import NAMES, Device, candidates
-from serving import onnx_runtime
-from serving.hardware import give_back_memory, gpus
+from serving import memory, onnx_runtime
+from serving.hardware import gpus
 from serving.onnx_runtime import DeviceError
 from serving.session import Network, Place, Session
 from serving.settings import PREFIX, Settings
@@ -64,7 +64,7 @@ def open_proved(bundle: Bundle, settings: Settings, place: Place) -> Session:
             log.warning("there is a GPU, but falling back to the CPU: %s", error)
     if session is None:
         session = _open_on("cpu", bundle, settings, place)
-    give_back_memory()
+    memory.give_back()
     return session
 
 

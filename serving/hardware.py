@@ -1,4 +1,4 @@
-"""The GPUs that this process may use, how many workers they need, and memory that is returned."""
+"""The GPUs that this process may use, and how many workers they need."""
 
 import ctypes
 
@@ -24,10 +24,3 @@ def workers_on_cuda(gpu_count: int, cores: int) -> int:
     One for every two cores, at least one and at most four for each GPU.
     """
     return min(max(gpu_count, cores // _CORES_A_WORKER), gpu_count * _WORKERS_A_GPU)
-
-
-def give_back_memory() -> None:
-    """Return freed memory to the system. glibc keeps it, 210 MB after a ResNet-50 was closed."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # only glibc has it
-    if trim is not None:
-        trim(0)

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from models.errors import Overloaded
-from serving import bodies
+from serving import memory
 from serving.bodies import Bodies
 from testkit import tiny_models
 from testkit.servers import get, post, serve
@@ -103,7 +103,7 @@ def test_a_cancelled_request_is_not_taken_for_a_refused_one() -> None:
 
 def test_memory_is_given_back_after_much_was_held(monkeypatch: pytest.MonkeyPatch) -> None:
     trimmed: list[bool] = []
-    monkeypatch.setattr(bodies, "_trim", lambda: trimmed.append(True))
+    monkeypatch.setattr(memory, "give_back", lambda: trimmed.append(True))
 
     async def scenario() -> None:
         room = Bodies(2**30)

@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 from models import bundle
 from models.bundle import Bundle
 from models.errors import BundleError, GateError
-from serving import forms
+from serving import forms, memory
 from serving.forms import Form, open_proved
 from serving.hardware import gpus
 from serving.onnx_runtime import CPU, DeviceError, on_cpu
@@ -195,7 +195,7 @@ def test_memory_is_given_back_once_the_others_are_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, open_then = _bundle(tmp_path, FAST, SLOW), list[int]()
-    monkeypatch.setattr(forms, "give_back_memory", lambda: open_then.append(_open_now()))
+    monkeypatch.setattr(memory, "give_back", lambda: open_then.append(_open_now()))
     gc.collect()
     before = _open_now()
     _opened(whole)
