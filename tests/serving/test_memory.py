@@ -3,12 +3,17 @@
 import ctypes
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
+from PIL import Image
 
 from serving import memory
-from testkit.servers import ROOT
+from testkit import tiny_models
+from testkit.odd_images import encoded
+from testkit.servers import ROOT, post, serve
 
 LIBRARY = ctypes.CDLL(None)
 BLOCKS, BLOCK_BYTES = 1000, 64 * 2**10  # of a size that glibc doesn't map one by one
@@ -63,3 +68,21 @@ def test_a_large_block_is_returned_whatever_was_freed_before(how: str, returned:
     command = [sys.executable, "-c", FREED, how]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert (int(done.stdout) > 19 * MB) is returned
+
+
+def test_a_server_is_not_larger_after_large_pictures(tmp_path: Path) -> None:
+    tiny_models.add(tmp_path / "store", "colours", "single")
+    sizes_px = (3000, 3100, 3200, 3300, 3400)
+    pictures = [encoded(Image.new("RGB", (size, size), "red"), "PNG") for size in sizes_px]
+    with serve(tmp_path, model_store=tmp_path / "store") as running:
+        worker = psutil.Process(running.worker())
+
+        def ask(picture: bytes) -> int:
+            return post(f"{running.url}/classify", content=picture, timeout=60).status_code
+
+        assert ask(tiny_models.picture()) == 200
+        before = worker.memory_info().rss
+        assert ask(pictures[0]) == 200
+        with ThreadPoolExecutor() as clients:
+            assert set(clients.map(ask, pictures[1:])) == {200}
+        assert worker.memory_info().rss - before < 30 * MB  # 60 and more with glibc's own limits
