@@ -5,7 +5,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from importlib.util import find_spec
 from typing import Any
 
@@ -54,10 +54,12 @@ def connected(address: str) -> Iterator[Any]:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
+    # Ray prints there what it notices, as a machine that is lost; ours is printed in the end.
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
 
 
 def one_line(error: BaseException) -> str:

@@ -38,9 +38,11 @@ def sized(nodes: Sequence[Mapping[str, float]], settings: Settings) -> Workers:
     shares = [_share(node, on_gpus) for node in fit]
     most = int(max((node.get("CPU", 0) for node in fit), default=0))
     cores = settings.cores or min((share for share in shares if share), default=0)
-    if not 0 < cores <= most:
+    if not cores or not most:
+        raise ClusterError("the machines of the cluster have no cores")
+    if cores > most:
         raise ClusterError(
-            f"{PREFIX}CORES={settings.cores}: the machines of the cluster have {most} cores at most"
+            f"{PREFIX}CORES={cores}: the machines of the cluster have {most} cores at most"
         )
     counts = [int(node.get("CPU", 0)) // cores for node in fit]
     if on_gpus:

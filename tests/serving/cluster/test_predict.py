@@ -256,7 +256,9 @@ def test_a_network_that_fails_its_golden_images_on_a_machine_scores_nothing(
     images: Path, tmp_path: Path, address: str
 ) -> None:
     own = tmp_path / "store"
-    tiny_models.add(own, "colours", "single", tiny_models.network("single", tiny_models.WEIGHTS * 2))
+    tiny_models.add(
+        own, "colours", "single", tiny_models.network("single", tiny_models.WEIGHTS * 2)
+    )
     done = run(own, "colours", images, "--out", tmp_path / "out", "--ray", address)
     assert done.returncode == 1 and not (tmp_path / "out").exists()
     (line,) = done.stderr.splitlines()
