@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-SETTINGS = {"object_store_memory": 100 * 2**20, "include_dashboard": False}
+SETTINGS: dict[str, Any] = {"object_store_memory": 100 * 2**20, "include_dashboard": False}
 SLOW = "rfc3987_syntax"
 """A library of the tests from which jsonschema, in each of Ray's processes, makes a parser for two
 seconds; a machine of Ray's that is not up in fifteen gives up.
@@ -19,10 +19,12 @@ def cluster(nodes: int) -> Iterator[tuple[str, list[Any], Any]]:
     """The address of its head, which scores nothing; nodes of one core each; the whole cluster,
     whose `remove_node(node, allow_graceful=False)` loses one.
     """
-    from ray.cluster_utils import Cluster
+    from ray import cluster_utils
+
+    make: Any = cluster_utils.Cluster  # not all of it is typed
 
     with _without_slow_imports():
-        whole = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **SETTINGS})
+        whole = make(initialize_head=True, head_node_args={"num_cpus": 0, **SETTINGS})
         try:
             own = [whole.add_node(num_cpus=1, **SETTINGS) for _ in range(nodes)]
             whole.wait_for_nodes()

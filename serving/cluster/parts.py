@@ -41,7 +41,7 @@ def schema(manifest: Manifest) -> pa.Schema:
 def table(rows: Sequence[Row], manifest: Manifest) -> pa.Table:
     """The rows as a table of this schema."""
     known = [row.novelty for row in rows]
-    found: dict[str, list[Any]] = {
+    found: dict[str, Sequence[Any]] = {
         "path": [row.path for row in rows],
         "model": [named(manifest)] * len(rows),
         "predicted": [row.predicted for row in rows],

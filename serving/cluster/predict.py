@@ -99,7 +99,9 @@ def _named(ray: Any) -> Iterator[None]:
     try:
         yield
     except ray.exceptions.RayError as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, LabradorError):
+        cause: BaseException | None = error  # may be both Ray's and ours, with Ray's text
+        while isinstance(cause, ray.exceptions.RayError):
             cause = getattr(cause, "cause", None) or cause.__cause__
-        raise cause or ClusterError(f"Ray: {one_line(error)}") from error
+        if isinstance(cause, LabradorError):
+            raise cause from error
+        raise ClusterError(f"Ray: {one_line(cause or error)}") from error

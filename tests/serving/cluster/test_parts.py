@@ -8,6 +8,7 @@ from pyarrow import parquet
 
 from models.conformal import Novelty
 from models.errors import DataError
+from models.store import Store
 from serving.cluster import parts
 from serving.cluster.parts import Parts, schema, table
 from serving.scoring import Row
@@ -41,7 +42,7 @@ def test_a_part_has_the_columns_of_the_csv_with_scores_in_float32(tmp_path: Path
 
 def test_novelty_is_a_p_value_and_a_boolean(tmp_path: Path) -> None:
     novel_models.add(tmp_path, "colours", "single")
-    manifest = tiny_models.Store(tmp_path).manifest("colours")
+    manifest = Store(tmp_path).manifest("colours")
     known = Row("a.jpg", "red", None, Novelty(0.4, False), SCORES)
     found = table([known, BAD], manifest)
     assert found.schema.names[4:6] == ["p_value", "unknown"]

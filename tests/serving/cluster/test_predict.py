@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from pyarrow import parquet
 
 from serving.cluster.actor import ATTEMPTS
 from testkit import novel_models, tiny_models
-from testkit.object_storage import BUCKET, s3_server
+from testkit.object_storage import BUCKET, Proxy, s3_server
 from testkit.ray_cluster import cluster
 from testkit.servers import ROOT
 
@@ -62,6 +62,17 @@ def command(store: Path, *words: object) -> dict[str, Any]:
         "stdout": subprocess.PIPE,
         "stderr": subprocess.PIPE,
     }
+
+
+@contextmanager
+def started(store: Path, *words: object) -> Iterator[subprocess.Popen[str]]:
+    """`predict` while a block runs, or until it ends."""
+    with subprocess.Popen(**command(store, *words)) as process:
+        try:
+            yield process
+        except BaseException:
+            process.kill()
+            raise
 
 
 def run(store: Path, *words: object) -> subprocess.CompletedProcess[str]:
@@ -113,14 +124,24 @@ class Pipe:
 
     def _reader(self) -> int:
         while True:
-            for opened in Path("/proc").glob("[0-9]*/fd/*"):
+            for folder in Path("/proc").glob("[0-9]*"):
+                process = int(folder.name)
+                if process != os.getpid() and self._is_read_by(process):
+                    return process
+
+    def _is_read_by(self, process: int) -> bool:
+        found = set()
+        with suppress(OSError):
+            for opened in Path(f"/proc/{process}/fd").iterdir():
                 with suppress(OSError):
-                    if opened.readlink() == self.file and opened.parts[2] != str(os.getpid()):
-                        return int(opened.parts[2])
+                    found.add(opened.readlink())
+        return self.file in found
 
     def kill_reader(self) -> None:
         process, writing = self.held()
         os.kill(process, signal.SIGKILL)
+        while self._is_read_by(process):  # or it would be found, and killed, again
+            time.sleep(0.05)
         os.close(writing)
 
     def feed(self, content: bytes, reading: subprocess.Popen[str]) -> None:
@@ -150,7 +171,7 @@ def test_a_machine_that_is_lost_costs_nothing_but_time(
     paths, out, table = [*files[:40], pipe.file, *files[40:]], tmp_path / "out", tmp_path / "a.csv"
     with cluster(2) as (address, nodes, whole):
         words = ("colours", *paths, "--out", out, "--ray", address)
-        with subprocess.Popen(**command(store, *words)) as running:
+        with started(store, *words) as running:
             process, writing = pipe.held()
             (lost,) = [
                 node
@@ -175,9 +196,18 @@ def test_a_machine_that_is_lost_costs_nothing_but_time(
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
+def address(bucket: str) -> Iterator[str]:
     with cluster(2) as (found, _, _):
         yield found
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """Where its objects are by HTTP; this process, and those that it starts, may use it."""
+    with s3_server() as port, pytest.MonkeyPatch.context() as patched:
+        for name, value in Proxy(port).environment().items():
+            patched.setenv(name, value)
+        yield f"http://127.0.0.1:{port}/{BUCKET}"
 
 
 def test_an_image_at_which_processes_die_does_not_stop_the_others(
@@ -185,7 +215,7 @@ def test_an_image_at_which_processes_die_does_not_stop_the_others(
 ) -> None:
     pipe, out = Pipe(tmp_path / "deadly.jpg"), tmp_path / "out"
     words = ("tags", images, pipe.file, "--out", out, "--ray", address)
-    with subprocess.Popen(**command(store, *words)) as running:
+    with started(store, *words) as running:
         for _ in range(ATTEMPTS):
             pipe.kill_reader()
         assert running.stderr
@@ -232,24 +262,25 @@ def test_parquet_with_images_and_what_an_earlier_run_has_done(
 
 
 def test_images_and_predictions_in_object_storage(
-    store: Path, images: Path, tmp_path: Path, address: str
+    store: Path, images: Path, tmp_path: Path, address: str, bucket: str
 ) -> None:
-    """The nodes, started before, know nothing of the server but what the URL says."""
-    with s3_server() as port:
-        at = f"?endpoint_override=http://127.0.0.1:{port}&region=us-east-1"
-        for file in images.iterdir():
-            httpx.put(f"http://127.0.0.1:{port}/{BUCKET}/in/{file.name}", content=file.read_bytes())
-        url, out = f"s3://{BUCKET}/in", f"s3://{BUCKET}/out"
-        words = ("tags", url + at, "--out", out + at, "--ray", address)
-        done = run(store, *words)
-        assert done.returncode == 1, done.stderr
-        content = httpx.get(f"http://127.0.0.1:{port}/{BUCKET}/out/part-00000.parquet").content
+    for file in images.iterdir():
+        httpx.put(f"{bucket}/in/{file.name}", content=file.read_bytes()).raise_for_status()
+    words = ("--out", f"s3://{BUCKET}/out", "--ray", address)
+    done = run(store, "tags", f"s3://{BUCKET}/in", *words)
+    assert "1 file without a prediction: s3://models/in/bad.jpg: image_und" in done.stderr
+    content = httpx.get(f"{bucket}/out/part-00000.parquet").raise_for_status().content
     folder, table = tmp_path / "out", tmp_path / "a.csv"
     folder.mkdir()
     (folder / "part-00000.parquet").write_bytes(content)
     run(store, "tags", images, "--out", table)
-    table.write_text(table.read_text(encoding="utf-8").replace(str(images), url), encoding="utf-8")
+    text = table.read_text(encoding="utf-8").replace(str(images), f"s3://{BUCKET}/in")
+    table.write_text(text, encoding="utf-8")
     assert_same(table, folder)
+    gone = run(store, "tags", f"s3://{BUCKET}/gone", *words)
+    (line,) = gone.stderr.splitlines()
+    assert gone.returncode == 1
+    assert line.startswith(f"error: no images in s3://{BUCKET}/gone: none of the objects ends in")
 
 
 def test_a_network_that_fails_its_golden_images_on_a_machine_scores_nothing(
@@ -262,4 +293,4 @@ def test_a_network_that_fails_its_golden_images_on_a_machine_scores_nothing(
     done = run(own, "colours", images, "--out", tmp_path / "out", "--ray", address)
     assert done.returncode == 1 and not (tmp_path / "out").exists()
     (line,) = done.stderr.splitlines()
-    assert line.startswith("error: colours:1: ")
+    assert line.startswith("error: scores differ by ")
