@@ -49,8 +49,9 @@ def connected(address: str) -> Iterator[Any]:
     try:
         with _without_stderr():
             ray.init(address or None, logging_level=logging.ERROR, log_to_driver=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ClusterError(f"--ray {address}: {one_line(error)}") from error
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        reason = " ".join(str(error.__cause__ or error).split())  # as a token that is missing
+        raise ClusterError(f"--ray {address}: {reason}") from error
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False

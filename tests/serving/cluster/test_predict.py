@@ -294,3 +294,18 @@ def test_a_network_that_fails_its_golden_images_on_a_machine_scores_nothing(
     assert done.returncode == 1 and not (tmp_path / "out").exists()
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: scores differ by ")
+
+
+def test_a_cluster_that_cannot_be_joined_says_why_in_one_line(
+    store: Path,
+    images: Path,
+    tmp_path: Path,
+    address: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))  # where Ray would find a token
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    done = run(store, "tags", images, "--out", tmp_path / "out", "--ray", address)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 1
+    assert line.startswith(f"error: --ray {address}: ") and "token" in line
