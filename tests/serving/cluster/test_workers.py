@@ -21,6 +21,7 @@ GPUS: dict[str, float] = {"CPU": 16, "GPU": 2}
         ([LARGE, GPUS], Settings(), Workers(2, 8, "cuda")),
         ([LARGE, GPUS], Settings(device="cuda", cores=16), Workers(1, 16, "cuda")),
         ([LARGE, GPUS], Settings(device="cpu"), Workers(8, 4, "cpu")),
+        ([{"CPU": 16, "GPU": 1}], Settings(cores=4), Workers(1, 4, "cuda")),
     ],
 )
 def test_sessions_fill_the_machines_and_have_a_gpu_each_where_there_are_some(
