@@ -52,7 +52,7 @@ def connected(address: str) -> Iterator[Any]:
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         reason = " ".join(str(error.__cause__ or error).split())  # as a token that is missing
         raise ClusterError(f"--ray {address}: {reason}") from error
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are raised as well
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     # Ray prints there what it notices, as a machine that is lost; ours is printed in the end.

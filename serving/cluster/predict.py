@@ -103,5 +103,6 @@ def _named(ray: Any) -> Iterator[None]:
         while isinstance(cause, ray.exceptions.RayError):
             cause = getattr(cause, "cause", None) or cause.__cause__
         if isinstance(cause, LabradorError):
+            cause.args = (str(cause).partition("\n")[0],)  # Ray adds advice
             raise cause from error
         raise ClusterError(f"Ray: {one_line(cause or error)}") from error

@@ -229,6 +229,23 @@ def test_an_image_at_which_processes_die_does_not_stop_the_others(
     assert sum(row["error"] is None for row in rows.values()) >= 60
 
 
+def test_a_machine_that_does_not_have_the_images_ends_the_run_with_one_line(
+    store: Path, images: Path, tmp_path: Path, address: str
+) -> None:
+    """Here it is a machine that loses them: what starts after that does not find them."""
+    pipe = Pipe(tmp_path / "in the middle.jpg")
+    words = ("tags", images, pipe.file, "--out", tmp_path / "out", "--ray", address)
+    with started(store, *words) as running:
+        process, writing = pipe.held()
+        images.rename(tmp_path / "elsewhere")
+        os.kill(process, signal.SIGKILL)
+        os.close(writing)
+        assert running.stderr
+        errors = running.stderr.read()
+    (line,) = errors.splitlines()
+    assert line.startswith(f"error: {images} is not there on ") and running.returncode == 1
+
+
 def test_parquet_with_images_and_what_an_earlier_run_has_done(
     store: Path, images: Path, tmp_path: Path, address: str
 ) -> None:
