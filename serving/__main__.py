@@ -28,11 +28,21 @@ def main(arguments: list[str] | None = None, prog: str = "python -m serving") ->
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from serving import predict  # imported late, so that help takes no time
-
     settings = read_settings()
-    bad = predict.predict(options.model, options.images, options.out, settings, options.quiet)
-    print(f"wrote {options.out}")
+    if options.ray is None:
+        from serving.predict import predict  # imported late, so that help takes no time
+
+        images, out = list(map(Path, options.images)), Path(options.out or "predictions.csv")
+        bad = predict(options.model, images, out, settings, options.quiet)
+        print(f"wrote {out}")
+    else:
+        from serving.cluster import places
+        from serving.cluster.predict import predict as on_cluster
+
+        sources = [places.source(text) for text in options.images]
+        place = places.source(options.out or "predictions")
+        bad = on_cluster(options.model, sources, place, settings, options.ray, options.quiet)
+        print(f"wrote {place}")
     if bad:
         shown = "; ".join(bad[:_BAD_SHOWN])
         print(f"error: {counted(len(bad), 'file')} without a prediction: {shown}", file=sys.stderr)
@@ -60,12 +70,31 @@ def parser(prog: str = "python -m serving") -> argparse.ArgumentParser:
     commands = whole.add_subparsers(required=True, metavar="COMMAND")
 
     predicting = commands.add_parser(
-        "predict", help="write a model's predictions for many images to a CSV, without a server"
+        "predict", help="write a model's predictions for many images to a table, without a server"
     )
     predicting.set_defaults(command=_predict)
     predicting.add_argument("model", metavar="NAME", help="NAME or NAME:VERSION in the store")
-    predicting.add_argument("images", metavar="IMAGES", nargs="+", type=Path)
-    predicting.add_argument("--out", type=Path, default=Path("predictions.csv"))
+    predicting.add_argument(
+        "images",
+        metavar="IMAGES",
+        nargs="+",
+        help="images and folders of them; with --ray also s3://BUCKET/PREFIX or gs://BUCKET/PREFIX,"
+        " and Parquet files with images inside",
+    )
+    predicting.add_argument(
+        "--out",
+        help="CSV, or with --ray a folder or URL for Parquet files; default: predictions.csv, with"
+        " --ray predictions",
+    )
+    predicting.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        nargs="?",
+        const="",
+        help="by the machines of the Ray cluster whose head is at HOST:PORT; default: the one in"
+        " $RAY_ADDRESS, or of this machine, or one that is started here. A session has"
+        " $LABRADOR_CORES cores, or up to 4. Needs pip install 'labrador[ray]'",
+    )
     predicting.add_argument(
         "-q", "--quiet", action="store_true", help="print only the result and errors"
     )

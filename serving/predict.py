@@ -4,36 +4,24 @@ Columns: path; model; predicted (the most likely label, or all tags, separated b
 (code and reason if the service would refuse the file); p_value and unknown (yes or no, at the
 model's alpha), if the model measures novelty; one score per label. Rows are written as soon as
 their batch is done, so a run that was interrupted resumes where it stopped.
+
+On the machines of a Ray cluster: `serving/cluster/`.
 """
 
 import csv
 import io
 import os
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
-from models import conformal, decision
-from models.conformal import HeldOut
-from models.errors import DataError, LabradorError
-from models.hardware import cpu_cores
+from models.errors import DataError
 from models.manifest import Manifest
-from models.preprocess import decode
-from serving.forms import open_proved
-from serving.session import Place, Session
+from serving.scoring import OF_NOVELTY, Row, Scorer, columns, named
 from serving.settings import Settings
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp"}  # in folders; a file given by name is always read
-_COLUMNS = ["path", "model", "predicted", "error"]
-_OF_NOVELTY = ["p_value", "unknown"]
-
-Pixels = NDArray[np.uint8] | LabradorError
 
 
 def predict(
@@ -46,16 +34,12 @@ def predict(
     `out` is of another model.
     """
     files = find(paths)
-    loaded = settings.store().read(reference)
-    cores = settings.cores or cpu_cores()
-    session = open_proved(loaded, settings, Place(threads=cores, worker=0))
-    manifest = loaded.manifest
-    header = [*_COLUMNS, *_novelty_columns(manifest), *manifest.labels]
-    done = _done(out, header, _named(manifest))
+    scorer = Scorer(settings.store().read(reference), settings)
+    header = columns(scorer.manifest)
+    done = _done(out, header, named(scorer.manifest))
     missing = [file for file in files if str(file) not in done]
     with (
         out.open("a", encoding="utf-8", newline="") as table,
-        ThreadPoolExecutor(cores, "decode") as decoders,
         tqdm(
             total=len(files),
             initial=len(files) - len(missing),
@@ -66,24 +50,24 @@ def predict(
         writer = csv.writer(table)
         if not done and table.tell() == 0:
             writer.writerow(header)
-        for batch in _batches(missing, manifest, settings, session.max_batch, decoders):
-            for row in _rows(batch, session, manifest):
-                writer.writerow(row)
-                if row[3]:
-                    done[str(row[0])] = str(row[3])
+        for rows in scorer.rows((str(file), file.read_bytes) for file in missing):
+            for row in rows:
+                writer.writerow(_line(row, scorer.manifest))
+                if row.error:
+                    done[row.path] = row.error
             table.flush()
-            bar.update(len(batch))
+            bar.update(len(rows))
         os.fsync(table.fileno())
     asked = {str(file) for file in files}
     return [f"{path}: {error}" for path, error in done.items() if error and path in asked]
 
 
-def find(paths: Sequence[Path]) -> list[Path]:
-    """The given files, and the image files in the given folders, sorted; each file once."""
+def find(paths: Sequence[Path], extensions: Collection[str] = EXTENSIONS) -> list[Path]:
+    """The given files, and those in the given folders with these extensions, sorted; each once."""
     files: dict[Path, None] = {}
     for path in paths:
         if path.is_dir():
-            inside = (p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+            inside = (p for p in path.rglob("*") if p.suffix.lower() in extensions and p.is_file())
             files |= dict.fromkeys(sorted(inside))
         elif path.exists():
             files[path] = None
@@ -92,70 +76,19 @@ def find(paths: Sequence[Path]) -> list[Path]:
     if not files:
         raise DataError(
             f"no images in {', '.join(map(str, paths))}: none of the files ends in"
-            f" {', '.join(sorted(EXTENSIONS))}"
+            f" {', '.join(sorted(extensions))}"
         )
     return list(files)
 
 
-def _batches(
-    files: Sequence[Path],
-    manifest: Manifest,
-    settings: Settings,
-    max_batch: int,
-    decoders: ThreadPoolExecutor,
-) -> Iterator[list[tuple[Path, Pixels]]]:
-    """Decoded files in order; while the model runs one batch, the next two are decoded."""
-
-    def read(file: Path) -> Pixels:
-        try:
-            return decode(file.read_bytes(), manifest.preprocess, settings.max_megapixels)
-        except LabradorError as error:
-            return error
-        except OSError as error:
-            return DataError(f"cannot be read: {error.strerror}")
-
-    waiting: deque[tuple[Path, Future[Pixels]]] = deque()
-    rest = iter(files)
-    while True:
-        for file in islice(rest, 3 * max_batch - len(waiting)):
-            waiting.append((file, decoders.submit(read, file)))
-        if not waiting:
-            return
-        count = min(max_batch, len(waiting))
-        taken = [waiting.popleft() for _ in range(count)]
-        yield [(file, decoded.result()) for file, decoded in taken]
-
-
-def _rows(
-    batch: Sequence[tuple[Path, Pixels]], session: Session, manifest: Manifest
-) -> Iterator[list[object]]:
-    images = [pixels for _, pixels in batch if not isinstance(pixels, LabradorError)]
-    outputs = iter(session.outputs(np.stack(images)).each() if images else ())
-    for file, pixels in batch:
-        if isinstance(pixels, LabradorError):
-            blank = [""] * (len(_novelty_columns(manifest)) + len(manifest.labels))
-            yield [file, _named(manifest), "", f"{pixels.code}: {pixels}", *blank]
-            continue
-        own = next(outputs)
-        if manifest.task == "single":
-            predicted = decision.classify(own.scores, manifest, top_k=1)[0].label
-        else:
-            predicted = " ".join(tag.label for tag in decision.tag(own.scores, manifest))
-        strangeness = _strangeness(own.novelty, session.held_out, manifest)
-        yield [file, _named(manifest), predicted, "", *strangeness, *own.scores.tolist()]
-
-
-def _novelty_columns(manifest: Manifest) -> list[str]:
-    return [] if manifest.tensors.novelty is None else _OF_NOVELTY
-
-
-def _strangeness(
-    novelty: np.float32 | None, held_out: HeldOut | None, manifest: Manifest
-) -> list[object]:
-    if novelty is None or held_out is None or manifest.conformal is None:
-        return []
-    found = conformal.judge(novelty, held_out, manifest.conformal.alpha)
-    return [found.p_value, "yes" if found.unknown else "no"]
+def _line(row: Row, manifest: Manifest) -> list[object]:
+    novelty: list[object] = [""] * len(OF_NOVELTY)
+    if row.novelty is not None:
+        novelty = [row.novelty.p_value, "yes" if row.novelty.unknown else "no"]
+    if manifest.tensors.novelty is None:
+        novelty = []
+    scores = [""] * len(manifest.labels) if row.scores is None else row.scores.tolist()
+    return [row.path, named(manifest), row.predicted or "", row.error or "", *novelty, *scores]
 
 
 def _done(out: Path, header: list[str], model: str) -> dict[str, str]:
@@ -177,7 +110,3 @@ def _done(out: Path, header: list[str], model: str) -> dict[str, str]:
     if others := {row[1] for row in rows[1:]} - {model}:
         raise DataError(f"{out} has predictions of {others.pop()}, not {model}: give another --out")
     return {row[0]: row[3] for row in rows[1:]}
-
-
-def _named(manifest: Manifest) -> str:
-    return f"{manifest.name}:{manifest.version}"

@@ -29,6 +29,7 @@ def test_the_tests_pass_with_the_newest_versions(
         *extras["parquet"],
         *extras["tensorboard"],
         *extras["mlflow"],
+        *extras["ray"],
         *project["dependency-groups"]["dev"],
     ]
     environment = tmp_path / "newest"

@@ -1,0 +1,1 @@
+"""`python -m serving predict --ray`: many images on the machines of a Ray cluster."""

@@ -1,0 +1,97 @@
+"""Ray, and the connection to a cluster: errors of one line, and little of Ray's own output."""
+
+import logging
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from importlib.util import find_spec
+from typing import Any
+
+from models.errors import LabradorError
+
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # or Ray reports on a cluster that it starts
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # or it tells of each machine and actor that is lost
+}
+CONNECT_S = 5  # Ray itself tries for two minutes, and says so in many lines
+
+
+class ClusterError(LabradorError):
+    """A cluster that is missing, cannot be reached, or cannot do what is asked."""
+
+
+def check_installed() -> None:
+    """Raises ClusterError if Ray Data is not; it is not imported, which takes seconds."""
+    for name in ("ray", "pyarrow", "pandas"):
+        if find_spec(name) is None:
+            raise ClusterError(
+                f"--ray needs {name}, which is not installed: pip install 'labrador[ray]'"
+            )
+
+
+@contextmanager
+def connected(address: str) -> Iterator[Any]:
+    """Ray, connected to the cluster at HOST:PORT until this is left.
+
+    Without an address: to the one in $RAY_ADDRESS, or else that of this machine, or else to one
+    that is started here and stopped in the end. Raises ClusterError.
+    """
+    address = address or os.environ.get("RAY_ADDRESS", "")
+    if address not in ("", "auto", "local"):
+        _check_answers(address)
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    import ray
+    import ray.data
+
+    try:
+        with _without_stderr():
+            ray.init(address or None, logging_level=logging.ERROR, log_to_driver=False)
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        reason = " ".join(str(error.__cause__ or error).split())  # as a token that is missing
+        raise ClusterError(f"--ray {address}: {reason}") from error
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are raised as well
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    # Ray prints there what it notices, as a machine that is lost; ours is printed in the end.
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+
+
+def one_line(error: BaseException) -> str:
+    """The last line of an error that may have many, as Ray's that quote another's traceback."""
+    return next(iter(reversed(str(error).strip().splitlines())), type(error).__name__).strip()
+
+
+def _check_answers(address: str) -> None:
+    """Raises ClusterError unless something listens there."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or "/" in host:
+        raise ClusterError(
+            f"--ray {address}: use HOST:PORT of the cluster's head, usually port 6379, from one of"
+            " its machines"
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ClusterError(f"--ray {address}: no answer ({reason})") from error
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Of this process and those that it starts: Ray's C++ says there which level it logs at."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
