@@ -12,15 +12,15 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from models import conformal, decision
+from models import decision
 from models.bundle import Bundle
 from models.conformal import Novelty
 from models.errors import DataError, LabradorError
 from models.hardware import cpu_cores
 from models.manifest import Manifest
-from models.outputs import Output
 from models.preprocess import decode
 from serving.forms import open_proved
+from serving.promises import seen
 from serving.session import Place
 from serving.settings import Settings
 
@@ -91,18 +91,15 @@ class Scorer:
         images = [pixels for _, pixels in batch if not isinstance(pixels, LabradorError)]
         outputs = iter(self.session.outputs(np.stack(images)).each() if images else ())
         for path, pixels in batch:
-            if isinstance(pixels, LabradorError):
-                yield Row(path, error=f"{pixels.code}: {pixels}")
-                continue
-            own = next(outputs)
-            predicted = _predicted(own.scores, self.manifest)
-            yield Row(path, predicted, None, self._novelty(own), own.scores)
-
-    def _novelty(self, own: Output) -> Novelty | None:
-        held_out, promised = self.session.held_out, self.manifest.conformal
-        if own.novelty is None or held_out is None or promised is None:
-            return None
-        return conformal.judge(own.novelty, held_out, promised.alpha)
+            try:
+                if isinstance(pixels, LabradorError):
+                    raise pixels
+                look = seen(next(outputs), self.manifest, self.session.held_out)
+            except LabradorError as error:
+                yield Row(path, error=f"{error.code}: {error}")
+            else:
+                predicted = _predicted(look.scores, self.manifest)
+                yield Row(path, predicted, None, look.novelty, look.scores)
 
 
 def columns(manifest: Manifest) -> list[str]:

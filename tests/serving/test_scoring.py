@@ -6,7 +6,7 @@ import pytest
 from models.store import Store
 from serving.scoring import Image, Scorer
 from serving.settings import Settings
-from testkit import tiny_models
+from testkit import novel_models, tiny_models
 
 
 @pytest.fixture
@@ -44,3 +44,19 @@ def test_no_more_than_three_batches_are_read_at_once(scorer: Scorer) -> None:
         assert taken - done <= 3 * scorer.session.max_batch
         done += len(rows)
     assert done == taken == 40
+
+
+@pytest.mark.parametrize("what", ["scores", "novelty"])
+def test_what_is_not_finite_is_an_error_as_in_the_service(tmp_path: Path, what: str) -> None:
+    if what == "scores":
+        network = tiny_models.network("single", nan_for_black=True)
+        tiny_models.add(tmp_path, "fragile", "single", network)
+    else:
+        novel_models.add(tmp_path, "fragile", "single", nan_for_black=True)
+    scorer = Scorer(Store(tmp_path).read("fragile"), Settings(device="cpu"))
+    black = tiny_models.picture((0, 0, 0))
+    images: list[Image] = [("a", lambda: black), ("b", tiny_models.picture)]
+    (first, second) = next(scorer.rows(images))
+    assert first.error is not None and first.error.startswith("model_failed: ")
+    assert first.predicted is None and first.scores is None
+    assert second.predicted == "red" and second.error is None
