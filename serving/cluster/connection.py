@@ -15,6 +15,8 @@ _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # or Ray reports on a cluster that it starts
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # or it tells of each machine and actor that is lost
 }
+_SETTINGS = b"\x04"  # fourth byte of the frame that both sides of HTTP/2 begin with (RFC 9113)
+_HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0" + _SETTINGS + bytes(5)
 CONNECT_S = 5  # Ray itself tries for two minutes, and says so in many lines
 
 
@@ -69,7 +71,10 @@ def one_line(error: BaseException) -> str:
 
 
 def _check_answers(address: str) -> None:
-    """Raises ClusterError unless something listens there."""
+    """Raises ClusterError unless something there speaks gRPC, as a cluster's head does.
+
+    Ray itself would try a web server, or what never answers, for minutes.
+    """
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or "/" in host:
         raise ClusterError(
@@ -77,7 +82,12 @@ def _check_answers(address: str) -> None:
             " its machines"
         )
     try:
-        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+        with socket.create_connection((host.strip("[]"), int(port)), CONNECT_S) as head:
+            if os.environ.get("RAY_USE_TLS", "0") == "0":
+                head.sendall(_HTTP2)
+                found = head.recv(4)
+                if found[3:] != _SETTINGS:
+                    raise ClusterError(f"--ray {address}: what answers there is no Ray cluster")
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ClusterError(f"--ray {address}: no answer ({reason})") from error

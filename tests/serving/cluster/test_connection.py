@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from serving.__main__ import main
+from serving.cluster import connection
 from serving.cluster.connection import ClusterError, connected
 from testkit import tiny_models
+from testkit.http_stub import Quiet, answering
 from testkit.servers import ROOT, free_port
 
 Output = pytest.CaptureFixture[str]
@@ -52,6 +54,24 @@ def test_an_address_where_nobody_answers_is_one_line(command: list[str], capsys:
     address = f"127.0.0.1:{free_port()}"
     assert main([*command, address]) == 1
     assert capsys.readouterr().err == f"error: --ray {address}: no answer (Connection refused)\n"
+
+
+def test_what_answers_but_is_no_cluster_is_one_line(command: list[str], capsys: Output) -> None:
+    with answering(Quiet) as port:
+        address = f"127.0.0.1:{port}"
+        assert main([*command, address]) == 1
+    expected = f"error: --ray {address}: what answers there is no Ray cluster\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_what_takes_connections_and_says_nothing_is_one_line(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    monkeypatch.setattr(connection, "CONNECT_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        assert main([*command, address]) == 1
+    assert capsys.readouterr().err == f"error: --ray {address}: no answer (timed out)\n"
 
 
 @pytest.mark.parametrize("address", ["head", "ray://head:10001", "head:", ":6379"])
