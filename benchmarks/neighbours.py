@@ -10,7 +10,6 @@ They take turns, ROUNDS (7) times; prints medians in images a second, and their 
 """
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -40,16 +39,15 @@ def train(size_px: int) -> None:
 
 
 @contextmanager
-def _busy(count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Processes that compute, stopped at first. Each in a session of its own, as those of other
-    users are: Linux may share the cores out by session.
+def _busy(count: int) -> Iterator[None]:
+    """Processes that compute while the block runs, or until this process dies. Each in a session
+    of its own, as those of other users are: Linux may share the cores out by session.
     """
-    command = [sys.executable, "-c", "while True: pass"]
+    compute = f"import os\nwhile os.getppid() == {os.getpid()}:\n    sum(range(100_000))"
+    command = [sys.executable, "-c", compute]
     busy = [subprocess.Popen(command, start_new_session=True) for _ in range(count)]
-    for process in busy:
-        process.send_signal(signal.SIGSTOP)
     try:
-        yield busy
+        yield
     finally:
         for process in busy:
             process.kill()
@@ -83,21 +81,17 @@ def _asked(process: subprocess.Popen[str]) -> float:
 def measure(rounds: int, size_px: int) -> dict[tuple[str, int], list[float]]:
     """Images a second of each round, by setting and number of neighbours."""
     seen: dict[tuple[str, int], list[float]] = {}
-    with _busy(max(NEIGHBOURS)) as busy:
-        trainings = {setting: _started(setting, size_px) for setting in SETTINGS}
-        try:
-            for _ in range(rounds):
-                for count in NEIGHBOURS:
-                    for neighbour in busy[:count]:
-                        neighbour.send_signal(signal.SIGCONT)
+    trainings = {setting: _started(setting, size_px) for setting in SETTINGS}
+    try:
+        for _ in range(rounds):
+            for count in NEIGHBOURS:
+                with _busy(count):
                     for setting, training in trainings.items():
                         seen.setdefault((setting, count), []).append(_asked(training))
-                    for neighbour in busy[:count]:
-                        neighbour.send_signal(signal.SIGSTOP)
-        finally:
-            for training in trainings.values():
-                training.kill()
-                training.wait()
+    finally:
+        for training in trainings.values():
+            training.kill()
+            training.wait()
     return seen
 
 
