@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(
             f"labrador: error: {words[0]} needs {error.name}, which is not installed:"
-            f" pip install 'labrador[{_EXTRAS[package]}]'",
+            f" pip install '.[{_EXTRAS[package]}]' in Labrador's checkout",
             file=sys.stderr,
         )
         return 1

@@ -118,9 +118,9 @@ def header(
     form = image_format(data, formats)
     if form == "HEIC" and not _heic_is_decoded():
         raise FormatUnsupported(
-            "the image is HEIC, which needs pillow-heif: pip install 'labrador[heif]', or convert"
-            " it: `sips -s format jpeg IMG.HEIC --out IMG.jpg` (macOS), `magick IMG.HEIC IMG.jpg`"
-            " (ImageMagick)"
+            "the image is HEIC, which needs pillow-heif: pip install '.[heif]' in Labrador's"
+            " checkout, or convert it: `sips -s format jpeg IMG.HEIC --out IMG.jpg` (macOS),"
+            " `magick IMG.HEIC IMG.jpg` (ImageMagick)"
         )
     too_large = f"more than the limit of {megapixels_max:g} megapixels"
     try:

@@ -1,4 +1,4 @@
-"""The reference of recipe options, settings and errors, generated from the code that defines them.
+"""The reference of recipe options, settings, metrics and errors, generated from the code.
 
 python -m scripts.reference    # writes docs/reference.md
 """
@@ -44,6 +44,14 @@ _CAUSES = {
     "deadline_exceeded": "`LABRADOR_TIMEOUT_S`, or the request's `X-Timeout-Ms`, has passed",
 }
 
+_METRICS = {  # what creates one
+    "counter": "counter",
+    "gauge": "gauge",
+    "histogram": "histogram",
+    "GaugeMetricFamily": "gauge",
+    "HistogramMetricFamily": "histogram",
+}
+
 Row = Sequence[str]
 
 
@@ -69,6 +77,12 @@ refused.
 
 {_table(("variable", "value", "default", "meaning"), setting_rows())}
 
+## Metrics of the service
+
+At `/metrics`, summed over the workers. Those of GPUs are in [`integrations.md`](integrations.md).
+
+{_table(("metric", "type", "labels", "meaning"), metric_rows())}
+
 ## Exit codes
 
 Of `python -m training`, `python -m models` and `python -m serving`.
@@ -78,7 +92,8 @@ Of `python -m training`, `python -m models` and `python -m serving`.
 ## Errors of the service
 
 Every error is an `application/problem+json` object with `type`, `title`, `status`, `detail` and
-`code`. In a request with several images, the error of an image takes the place of its result, as
+`code`; below `/v2`, as the Open Inference Protocol has it, `{{"error": "CODE: DETAIL"}}`. In a
+request with several images, the error of an image takes the place of its result, as
 `{{"error": …}}`, and the request succeeds.
 
 {_table(("code", "HTTP status", "cause"), error_rows())}
@@ -97,6 +112,26 @@ def setting_rows() -> list[Row]:
         (f"`{PREFIX}{name.upper()}`", _kind(field), _default(field), field.description or "")
         for name, field in _fields(Settings)
     ]
+
+
+def metric_rows() -> list[Row]:
+    """From the calls in the code that create them; sorted by name."""
+    module = ast.parse((ROOT / "serving/observability/metrics.py").read_text(encoding="utf-8"))
+    calls = (node for node in ast.walk(module) if isinstance(node, ast.Call))
+    named = ((call, call.func.id) for call in calls if isinstance(call.func, ast.Name))
+    return sorted(_metric(call, _METRICS[name]) for call, name in named if name in _METRICS)
+
+
+def _metric(call: ast.Call, kind: str) -> Row:
+    name, meaning, *others = call.args
+    labels = [*others, *(word.value for word in call.keywords if word.arg == "labels")]
+    names = ast.literal_eval(labels[0]) if labels else []
+    return (
+        f"`{ast.literal_eval(name)}`",
+        kind,
+        ", ".join(f"`{label}`" for label in names),
+        ast.literal_eval(meaning),
+    )
 
 
 def exit_rows() -> list[Row]:

@@ -93,7 +93,7 @@ def parser(prog: str = "python -m serving") -> argparse.ArgumentParser:
         const="",
         help="by the machines of the Ray cluster whose head is at HOST:PORT; default: the one in"
         " $RAY_ADDRESS, or of this machine, or one that is started here. A session has"
-        " $LABRADOR_CORES cores, or up to 4. Needs pip install 'labrador[ray]'",
+        " $LABRADOR_CORES cores, or up to 4. Needs the extra `ray`",
     )
     predicting.add_argument(
         "-q", "--quiet", action="store_true", help="print only the result and errors"

@@ -35,7 +35,7 @@ class Settings(BaseSettings):
         default=DEFAULT_ROOT,
         description="folder with the bundles, or a URL, `s3://BUCKET/PREFIX`, `gs://…` or `az://…`,"
         " from which versions are pulled to `$LABRADOR_CACHE` or `~/.cache/labrador`; needs"
-        " `labrador[object-store]`, and the cloud's own variables or identity",
+        " the extra `object-store`, and the cloud's own variables or identity",
     )
     store_cache_mb: int = Field(
         default=CACHE_MB,
@@ -45,7 +45,7 @@ class Settings(BaseSettings):
     trust: Path | None = Field(
         default=None,
         description="PEM file, or folder of them, with public keys: only bundles that one of them"
-        " has signed are served; needs `labrador[signing]`; none: no signature is required",
+        " has signed are served; needs the extra `signing`; none: no signature is required",
     )
     device: Literal["auto", "cuda", "cpu"] = Field(
         default="auto",

@@ -23,7 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--all",
         action="store_true",
-        help="fail tests that would be skipped, except for lack of a GPU",
+        help="fail tests that would be skipped, except for lack of a GPU or of the real images",
     )
 
 
@@ -39,7 +39,8 @@ def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    if report.skipped and item.config.getoption("--all") and not item.get_closest_marker("gpu"):
+    may_lack = any(item.get_closest_marker(name) for name in ("gpu", "data"))
+    if report.skipped and item.config.getoption("--all") and not may_lack:
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} was skipped: {report.longrepr}"
     return report

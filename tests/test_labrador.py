@@ -55,7 +55,7 @@ def test_a_missing_library_is_named_with_the_extra_that_has_it(
 
     monkeypatch.setattr(importlib, "import_module", missing)
     assert labrador.main(["train"]) == 1
-    assert "torch, which is not installed: pip install 'labrador[train]'" in capsys.readouterr().err
+    assert "torch, which is not installed: pip install '.[train]'" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -52,13 +52,13 @@ def parser(prog: str = "python -m training") -> argparse.ArgumentParser:
         "--tensorboard",
         action="store_true",
         default=None,
-        help="log to RUN/tensorboard; needs pip install 'labrador[tensorboard]'",
+        help="log to RUN/tensorboard; needs the extra `tensorboard`",
     )
     training.add_argument(
         "--mlflow",
         metavar="URI",
         help="log to this MLflow server, and register bundles there when they are exported; needs"
-        " pip install 'labrador[mlflow]'",
+        " the extra `mlflow`",
     )
     _add_fields(training, [name for name in Recipe.model_fields if name != "data"])
 
@@ -159,7 +159,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="KEY",
         help="PEM file with an elliptic-curve private key: sign the bundle, as OpenSSF's model"
-        " signing does; needs labrador[signing]",
+        " signing does; needs the extra `signing`",
     )
     command_line.add_store(parser)
 

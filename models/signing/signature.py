@@ -110,7 +110,8 @@ def _keys() -> ModuleType:
         from models.signing import keys
     except ModuleNotFoundError as error:
         raise KeysError(
-            "signatures need cryptography, which is not installed: pip install 'labrador[signing]'"
+            "signatures need cryptography, which is not installed: pip install '.[signing]' in"
+            " Labrador's checkout"
         ) from error
     return keys
 

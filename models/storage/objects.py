@@ -63,7 +63,7 @@ class Objects:
         except ModuleNotFoundError as error:
             raise BundleError(
                 f"{url} needs {error.name}, which is not installed:"
-                " pip install 'labrador[object-store]'"
+                " pip install '.[object-store]' in Labrador's checkout"
             ) from error
         self.url = url
         self._obstore: Any = obstore  # its stubs refuse timedelta in a dict, and what `_tag` makes

@@ -29,7 +29,8 @@ def check_installed() -> None:
     for name in ("ray", "pyarrow", "pandas"):
         if find_spec(name) is None:
             raise ClusterError(
-                f"--ray needs {name}, which is not installed: pip install 'labrador[ray]'"
+                f"--ray needs {name}, which is not installed: pip install '.[ray]' in Labrador's"
+                " checkout"
             )
 
 

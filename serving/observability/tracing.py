@@ -65,8 +65,8 @@ def load_exporter(name: str) -> Any:
         return found.load()
     raise SettingsError(
         f"{_EXPORTER}={name}: {wanted} is not installed; installed:"
-        f" {', '.join(sorted({e.name for e in installed}))}; `pip install 'labrador[otlp]'` brings"
-        " otlp_proto_http"
+        f" {', '.join(sorted({e.name for e in installed}))}; `pip install '.[otlp]'` in Labrador's"
+        " checkout brings otlp_proto_http"
     )
 
 

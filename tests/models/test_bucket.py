@@ -391,5 +391,6 @@ def test_without_its_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(BundleError) as caught:
         Store("s3://models/x").names()
     assert str(caught.value) == (
-        "s3://models/x needs obstore, which is not installed: pip install 'labrador[object-store]'"
+        "s3://models/x needs obstore, which is not installed: pip install '.[object-store]'"
+        " in Labrador's checkout"
     )

@@ -646,7 +646,7 @@ load(sys.stdin.buffer.read(), 24, formats=TRAINING_FORMATS)
 """
     error = run_script(script, heic(drawn(64, 48))).stderr.decode()
     assert "FormatUnsupported: the image is HEIC, which needs pillow-heif" in error
-    assert "pip install 'labrador[heif]'" in error
+    assert "pip install '.[heif]'" in error
     assert "sips -s format jpeg IMG.HEIC --out IMG.jpg" in error and "magick IMG.HEIC" in error
 
 

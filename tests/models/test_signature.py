@@ -349,5 +349,6 @@ def test_without_its_library_the_extra_is_named(
     with pytest.raises(KeysError) as caught:
         Trust(trust)
     assert str(caught.value) == (
-        "signatures need cryptography, which is not installed: pip install 'labrador[signing]'"
+        "signatures need cryptography, which is not installed: pip install '.[signing]' in"
+        " Labrador's checkout"
     )

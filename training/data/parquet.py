@@ -96,7 +96,8 @@ def _rows(file: Path) -> Iterator[tuple[bytes, str, Any]]:
         from pyarrow import parquet
     except ImportError as error:
         raise DataError(
-            f"{file} is Parquet, which needs pyarrow: pip install 'labrador[parquet]'"
+            f"{file} is Parquet, which needs pyarrow: pip install '.[parquet]' in Labrador's"
+            " checkout"
         ) from error
     try:
         with parquet.ParquetFile(file) as table:

@@ -25,7 +25,8 @@ def check(choice: Choice) -> None:
     for wanted, name in ((choice.tensorboard, "tensorboard"), (choice.mlflow, "mlflow")):
         if wanted and find_spec(name) is None:
             raise RunError(
-                f"--{name} needs {name}, which is not installed: pip install 'labrador[{name}]'"
+                f"--{name} needs {name}, which is not installed: pip install '.[{name}]' in"
+                " Labrador's checkout"
             )
     if choice.mlflow is not None and "@" in urlsplit(choice.mlflow).netloc:
         raise RecipeError(

@@ -31,7 +31,8 @@ def test_without_its_libraries_the_extra_is_named(
     monkeypatch.setitem(sys.modules, library, None)
     assert main(command) == 1
     assert capsys.readouterr().err == (
-        f"error: --ray needs {library}, which is not installed: pip install 'labrador[ray]'\n"
+        f"error: --ray needs {library}, which is not installed: pip install '.[ray]' in Labrador's"
+        " checkout\n"
     )
 
 

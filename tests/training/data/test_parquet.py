@@ -203,7 +203,7 @@ def test_without_pyarrow_the_extra_is_named(
 
     monkeypatch.setattr(builtins, "__import__", lacking)
     assert refused(file) == (
-        f"{file} is Parquet, which needs pyarrow: pip install 'labrador[parquet]'"
+        f"{file} is Parquet, which needs pyarrow: pip install '.[parquet]' in Labrador's checkout"
     )
 
 

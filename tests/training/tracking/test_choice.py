@@ -30,7 +30,10 @@ def test_a_missing_library_is_named_with_its_extra_before_the_data_is_read(
     options = {"tensorboard": ["--tensorboard"], "mlflow": ["--mlflow", "http://localhost:1"]}
     out = tmp_path / "run"
     assert main(["train", str(tmp_path), *options[name], "--weights", "none", "--out", str(out)])
-    expected = f"--{name} needs {name}, which is not installed: pip install 'labrador[{name}]'"
+    expected = (
+        f"--{name} needs {name}, which is not installed: pip install '.[{name}]' in Labrador's"
+        " checkout"
+    )
     assert capsys.readouterr().err == f"error: {expected}\n"
     assert not out.exists()
 
