@@ -43,7 +43,7 @@ def ask(
         )
         if response.status_code != 429 or attempt == _ATTEMPTS:
             break
-        time.sleep(int(response.headers["Retry-After"]))
+        time.sleep(int(response.headers.get("Retry-After", 1)))
     if response.headers.get("content-type") != "application/problem+json":
         response.raise_for_status()  # a proxy in front has its own error format
     answer: dict[str, Any] = response.json()
@@ -70,10 +70,14 @@ def main() -> int:
     parser.add_argument("url", help="such as http://localhost:3000")
     parser.add_argument("images", nargs="+", type=Path)
     parser.add_argument("--task", choices=sorted(_PATHS), default="single")
+    parser.add_argument("--model", help="needed if several models of the task are served")
+    parser.add_argument("--key", default="", help="API key, if the service requires one")
     options = parser.parse_args()
     try:
         contents = [file.read_bytes() for file in options.images]
-        results = ask(options.url.rstrip("/"), contents, options.task)
+        chosen = {"model": options.model} if options.model else {}
+        url = options.url.rstrip("/")
+        results = ask(url, contents, options.task, options.key, **chosen)
     except (RefusedError, httpx.HTTPError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

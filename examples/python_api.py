@@ -14,6 +14,7 @@ from models.hardware import cpu_cores
 from models.preprocess import decode
 from models.store import Store
 from serving.forms import open_proved
+from serving.predict import find
 from serving.session import Place, Session
 from serving.settings import Settings
 from training import run_folder
@@ -52,7 +53,7 @@ def main(folder: Path, work: Path, **options: Any) -> None:
     """options: of the recipe; those given neither here nor below keep their defaults."""
     chosen = {"data": str(folder), "arch": "resnet18", "image_size": 128, "epochs": 3} | options
     model = Model(build(Recipe.model_validate(chosen), work))
-    file = next(file for file in sorted(folder.rglob("*")) if file.is_file())
+    file = find([folder])[0]
     for prediction in model.classify(file.read_bytes(), top_k=2):
         print(f"{file}: {prediction.label} {prediction.probability:.0%}")
 
