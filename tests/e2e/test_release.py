@@ -17,9 +17,12 @@ SHORT = [
 
 
 def called(clone: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """From the folder of the images, not that of the checkout."""
+    folder = clone / "images"
+    folder.mkdir(exist_ok=True)
     return subprocess.run(
-        ["scripts/release", *arguments],
-        cwd=clone,
+        ["../scripts/release", *arguments],
+        cwd=folder,
         env={**os.environ, "BENTOML_HOME": str(clone / "bentoml"), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -29,7 +32,7 @@ def called(clone: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
 
 @pytest.mark.long
 def test_a_pipeline_releases_a_first_model_and_refuses_a_worse_one(clone: Path) -> None:
-    drawings.single_label(clone / "drawn", images_per_shape=40, seed=1)
+    drawings.single_label(clone / "images" / "drawn", images_per_shape=40, seed=1)
     store = Store(clone / "models" / "bundles")
 
     first = called(clone, "drawn", "shapes", *SHORT, "--epochs", "3", "--", "--precision", "fp16")
