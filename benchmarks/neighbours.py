@@ -1,12 +1,13 @@
-"""Training beside busy processes: how long OpenMP's threads should spin, and what it costs.
+"""Training beside busy processes: how long OpenMP's threads should spin, and how many to use.
 
 python -m benchmarks.neighbours [ROUNDS [SIZE_PX]]
 
 OpenMP's threads meet at a barrier hundreds of times a step. In torch's own OpenMP, GNU's, they spin
 there for a while before they sleep. That is fastest on idle cores; but while the thread that the
 others wait for has no core, they burn its time. Trains a ResNet-18 on noise images at SIZE_PX
-(128), in one process for each GOMP_SPINCOUNT, alone and beside one and two processes that compute.
-They take turns, ROUNDS (7) times; prints medians in images a second, and their range.
+(128), in one process for each GOMP_SPINCOUNT and one with a single thread, alone and beside one and
+two processes that compute. They take turns, ROUNDS (7) times; prints medians in images a second,
+and their range.
 """
 
 import os
@@ -20,8 +21,11 @@ from statistics import median
 
 from models.hardware import cpu_cores, processor
 
-LIBRARY = "the library's own"
-SETTINGS = (LIBRARY, "0", "1000", "100000")
+SETTINGS: dict[str, dict[str, str]] = {
+    "as it comes": {},
+    **{f"`GOMP_SPINCOUNT={count}`": {"GOMP_SPINCOUNT": count} for count in ("0", "1000", "100000")},
+    "`OMP_NUM_THREADS=1`": {"OMP_NUM_THREADS": "1"},
+}
 NEIGHBOURS = (0, 1, 2)
 
 
@@ -54,10 +58,9 @@ def _busy(count: int) -> Iterator[None]:
             process.wait()
 
 
-def _started(setting: str, size_px: int) -> subprocess.Popen[str]:
-    environment = {k: v for k, v in os.environ.items() if k != "GOMP_SPINCOUNT"}
-    if setting != LIBRARY:
-        environment["GOMP_SPINCOUNT"] = setting
+def _started(setting: dict[str, str], size_px: int) -> subprocess.Popen[str]:
+    ours = ("GOMP_SPINCOUNT", "OMP_NUM_THREADS")
+    environment = {k: v for k, v in os.environ.items() if k not in ours} | setting
     command = [sys.executable, "-m", "benchmarks.neighbours", "--train", str(size_px)]
     process = subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -81,13 +84,13 @@ def _asked(process: subprocess.Popen[str]) -> float:
 def measure(rounds: int, size_px: int) -> dict[tuple[str, int], list[float]]:
     """Images a second of each round, by setting and number of neighbours."""
     seen: dict[tuple[str, int], list[float]] = {}
-    trainings = {setting: _started(setting, size_px) for setting in SETTINGS}
+    trainings = {name: _started(setting, size_px) for name, setting in SETTINGS.items()}
     try:
         for _ in range(rounds):
             for count in NEIGHBOURS:
                 with _busy(count):
-                    for setting, training in trainings.items():
-                        seen.setdefault((setting, count), []).append(_asked(training))
+                    for name, training in trainings.items():
+                        seen.setdefault((name, count), []).append(_asked(training))
     finally:
         for training in trainings.values():
             training.kill()
@@ -98,11 +101,11 @@ def measure(rounds: int, size_px: int) -> dict[tuple[str, int], list[float]]:
 def main(rounds: int, size_px: int) -> None:
     print(f"{processor()}, {cpu_cores()} cores; ResNet-18 at {size_px}, images a second\n")
     seen = measure(rounds, size_px)
-    print("| GOMP_SPINCOUNT | alone | beside one busy process | beside two |\n|---|---|---|---|")
-    for setting in SETTINGS:
-        cells = (seen[setting, count] for count in NEIGHBOURS)
+    print("| environment | alone | beside one busy process | beside two |\n|---|---|---|---|")
+    for name in SETTINGS:
+        cells = (seen[name, count] for count in NEIGHBOURS)
         row = (f"{median(cell):.0f} ({min(cell):.0f} to {max(cell):.0f})" for cell in cells)
-        print(f"| {setting} | {' | '.join(row)} |")
+        print(f"| {name} | {' | '.join(row)} |")
 
 
 if __name__ == "__main__":
