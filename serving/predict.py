@@ -18,10 +18,12 @@ from tqdm import tqdm
 
 from models.errors import DataError
 from models.manifest import Manifest
+from models.wording import counted
 from serving.scoring import OF_NOVELTY, Row, Scorer, columns, named
 from serving.settings import Settings
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp"}  # in folders; a file given by name is always read
+_NAMES = "surrogateescape"  # of files may be any bytes, and are written as they are
 
 
 def predict(
@@ -39,7 +41,7 @@ def predict(
     done = _done(out, header, named(scorer.manifest))
     missing = [file for file in files if str(file) not in done]
     with (
-        out.open("a", encoding="utf-8", newline="") as table,
+        out.open("a", encoding="utf-8", errors=_NAMES, newline="") as table,
         tqdm(
             total=len(files),
             initial=len(files) - len(missing),
@@ -94,19 +96,39 @@ def _line(row: Row, manifest: Manifest) -> list[object]:
 def _done(out: Path, header: list[str], model: str) -> dict[str, str]:
     """Path -> error, or an empty text, of the rows that `out` already has.
 
-    An incomplete last line is removed.
+    Raises DataError, with `out` as it was, if it is anything but a table of this model's
+    predictions; of one that is, an incomplete last line is removed.
     """
     if not out.exists():
         return {}
     content = out.read_bytes()
     complete = content[: content.rfind(b"\n") + 1]
+    reader = csv.reader(io.StringIO(complete.decode("utf-8", _NAMES), newline=""))
+    done: dict[str, str] = {}
+    try:
+        first = next(reader, None)
+        is_ours = _header_line(header).startswith(content) if first is None else first == header
+        if not is_ours:
+            raise DataError(f"{out} does not have the columns of {model}: give another --out")
+        for row in filter(None, reader):  # without blank lines
+            if len(row) != len(header):
+                raise DataError(
+                    f"{out}, line {reader.line_num}, has {counted(len(row), 'column')} and not"
+                    f" {len(header)}: remove the line, or give another --out"
+                )
+            if row[1] != model:
+                raise DataError(
+                    f"{out} has predictions of {row[1]}, not {model}: give another --out"
+                )
+            done[row[0]] = row[3]
+    except csv.Error as error:
+        raise DataError(f"{out} is not a CSV ({error}): give another --out") from error
     if complete != content:
-        out.write_bytes(complete)
-    rows = list(csv.reader(io.StringIO(complete.decode("utf-8", "replace"), newline="")))
-    if not rows:
-        return {}
-    if rows[0] != header:
-        raise DataError(f"{out} does not have the columns of {model}: give another --out")
-    if others := {row[1] for row in rows[1:]} - {model}:
-        raise DataError(f"{out} has predictions of {others.pop()}, not {model}: give another --out")
-    return {row[0]: row[3] for row in rows[1:]}
+        os.truncate(out, len(complete))
+    return done
+
+
+def _header_line(header: list[str]) -> bytes:
+    line = io.StringIO(newline="")
+    csv.writer(line).writerow(header)
+    return line.getvalue().encode()

@@ -1,4 +1,5 @@
 import csv
+import os
 from pathlib import Path
 
 import numpy as np
@@ -110,9 +111,71 @@ def test_a_csv_of_another_model_or_with_other_columns_is_left_alone(
     ):
         predicted(own, out, images)
     assert out.read_bytes() == before
-    out.write_text("a,b\n1,2\n")
-    with pytest.raises(DataError, match="does not have the columns"):
-        predicted(own, out, images)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"a,b\n1,2\n",
+        b"Call the vet.\nBuy a lead.",  # without a newline at its end
+        b'{"one": "line"}',
+        b"path,model,predicted,error,dog",
+        b"\xff\xd8\n" + bytes(200_000) + b"\n\xff\xd9",
+        b"\xff\xd8" + bytes(200_000) + b"\n\xff\xd9",  # more than a cell of a CSV may have
+        b"\n",
+    ],
+    ids=["csv", "text", "line", "columns", "picture", "large", "blank"],
+)
+def test_a_file_that_is_no_table_of_predictions_is_left_as_it_was(
+    content: bytes, store: Path, images: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "own"
+    out.write_bytes(content)
+    with pytest.raises(DataError, match="^[^\n]*own .*: give another --out$"):
+        predicted(store, out, images)
+    assert out.read_bytes() == content
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 1, 40, 42])
+def test_a_run_that_was_interrupted_in_its_first_line_starts_again(
+    kept_bytes: int, store: Path, images: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.csv"
+    predicted(store, out, images)
+    text = out.read_bytes()
+    assert text.index(b"\n") == 42
+    out.write_bytes(text[:kept_bytes])
+    predicted(store, out, images)
+    assert out.read_bytes() == text
+
+
+def test_a_line_with_other_columns_is_named_and_a_blank_one_does_no_harm(
+    store: Path, images: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.csv"
+    predicted(store, out, images)
+    header, *lines = out.read_bytes().splitlines(keepends=True)
+    blank = b"".join([header, lines[0], b"\r\n", *lines[1:]])
+    out.write_bytes(blank)
+    assert predicted(store, out, images) == []
+    assert out.read_bytes() == blank
+    short = b"".join([header, lines[0], b"x.jpg,colours:1\r\n", *lines[1:], b"half a l"])
+    out.write_bytes(short)
+    with pytest.raises(DataError, match="out.csv, line 3, has 2 columns and not 7: remove the li"):
+        predicted(store, out, images)
+    assert out.read_bytes() == short
+
+
+def test_a_file_name_may_be_any_bytes(store: Path, tmp_path: Path) -> None:
+    name, out = b"caf\xe9.jpg", tmp_path / "out.csv"
+    file = tmp_path / os.fsdecode(name)
+    file.write_bytes(tiny_models.picture())
+    assert predicted(store, out, file) == []
+    text = out.read_bytes()
+    assert name + b",colours:1,red," in text
+    file.write_text("spoilt since")
+    assert predicted(store, out, file) == []
+    assert out.read_bytes() == text
 
 
 def test_missing_files_images_and_models_are_named(
