@@ -93,6 +93,8 @@ class Follower:
         for name in [name for name in registry.not_served if name not in released]:
             del registry.not_served[name]  # it left the store
         for name, found in released.items():
+            if name in registry.served and not self._settings.reload_s:
+                continue  # looks go on for the others only
             if isinstance(found, Exception):
                 self._cannot(name, found)
             else:

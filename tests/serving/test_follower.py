@@ -449,6 +449,26 @@ def test_without_reload_a_missing_model_is_waited_for(tmp_path: Path, metrics: M
     _followed(tmp_path, metrics, scenario, reload_s=0)
 
 
+def test_without_reload_nothing_is_swapped_while_another_model_is_waited_for(
+    tmp_path: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follower, "_RETRY_S", RELOAD_S)
+    for weights in (tiny_models.WEIGHTS, BRIGHTER):
+        tiny_models.add(tmp_path, "stays", "single", weights=weights)
+    path = tiny_models.add(tmp_path, "unsound", "single") / MODEL_FILE
+    whole = path.read_bytes()
+    path.write_bytes(b"no network")
+
+    async def scenario(registry: Registry) -> None:
+        await _until(lambda: "stays" in registry.served and "unsound" in registry.not_served)
+        Store(tmp_path).release("stays", 2)
+        path.write_bytes(whole)
+        await _until(lambda: "unsound" in registry.served)
+        assert registry.served["stays"].manifest.version == 1
+
+    _followed(tmp_path, metrics, scenario, reload_s=0)
+
+
 def test_looks_at_a_failing_store_become_rarer_and_never_coincide(
     tmp_path: Path, metrics: Metrics
 ) -> None:
