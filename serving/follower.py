@@ -87,9 +87,13 @@ class Follower:
         """Raises BundleError if there is no model, OSError if the store cannot be read in time."""
         registry = self._registry
         released = await self._aside.run(self._released, self._settings.store_timeout_s)
+        errors = [found for found in released.values() if isinstance(found, Exception)]
+        if len(errors) < len(released):
+            self._metrics.store_seen.set_to_current_time()
+        elif registry.served and not any(map(_is_the_stores, errors)):  # those are counted below
+            self._count_failure(BundleError(f"{self._store.where} has no model to serve any more"))
         if not released:
             raise BundleError(f"there is no model in {self._store.where}")
-        self._metrics.store_seen.set_to_current_time()
         for name in [name for name in registry.not_served if name not in released]:
             del registry.not_served[name]  # it left the store
         for name, found in released.items():

@@ -337,6 +337,44 @@ def test_a_store_that_hangs_keeps_nobody_waiting_and_is_followed_again_afterward
     _followed(tmp_path, metrics, scenario, store_timeout_s=0.05)
 
 
+@pytest.mark.parametrize("models", [(), ("seen",)], ids=["all", "chosen"])
+def test_a_store_of_which_no_model_can_be_read_was_not_seen(
+    models: tuple[str, ...], tmp_path: Path, metrics: Metrics
+) -> None:
+    tiny_models.add(tmp_path, "seen", "single")
+    released = tmp_path / "seen" / "RELEASED"
+
+    async def looks() -> None:
+        settings = Settings(model_store=tmp_path, reload_s=1, device="cpu", models=models)
+        registry = Registry(settings, metrics)
+        own = Follower(settings, registry, metrics, Place(threads=1, worker=0))
+
+        async def look() -> tuple[float, float]:
+            """When the store was seen, and how often that failed."""
+            before = metrics.store_failures._value.get()
+            metrics.store_seen.set(7)
+            await own.look()
+            registry.check_ready()
+            failures = metrics.store_failures._value.get() - before
+            return metrics.store_seen._value.get(), failures
+
+        seen_s, failures = await look()
+        assert (seen_s > 7, failures) == (True, 0)
+        released.unlink()
+        released.mkdir()  # answers with an error
+        assert await look() == (7, 1)
+        (tmp_path / "seen").rename(tmp_path / ".seen")  # empty, as a volume that is not mounted
+        assert await look() == (7, 1)
+        (tmp_path / ".seen").rename(tmp_path / "seen")
+        released.rmdir()
+        released.write_text("1\n")
+        seen_s, failures = await look()
+        assert (seen_s > 7, failures) == (True, 0)
+        await registry.close()
+
+    asyncio.run(looks())
+
+
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES, errno.ENOTCONN])
 def test_a_version_that_cannot_be_read_once_is_tried_again(
     number: int, tmp_path: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
