@@ -32,6 +32,10 @@ _DOUBLINGS = 10  # of the pause, at most
 _RETRY_S = 1  # between looks where RELOAD_S is 0 and a model is missing
 
 
+class NoRoomError(LabradorError):
+    """A version that does not fit into memory beside the one that is served; it is tried again."""
+
+
 class Follower:
     """Keeps a registry at what is released. One per worker."""
 
@@ -45,6 +49,7 @@ class Follower:
         self._place = place
         self._aside = Aside()
         self._bad: dict[str, str] = {}  # name -> the version that is not tried again
+        self._said: dict[str, str] = {}  # name -> the last line about it, while it is true
         self._failed = False  # in this look
         self._failures = 0  # looks in a row
 
@@ -96,6 +101,7 @@ class Follower:
             raise BundleError(f"there is no model in {self._store.where}")
         for name in [name for name in registry.not_served if name not in released]:
             del registry.not_served[name]  # it left the store
+            self._said.pop(name, None)
         for name, found in released.items():
             if name in registry.served and not self._settings.reload_s:
                 continue  # looks go on for the others only
@@ -118,16 +124,20 @@ class Follower:
     async def _renew(self, name: str, reference: str) -> None:
         """Serve the version NAME:VERSION, unless it is served or known to be bad."""
         old = self._registry.served.get(name)
-        if reference == self._bad.get(name) or (old is not None and reference == old.reference):
+        if old is not None and reference == old.reference:
+            self._said.pop(name, None)
+            return
+        if reference == self._bad.get(name):
             return
         try:
             new = await self._start(reference, beside=old is not None)
         except Exception as error:
             self._cannot(name, error, self._store.address(reference))
-            if not _is_the_stores(error) and not isinstance(error, KeysError):
+            if not _is_the_stores(error) and not isinstance(error, KeysError | NoRoomError):
                 await self._do_without(name, reference)
             return
         self._bad.pop(name, None)
+        self._said.pop(name, None)
         self._registry.serve(name, new)
         if old is not None:
             self._metrics.reloads.labels(name, "swapped").inc()
@@ -142,16 +152,20 @@ class Follower:
             if before is None:
                 return
             self._registry.serve(name, before)
+            self._metrics.reloads.labels(name, "failed").inc()
         self._bad[name] = reference
-        self._metrics.reloads.labels(name, "failed").inc()
 
     def _cannot(self, name: str, error: Exception, address: str | None = None) -> None:
-        """Log and show why a model's released version is not served."""
+        """Log, count and show why a model's released version is not served."""
         self._failed = True
         if _is_the_stores(error):
             self._count_failure(error)
-        if self._registry.not_served.get(name) != str(error):  # said once, while nothing changes
-            log.error("%s cannot be served: %s: %s", address or name, type(error).__name__, error)
+        why = f"{address or name} cannot be served: {type(error).__name__}: {error}"
+        if self._said.get(name) != why:  # said once, while nothing changes
+            self._said[name] = why
+            if name in self._registry.served and not _is_the_stores(error):
+                self._metrics.reloads.labels(name, "failed").inc()
+            log.error("%s", why)
         self._registry.cannot_serve(name, str(error))
 
     async def _start_replaced(self, reference: str) -> Served | None:
@@ -204,13 +218,12 @@ class Follower:
         )
 
     def _check_memory(self, reference: str) -> None:
-        """Raises OSError if a second version would not fit beside the first."""
+        """Raises NoRoomError if a second version would not fit beside the first."""
         needed = _MEMORY_PER_BYTE * self._store.size_bytes(reference)
-        free = free_memory()
-        if needed > free:
-            raise OSError(
-                f"{self._store.address(reference)} needs about {needed / 2**20:.0f} MiB to be"
-                f" loaded beside the version that is served, and {free / 2**20:.0f} MiB are free"
+        if needed > free_memory():
+            raise NoRoomError(  # without what is free, which changes: it is said once
+                f"it needs about {needed / 2**20:.0f} MiB to be loaded beside the version that is"
+                " served, and less is free"
             )
 
     def _count_failure(self, error: Exception) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from models.bundle import write_atomically
 from models.errors import NotReady
 from models.manifest import MODEL_FILE, Manifest
 from models.signing.signature import Signer
@@ -120,7 +121,7 @@ def test_requests_admitted_by_the_old_version_are_answered_by_it(
 
 @pytest.mark.parametrize("fault", ["tampered", "wrong", "missing"])
 def test_a_bad_version_never_replaces_a_good_one(
-    fault: str, tmp_path: Path, metrics: Metrics
+    fault: str, tmp_path: Path, metrics: Metrics, caplog: pytest.LogCaptureFixture
 ) -> None:
     name = f"kept-{fault}"
     tiny_models.add(tmp_path, name, "single")
@@ -133,13 +134,13 @@ def test_a_bad_version_never_replaces_a_good_one(
     async def scenario(registry: Registry) -> None:
         await _until(lambda: _ready(registry))
         if fault == "missing":
-            (tmp_path / name / "RELEASED").write_text("9\n")
-            await asyncio.sleep(10 * RELOAD_S)
+            write_atomically(tmp_path / name / "RELEASED", b"9\n")
         else:
             Store(tmp_path).release(name, 2)
-            await _until(lambda: _count(metrics, name, "failed") == 1)
-            await asyncio.sleep(10 * RELOAD_S)
-            assert _count(metrics, name, "failed") == 1  # tried once, not at each check
+        await _until(lambda: _count(metrics, name, "failed") == 1)
+        await asyncio.sleep(10 * RELOAD_S)
+        assert _count(metrics, name, "failed") == 1  # not at each look
+        assert sum("cannot be served" in message for message in caplog.messages) == 1
         registry.check_ready()
         assert registry.served[name].manifest.version == 1
         Store(tmp_path).release(name, 3)
@@ -446,11 +447,11 @@ def test_keys_that_cannot_be_used_for_a_while_change_nothing(
         await _until(lambda: any("key.pub is not a public key" in m for m in caplog.messages))
         registry.check_ready()
         assert registry.served["signed"].manifest.version == 1
+        assert _count(metrics, "signed", "failed") == 1
         trust.write_bytes(whole)
         await _until(lambda: registry.served["signed"].manifest.version == 2)
-        assert _count(metrics, "signed", "failed") == 0
         Store(store).release("signed", 3)  # nobody has signed it
-        await _until(lambda: _count(metrics, "signed", "failed") == 1)
+        await _until(lambda: _count(metrics, "signed", "failed") == 2)
         registry.check_ready()
         assert registry.served["signed"].manifest.version == 2
 
@@ -458,20 +459,34 @@ def test_keys_that_cannot_be_used_for_a_while_change_nothing(
 
 
 def test_a_version_that_does_not_fit_into_memory_beside_the_served_one_waits(
-    tmp_path: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    metrics: Metrics,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     tiny_models.add(tmp_path, "large", "single")
     tiny_models.add(tmp_path, "large", "single", weights=BRIGHTER)
-    free = 1000.0
-    monkeypatch.setattr(follower, "free_memory", lambda: free)
+    free, looks = 1000.0, 0
+
+    def less_and_less() -> float:
+        nonlocal looks
+        looks += 1
+        return free - looks
+
+    monkeypatch.setattr(follower, "free_memory", less_and_less)
 
     async def scenario(registry: Registry) -> None:
         nonlocal free
         await _until(lambda: _ready(registry))  # the first one is loaded in any case
         before = metrics.store_failures._value.get()
         Store(tmp_path).release("large", 2)
-        await _until(lambda: metrics.store_failures._value.get() > before)
+        await _until(lambda: looks >= 3)
         assert registry.served["large"].manifest.version == 1
+        assert _count(metrics, "large", "failed") == 1
+        assert metrics.store_failures._value.get() == before
+        (message,) = caplog.messages
+        path = tmp_path / "large" / "2"
+        assert message.startswith(f"{path} cannot be served: NoRoomError: it needs about 0 MiB to")
         free = math.inf
         await _until(lambda: registry.served["large"].manifest.version == 2)
 
