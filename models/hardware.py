@@ -67,16 +67,32 @@ def free_memory(cgroup: Path = CGROUP, meminfo: Path = MEMINFO) -> float:
 
     Infinity where the system does not say, as on macOS.
     """
-    free = math.inf
+    available = _number(meminfo, "MemAvailable:")
+    free = math.inf if available is None else 1024 * available
+    return min(free, _room(cgroup))
+
+
+def _room(cgroup: Path) -> float:
+    """Bytes below the memory limit, of cgroup v2 or v1; infinity if there is none.
+
+    As for the kubelet, page cache that was not used lately is free: the kernel gives it back.
+    """
+    for folder, limit, used, cache in (
+        (cgroup, "max", "current", "inactive_file"),
+        (cgroup / "memory", "limit_in_bytes", "usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            most, now = (int((folder / f"memory.{name}").read_text()) for name in (limit, used))
+        except (OSError, ValueError):  # not this version, or no limit: "max"
+            continue
+        return max(0, most - now + (_number(folder / "memory.stat", cache) or 0))
+    return math.inf
+
+
+def _number(file: Path, name: str) -> int | None:
+    """What the file's line that begins with `name` says; None if it says nothing."""
     try:
-        lines = meminfo.read_text().splitlines()
-        free = next(
-            int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")
-        )
-    except (OSError, ValueError, StopIteration):
-        pass
-    try:
-        limit, used = (int((cgroup / f"memory.{name}").read_text()) for name in ("max", "current"))
-    except (OSError, ValueError):  # no cgroup v2, or no limit: "max"
-        return free
-    return min(free, limit - used)
+        entries = [line.split() for line in file.read_text().splitlines()]
+        return next((int(entry[1]) for entry in entries if entry[:1] == [name]), None)
+    except (OSError, ValueError, IndexError):
+        return None

@@ -1,10 +1,11 @@
+import math
 import os
 import platform
 from pathlib import Path
 
 import pytest
 
-from models.hardware import cpu_cores, processor
+from models.hardware import cpu_cores, free_memory, processor
 
 
 @pytest.mark.parametrize(
@@ -89,3 +90,41 @@ def test_the_quota_of_cgroup_v1_is_treated_the_same(
     _write(tmp_path / "cpu/cpu.cfs_quota_us", f"{quota}\n")
     _write(tmp_path / "cpu/cpu.cfs_period_us", "100000\n")
     assert cpu_cores(tmp_path) == cores
+
+
+MEMINFO = "MemTotal:        2000 kB\nMemFree:          100 kB\nMemAvailable:    1000 kB\n"
+V2 = ("memory.max", "memory.current", "memory.stat", "inactive_file")
+V1 = (
+    "memory/memory.limit_in_bytes",
+    "memory/memory.usage_in_bytes",
+    "memory/memory.stat",
+    "total_inactive_file",
+)
+
+
+@pytest.mark.parametrize("names", [V2, V1], ids=["v2", "v1"])
+@pytest.mark.parametrize(
+    ("limit", "used", "cache", "free"),
+    [
+        (9000, 8000, 0, 1000),
+        (9000, 8999, 8000, 8001),  # mostly of files that were read once
+        (9000, 9100, 50, 0),
+        (9_000_000, 0, 0, 1_024_000),  # more than the machine has
+    ],
+)
+def test_page_cache_that_is_given_back_is_free(
+    names: tuple[str, ...], limit: int, used: int, cache: int, free: int, tmp_path: Path
+) -> None:
+    _write(tmp_path / "meminfo", MEMINFO)
+    _write(tmp_path / names[0], f"{limit}\n")
+    _write(tmp_path / names[1], f"{used}\n")
+    _write(tmp_path / names[2], f"anon 7\nactive_file 9\n{names[3]} {cache}\n")
+    assert free_memory(tmp_path, tmp_path / "meminfo") == free
+
+
+def test_without_a_limit_all_that_the_machine_has_is_free(tmp_path: Path) -> None:
+    _write(tmp_path / "meminfo", MEMINFO)
+    _write(tmp_path / "memory.max", "max\n")
+    _write(tmp_path / "memory.current", "5\n")
+    assert free_memory(tmp_path, tmp_path / "meminfo") == 1_024_000
+    assert free_memory(tmp_path, tmp_path / "nothing") == math.inf
