@@ -135,15 +135,16 @@ class Batcher:
 
     async def retire(self) -> None:
         """Answer what was admitted, then close. Nothing may be admitted any more."""
-        while self._held:
+        while self._held or (self._run_since_s is not None and not self._feeding.done()):
+            # a run may outlive its requests
             await asyncio.sleep(_POLL_S)
         await self.close()
 
     async def close(self) -> None:
-        """Stop, and let the model go at once. Nothing may be waiting any more."""
+        """Stop, and let the model go at once, or after its run. Nothing may be waiting any more."""
         self._feeding.cancel()
         await asyncio.wait([self._feeding])
-        self._thread.shutdown()
+        self._thread.shutdown(wait=self._run_since_s is None)  # else it would hold up the loop
         self._run = _closed  # a session has memory and threads, and who holds a batcher may linger
 
     async def _feed(self) -> None:

@@ -327,6 +327,36 @@ def test_a_retiring_batcher_answers_what_it_admitted_and_stops(metrics: Metrics)
     assert not {thread.name for thread in threading.enumerate()} & set(model.threads)
 
 
+@pytest.mark.parametrize("closing", ["retire", "close"])
+def test_a_run_that_outlives_its_request_does_not_hold_up_the_loop(
+    closing: str, metrics: Metrics
+) -> None:
+    model = Model(held=True)
+
+    async def test() -> None:
+        batcher = Batcher(model, metrics.of(NAME), max_batch=4, max_queue=64)
+        (task,) = _ask(batcher, 7)
+        await _started(model)
+        task.cancel()
+        await asyncio.wait([task])
+        (thread,) = batcher._thread._threads
+        if closing == "close":
+            await batcher.close()
+            assert thread.is_alive()
+        else:
+            retiring = asyncio.ensure_future(batcher.retire())
+            await asyncio.sleep(0.1)
+            assert thread.is_alive() and not retiring.done()
+        model.go.set()
+        if closing == "retire":
+            await retiring
+        await asyncio.to_thread(thread.join, 10)
+        assert not thread.is_alive()
+        assert batcher.fault(timeout_s=60) == "its batcher stopped"
+
+    asyncio.run(asyncio.wait_for(test(), 30))
+
+
 def test_a_batcher_has_stopped_when_its_closing_returns(metrics: Metrics) -> None:
     async def test() -> None:
         batcher = Batcher(Model(), metrics.of(NAME), max_batch=4, max_queue=64)
@@ -387,6 +417,7 @@ def test_a_model_that_returns_too_few_scores_is_a_fault(metrics: Metrics) -> Non
         await asyncio.wait([batcher._feeding])
         assert batcher.fault(timeout_s=60) == "its batcher stopped"
         task.cancel()
+        await batcher.retire()  # waits for nothing that never comes
 
     _run(test, lossy, metrics)
 
