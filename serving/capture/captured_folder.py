@@ -59,38 +59,54 @@ class CapturedFolder:
         return True
 
     def tidy(self) -> None:
-        """Remove what is too old and, while there is too much, the oldest."""
-        kept = sorted(self._scan(), key=lambda one: -one.age_s)
+        """Remove what is too old and, while there is too much, the oldest.
+
+        What cannot be read or removed is passed over, and the first such error raised at the end.
+        """
+        failed: list[OSError] = []
+        kept = sorted(self._scan(failed), key=lambda one: -one.age_s)
         self.held_bytes = sum(one.size_bytes for one in kept)
         for one in kept:
             if one.age_s <= self._max_age_s and self.held_bytes <= self._max_bytes:
                 break
-            if _is_ours(one.answer):
-                for file in one.files:
-                    file.unlink(missing_ok=True)
-            self.held_bytes -= one.size_bytes
+            with _noted(failed):
+                if _is_ours(one.answer):
+                    for file in one.files:
+                        file.unlink(missing_ok=True)
+                self.held_bytes -= one.size_bytes
+        if failed:
+            raise failed[0]
 
-    def _scan(self) -> Iterator[_Kept]:
+    def _scan(self, failed: list[OSError]) -> Iterator[_Kept]:
         now_s = time.time()
         for marker in sorted(self._root.glob(f"*/{captured.MARKER_FILE}")):
             found = {entry.name: entry for entry in os.scandir(marker.parent)}
             for name, entry in found.items():
                 stem = name.partition(".")[0]
-                if captured.is_answer(name):
-                    pair = [stem + suffix for suffix in captured.SUFFIXES.values()]
-                    files = [found[one] for one in (*pair, name) if one in found]
-                    states = list(filter(None, map(_state, files)))
-                    if states:
-                        yield _Kept(
-                            Path(entry.path),
-                            [Path(file.path) for file in files],
-                            now_s - max(state.st_mtime for state in states),
-                            sum(state.st_size for state in states),
-                        )
-                elif name.startswith(UNFINISHED_PREFIX):
-                    state = _state(entry)
-                    if state and now_s - state.st_mtime > _UNFINISHED_S:
-                        Path(entry.path).unlink(missing_ok=True)
+                with _noted(failed):
+                    if captured.is_answer(name):
+                        pair = [stem + suffix for suffix in captured.SUFFIXES.values()]
+                        files = [found[one] for one in (*pair, name) if one in found]
+                        states = list(filter(None, map(_state, files)))
+                        if states:
+                            yield _Kept(
+                                Path(entry.path),
+                                [Path(file.path) for file in files],
+                                now_s - max(state.st_mtime for state in states),
+                                sum(state.st_size for state in states),
+                            )
+                    elif name.startswith(UNFINISHED_PREFIX):
+                        state = _state(entry)
+                        if state and now_s - state.st_mtime > _UNFINISHED_S:
+                            Path(entry.path).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _noted(failed: list[OSError]) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        failed.append(error)
 
 
 def _state(entry: "os.DirEntry[str]") -> os.stat_result | None:

@@ -1,3 +1,4 @@
+import errno
 import os
 import time
 from pathlib import Path
@@ -165,6 +166,32 @@ def test_what_a_crash_left_unfinished_is_removed_after_a_while(tmp_path: Path) -
     folder(tmp_path).tidy()
     assert young.exists()
     assert not old.exists()
+
+
+@pytest.mark.parametrize("fault", ["read_bytes", "unlink"])
+def test_what_cannot_be_read_or_removed_keeps_nothing_else(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = kept(tmp_path, b"1" * 1000, b"2" * 1000, b"3" * 1000)
+    left, gone = tmp_path / "pets" / ".unfinished-left", tmp_path / "pets" / ".unfinished-old"
+    for file in (left, gone):
+        file.write_bytes(b"half")
+    age(1, left, gone)
+    pair = first.stat().st_size + first.with_suffix(".json").stat().st_size
+    whole, stuck = getattr(Path, fault), (first, first.with_suffix(".json"), left)
+
+    def refuses(file: Path, **given: bool) -> object:
+        if file in stuck:
+            raise PermissionError(errno.EPERM, "no", str(file))
+        return whole(file, **given)
+
+    monkeypatch.setattr(Path, fault, refuses)
+    tidied = folder(tmp_path, max_bytes=2 * pair)
+    with pytest.raises(PermissionError):
+        tidied.tidy()
+    assert [one.exists() for one in (first, second, third)] == [True, False, True]
+    assert not gone.exists()
+    assert tidied.held_bytes == 2 * pair  # what stays takes its room
 
 
 def test_a_folder_that_is_gone_is_not_made_again(tmp_path: Path) -> None:
