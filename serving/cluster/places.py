@@ -74,7 +74,8 @@ def _below(url: str) -> Iterator[File]:
         itself = system.get_file_info(path)
         if itself.type == fs.FileType.Directory:
             below = system.get_file_info(fs.FileSelector(path, recursive=True))
-            found = [one.path for one in below if f".{one.extension.lower()}" in _WANTED]
+            objects = (one for one in below if one.is_file)
+            found = [one.path for one in objects if f".{one.extension.lower()}" in _WANTED]
         else:
             found = [path] if itself.type == fs.FileType.File else []
     except (OSError, ValueError) as error:

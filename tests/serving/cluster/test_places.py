@@ -41,3 +41,10 @@ def test_a_relative_path_is_read_from_the_driver_s_folder(tmp_path: Path) -> Non
     assert File("a.jpg").read(tmp_path) == b"content"
     with pytest.raises(FileNotFoundError):
         File("b.jpg").read(tmp_path)
+
+
+def test_below_a_url_a_folder_that_is_called_as_an_image_is_none(tmp_path: Path) -> None:
+    (tmp_path / "cats.jpg").mkdir()
+    (tmp_path / "cats.jpg" / "a.JPG").touch()
+    url = f"file://{tmp_path}"
+    assert files([url]) == [File(f"{url}/cats.jpg/a.JPG", url)]
