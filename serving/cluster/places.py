@@ -57,11 +57,23 @@ def source(text: str) -> Source:
 
 
 def files(sources: Sequence[Source]) -> list[File]:
-    """The images and Parquet files in all of them, each once. Raises DataError if there is none."""
+    """The images and Parquet files in all of them, each once.
+
+    Raises DataError if there is none, or one whose name Parquet cannot hold.
+    """
     paths = [one for one in sources if isinstance(one, Path)]
     found = [File(str(path)) for path in find(paths, _WANTED)] if paths else []
     below = (_below(one) for one in sources if isinstance(one, str))
-    return list(dict.fromkeys(chain(found, *below)))
+    whole = list(dict.fromkeys(chain(found, *below)))
+    for one in whole:
+        try:
+            one.path.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"the name {one.path!r} is not UTF-8, as Parquet needs it: rename the file, or"
+                " leave --ray out, for a CSV"
+            ) from error
+    return whole
 
 
 def _below(url: str) -> Iterator[File]:

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -48,3 +49,9 @@ def test_below_a_url_a_folder_that_is_called_as_an_image_is_none(tmp_path: Path)
     (tmp_path / "cats.jpg" / "a.JPG").touch()
     url = f"file://{tmp_path}"
     assert files([url]) == [File(f"{url}/cats.jpg/a.JPG", url)]
+
+
+def test_a_name_that_parquet_cannot_hold_is_refused(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"caf\xe9.jpg")).touch()
+    with pytest.raises(DataError, match=r"^the name '.*/caf\\udce9.jpg' is not UTF-8, as Parquet"):
+        files([tmp_path])
