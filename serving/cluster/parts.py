@@ -8,6 +8,7 @@ part nor a row twice, whatever machines were lost.
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,9 @@ class Parts:
     """errors: path -> error, or an empty text, of every image that is done."""
 
     def __init__(self, out: Source, manifest: Manifest) -> None:
-        """Raises DataError if the folder has anything but parts of this model's predictions."""
+        """Raises DataError if the folder has anything but parts of this model's predictions, or
+        cannot be read.
+        """
         self.out = out
         self.schema = schema(manifest)
         self._model = named(manifest)
@@ -91,13 +94,16 @@ class Parts:
 
     def _found(self) -> Iterator[tuple[int, pa.Table]]:
         """The number of each part that is there, and its paths, models and errors."""
-        system, folder = file_system(self.out)
-        itself = system.get_file_info(folder)
+        with _readable(self.out):
+            system, folder = file_system(self.out)
+            itself = system.get_file_info(folder)
         if itself.type == fs.FileType.NotFound:
             return
         if itself.type == fs.FileType.File:
             raise DataError(f"{self.out} is a file: give another --out, for a folder")
-        for entry in sorted(system.get_file_info(fs.FileSelector(folder)), key=_base_name):
+        with _readable(self.out):
+            entries = system.get_file_info(fs.FileSelector(folder))
+        for entry in sorted(entries, key=_base_name):
             if entry.base_name.startswith(UNFINISHED_PREFIX):
                 continue
             number = _NAME.fullmatch(entry.base_name)
@@ -106,7 +112,11 @@ class Parts:
                     f"{self.out} has {entry.base_name}, which is no part of predictions: give"
                     " another --out, a folder that is empty or not there"
                 )
-            with system.open_input_file(entry.path) as stream, parquet.ParquetFile(stream) as part:
+            with (
+                _readable(f"{self.out}/{entry.base_name}"),
+                system.open_input_file(entry.path) as stream,
+                parquet.ParquetFile(stream) as part,
+            ):
                 if not part.schema_arrow.equals(self.schema):
                     raise DataError(
                         f"{self.out} does not have the columns of {self._model}: give another --out"
@@ -133,6 +143,16 @@ class Parts:
             )
         errors = (error or "" for error in found["error"])
         self.errors |= dict(zip(found["path"], errors, strict=True))
+
+
+@contextmanager
+def _readable(place: Source) -> Iterator[None]:
+    """Raises DataError, with one line that names the place, where pyarrow fails in the block."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{place} cannot be read: {reason}") from error
 
 
 def _base_name(entry: Any) -> str:

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,23 @@ def test_a_folder_with_anything_else_is_refused_and_left_alone(tmp_path: Path) -
         Parts(tmp_path, MANIFEST)
     with pytest.raises(DataError, match="photo.jpg is a file: give another --out, for a folder"):
         Parts(tmp_path / "photo.jpg", MANIFEST)
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 3, 200, -1])
+def test_a_part_that_is_cut_off_is_named(kept_bytes: int, tmp_path: Path) -> None:
+    first = Parts(tmp_path, MANIFEST)
+    first.add(table([GOOD, BAD], MANIFEST))
+    first.write()
+    part = tmp_path / "part-00000.parquet"
+    part.write_bytes(part.read_bytes()[:kept_bytes])
+    with pytest.raises(DataError, match=f"^{part} cannot be read: [^\n]+$"):
+        Parts(tmp_path, MANIFEST)
+
+
+def test_a_url_that_cannot_be_used_is_named() -> None:
+    url = "s3://bucket/predictions?nonsense=1"
+    with pytest.raises(DataError, match=f"^{re.escape(url)} cannot be read: [^\n]*nonsense"):
+        Parts(url, MANIFEST)
 
 
 def test_predictions_of_another_model_are_refused(tmp_path: Path) -> None:
