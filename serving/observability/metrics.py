@@ -6,7 +6,7 @@ Every label's values are a closed set: declared endpoints, served models, their 
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -280,7 +280,8 @@ class Metrics:
         for file in self._folder.glob("gauge_live*.db"):
             if not _is_alive(pid := int(file.stem.rpartition("_")[2])):
                 # removes its gauges and keeps its counters
-                mark_process_dead(pid, str(self._folder))  # type: ignore[no-untyped-call]
+                with suppress(FileNotFoundError):  # another worker does the same
+                    mark_process_dead(pid, str(self._folder))  # type: ignore[no-untyped-call]
         shared = MultiProcessCollector(None, str(self._folder))  # type: ignore[no-untyped-call]
         families = [*shared.collect(), info, speeds]  # type: ignore[no-untyped-call]
         families += [shares, confidences, alphas, images]
@@ -328,6 +329,6 @@ class _Families:
 def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except OSError:  # there is none, or it is another user's and so no worker
         return False
     return True

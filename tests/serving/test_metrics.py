@@ -1,8 +1,11 @@
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from models import bundle
 from serving.observability.metrics import Metrics
@@ -101,3 +104,30 @@ def test_stages_have_buckets_from_half_a_millisecond(metrics: Metrics) -> None:
         pass
     series = 'labrador_stage_seconds_bucket{le="0.0005",model="colours",stage="decode"}'
     assert series in metrics.scrape([]).decode()
+
+
+def test_a_dead_worker_is_none_whoever_has_its_number_and_whoever_else_tidies(
+    metrics: Metrics, metrics_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = 1  # a process of root's, whoever runs this test
+
+    def kill(process: int, signal: int) -> None:
+        if process == other:
+            raise PermissionError
+
+    monkeypatch.setattr(os, "kill", kill)
+    own = metrics_folder / f"gauge_livesum_{os.getpid()}.db"
+    left = [metrics_folder / f"gauge_{mode}_{other}.db" for mode in ("livesum", "livemin")]
+    for file in left:
+        shutil.copy(own, file)
+    workers = [line for line in metrics.scrape([]).decode().splitlines() if "_workers " in line]
+    assert workers[-1] == "labrador_workers 1.0"
+    assert own.exists() and not any(file.exists() for file in left)
+
+    def removed_meanwhile(process: int, folder: str) -> None:
+        left[0].unlink()
+        raise FileNotFoundError(left[0])
+
+    shutil.copy(own, left[0])
+    monkeypatch.setattr("prometheus_client.multiprocess.mark_process_dead", removed_meanwhile)
+    assert b"labrador_workers 1.0" in metrics.scrape([])
