@@ -42,9 +42,13 @@ def public_keys(path: Path) -> list[PublicKey]:
 
     Hidden files are left out: where Kubernetes mounts keys, they are its own.
     """
-    if not path.is_dir():
+    try:
+        found = list(path.iterdir()) if path.is_dir() else None
+    except OSError as error:
+        raise KeysError(f"{path} cannot be read: {error.strerror}") from error
+    if found is None:
         return [_public_key(path)]
-    files = sorted(file for file in path.iterdir() if not file.name.startswith("."))
+    files = sorted(file for file in found if not file.name.startswith("."))
     if not files:
         raise KeysError(f"{path} has no public key: {_VALID}")
     return [_public_key(file) for file in files]

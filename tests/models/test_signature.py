@@ -2,6 +2,7 @@
 
 import base64
 import datetime
+import errno
 import json
 import shutil
 import subprocess
@@ -327,6 +328,19 @@ def test_keys_that_are_not_there_are_refused(store: Store, tmp_path: Path) -> No
         Store(store.root, tmp_path / "empty").read("pets:2")
     with pytest.raises(KeysError, match="nowhere cannot be read: No such file or directory"):
         Signer(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("step", ["is_dir", "iterdir"])
+def test_keys_in_a_folder_that_cannot_be_read_are_refused(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, step, refuses)
+        with pytest.raises(KeysError, match=f"^{tmp_path} cannot be read: Permission denied$"):
+            Trust(tmp_path)
 
 
 def test_only_a_usable_private_key_signs(trust: Path, tmp_path: Path) -> None:
