@@ -232,7 +232,9 @@ class Follower:
 
 
 def _is_the_stores(error: Exception) -> bool:
-    """Whether reading failed, rather than the version: then it is tried again."""
+    """Whether reading the store failed, rather than the version: then it is tried again."""
+    if isinstance(error, KeysError):
+        return False
     cause = error if isinstance(error, OSError) else error.__cause__
     missing = (FileNotFoundError, NotADirectoryError)
     return isinstance(cause, OSError) and not isinstance(cause, missing)

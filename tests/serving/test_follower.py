@@ -424,36 +424,42 @@ def test_the_version_before_is_served_where_the_released_one_is_corrupt(
     _followed(tmp_path, metrics, scenario)
 
 
+@pytest.mark.parametrize("fault", ["garbled", "unreadable"])
 def test_keys_that_cannot_be_used_for_a_while_change_nothing(
-    tmp_path: Path, metrics: Metrics, caplog: pytest.LogCaptureFixture
+    fault: str, tmp_path: Path, metrics: Metrics, caplog: pytest.LogCaptureFixture
 ) -> None:
     private, store = key_pair(tmp_path / "key"), tmp_path / "store"
-    trust = private.with_suffix(".pub")
+    trust, name = private.with_suffix(".pub"), f"signed-{fault}"
     for weights in (tiny_models.WEIGHTS, BRIGHTER):
 
         def make(
             version: int, weights: NDArray[np.float32] = weights
         ) -> tuple[Manifest, dict[str, bytes]]:
-            return tiny_models.content("signed", version, "single", weights=weights)
+            return tiny_models.content(name, version, "single", weights=weights)
 
-        Store(store).add("signed", make, Signer(private))
-    tiny_models.add(store, "signed", "single")
+        Store(store).add(name, make, Signer(private))
+    tiny_models.add(store, name, "single")
 
     async def scenario(registry: Registry) -> None:
         await _until(lambda: _ready(registry))
-        whole = trust.read_bytes()
-        trust.write_bytes(b"garbled")
-        Store(store).release("signed", 2)
-        await _until(lambda: any("key.pub is not a public key" in m for m in caplog.messages))
+        before = metrics.store_failures._value.get()
+        trust.replace(tmp_path / "kept.pub")
+        if fault == "garbled":
+            trust.write_bytes(b"garbled")
+        else:
+            trust.symlink_to(trust)
+        Store(store).release(name, 2)
+        await _until(lambda: any("KeysError: " in m for m in caplog.messages))
         registry.check_ready()
-        assert registry.served["signed"].manifest.version == 1
-        assert _count(metrics, "signed", "failed") == 1
-        trust.write_bytes(whole)
-        await _until(lambda: registry.served["signed"].manifest.version == 2)
-        Store(store).release("signed", 3)  # nobody has signed it
-        await _until(lambda: _count(metrics, "signed", "failed") == 2)
+        assert registry.served[name].manifest.version == 1
+        assert _count(metrics, name, "failed") == 1
+        assert metrics.store_failures._value.get() == before
+        (tmp_path / "kept.pub").replace(trust)
+        await _until(lambda: registry.served[name].manifest.version == 2)
+        Store(store).release(name, 3)  # nobody has signed it
+        await _until(lambda: _count(metrics, name, "failed") == 2)
         registry.check_ready()
-        assert registry.served["signed"].manifest.version == 2
+        assert registry.served[name].manifest.version == 2
 
     _followed(store, metrics, scenario, trust=trust)
 
