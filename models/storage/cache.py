@@ -69,7 +69,8 @@ def _remove(path: Path) -> bool:
         return True
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(path)
+        if _is_still(path, handle):  # else another process has removed it, and maybe made it again
+            shutil.rmtree(path)
     except BlockingIOError:
         return False
     finally:

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
@@ -107,6 +108,22 @@ def test_an_entry_that_was_removed_while_it_was_waited_for_is_made_again(
         assert list(entry.iterdir()) == []
         Cache(tmp_path, 0).make_room(0)
         (entry / "pets").mkdir()  # it is still there
+
+
+def test_an_entry_that_was_made_again_before_it_was_locked_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, lock = filled(tmp_path, 0), fcntl.flock
+
+    def made_again_first(handle: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", lock)
+        shutil.rmtree(tmp_path / "a")
+        (tmp_path / "a" / "pets").mkdir(parents=True)
+        lock(handle, operation)
+
+    monkeypatch.setattr(fcntl, "flock", made_again_first)
+    cache.make_room(0)
+    assert left(tmp_path) == ["a"]
 
 
 def test_without_a_folder_there_is_nothing_to_remove(tmp_path: Path) -> None:
