@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
@@ -46,8 +46,9 @@ async def waited_for(receive: Receive, deadline_s: float) -> AsyncIterator[None]
         nonlocal left
         while (await receive())["type"] != "http.disconnect":
             pass
-        left = True
-        timeout.reschedule(loop.time())
+        with suppress(RuntimeError):  # the deadline passed first
+            timeout.reschedule(loop.time())
+            left = True
 
     try:
         async with asyncio.timeout_at(deadline_s) as timeout:

@@ -62,6 +62,25 @@ def test_work_stops_when_the_client_disconnects() -> None:
         asyncio.run(test())
 
 
+def test_a_client_that_leaves_after_the_deadline_had_its_answer_too_late() -> None:
+    async def test() -> None:
+        stopped = asyncio.Event()
+
+        async def leaves() -> Message:
+            await stopped.wait()
+            return {"type": "http.disconnect"}
+
+        async with waited_for(leaves, _now_s() + 0.01):
+            try:
+                await asyncio.sleep(FOREVER_S)
+            finally:
+                stopped.set()
+                await asyncio.sleep(0.01)  # as work that takes a moment to stop
+
+    with pytest.raises(DeadlineExceeded, match="not ready in time"):
+        asyncio.run(test())
+
+
 def test_finished_work_is_left_alone_and_leaves_no_task_behind() -> None:
     async def test() -> int:
         async with waited_for(_stays, _now_s() + FOREVER_S):
