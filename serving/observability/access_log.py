@@ -52,7 +52,7 @@ class AccessLog:
             "code": observed.code,
             "received_bytes": observed.received_bytes,
             "sent_bytes": sent_bytes,
-            "ms": {stage: _ms(seconds) for stage, seconds in observed.seconds.items()},
+            "ms": {stage: _ms(seconds) for stage, seconds in list(observed.seconds.items())},
             "total_ms": _ms(elapsed_s),
             "trace_id": trace_id,
         }

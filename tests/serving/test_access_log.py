@@ -142,3 +142,25 @@ def _note(log: AccessLog, line: Any) -> bool:
     for _ in range(100):
         log.note(*line)
     return log._lost > 0
+
+
+def test_a_model_that_still_runs_may_add_its_time_while_the_line_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a request whose client has left; its thread would come in between now and then."""
+    observed = Observation()
+    observed.add("read", 0, 0.001)
+    observed.add("decode", 0, 0.002)
+
+    def comes_in_between(seconds: float) -> float:
+        observed.add("infer", 0, 1)
+        return seconds
+
+    monkeypatch.setattr("serving.observability.access_log._ms", comes_in_between)
+    reader, writer = os.pipe()
+    log = AccessLog(writer)
+    log.note(observed, "GET", "livez", 200, 0, 0.003, None)
+    log.close()
+    assert json.loads(os.read(reader, 65536))["ms"] == {"read": 0.001, "decode": 0.002}
+    for end in (reader, writer):
+        os.close(end)
