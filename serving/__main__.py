@@ -23,7 +23,8 @@ def main(arguments: list[str] | None = None, prog: str = "python -m serving") ->
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to resume", file=sys.stderr)
+        resumes = "; run the same command again to resume" if options.command is _predict else ""
+        print(f"interrupted{resumes}", file=sys.stderr)
         return 130
 
 

@@ -1,3 +1,4 @@
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,24 @@ def test_the_load_test_from_the_command_line(server: Server, image: Path, capsys
     assert "| 1 clients |" in text and "| 10/s |" in text
     assert main([*arguments[:3], "--model", "pets"]) == 1
     assert capsys.readouterr().err.startswith("error: --model pets: choose one of")
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("predict", "interrupted; run the same command again to resume\n"),
+        ("bench", "interrupted\n"),
+    ],
+)
+def test_only_predict_resumes_after_an_interrupt(
+    command: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    def interrupted(options: argparse.Namespace) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"serving.__main__._{command}", interrupted)
+    assert main([command, "where", "x.jpg"]) == 130
+    assert capsys.readouterr().err == said
 
 
 @pytest.mark.parametrize("option", [["--clients", "0"], ["--rate", "0"], ["--rate", "nan"]])
