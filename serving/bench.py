@@ -70,7 +70,7 @@ async def measure(plan: Plan, files: Sequence[Path]) -> str:
         await closed(http, url, images, 2, _WARM_UP_S, Load("warm-up"))
         loads = []
         for clients in plan.clients:
-            load = Load(f"{clients} clients")
+            load = Load(counted(clients, "client"))
             await _observed(
                 http, plan, load, closed(http, url, images, clients, plan.seconds, load)
             )

@@ -57,7 +57,7 @@ def test_the_load_test_from_the_command_line(server: Server, image: Path, capsys
     assert main([*arguments, "--clients", "1", "--rate", "10"]) == 0
     text = capsys.readouterr().out
     assert text.startswith(f"{server.url}/tag?model=tags, 1 image of ")
-    assert "| 1 clients |" in text and "| 10/s |" in text
+    assert "| 1 client |" in text and "| 10/s |" in text
     assert main([*arguments[:3], "--model", "pets"]) == 1
     assert capsys.readouterr().err.startswith("error: --model pets: choose one of")
 
