@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.errors import BundleError, DataError, LabradorError
+from models.errors import BundleError, DataError, ImageMissing, LabradorError
 from models.hardware import cpu_cores
 from models.manifest import Manifest, Preprocess, Task
 from models.preprocess import decode
@@ -58,6 +58,8 @@ class Local:
         decide = decision_of(given, manifest)
         promises = promises_of(given, manifest, session.held_out)
         files = [images] if isinstance(images, Path | str) else images
+        if not files:
+            raise ImageMissing("give one image or more")
         pixels = [self._pixels(Path(file), manifest.preprocess) for file in files]
         if len(pixels) == 1 and isinstance(pixels[0], LabradorError):
             raise pixels[0]

@@ -9,7 +9,14 @@ from typing import Any
 
 import pytest
 
-from models.errors import BadParameter, BundleError, DataError, ImageUndecodable, ModelUnknown
+from models.errors import (
+    BadParameter,
+    BundleError,
+    DataError,
+    ImageMissing,
+    ImageUndecodable,
+    ModelUnknown,
+)
 from serving.local import Local
 from serving.settings import Settings
 from testkit import tiny_models
@@ -86,6 +93,8 @@ def test_errors_of_a_single_image_or_of_the_parameters_are_raised(
         local.answer("single", [text], {})
     with pytest.raises(DataError, match="gone.jpg cannot be read: No such file"):
         local.answer("single", [tmp_path / "gone.jpg"], {})
+    with pytest.raises(ImageMissing, match="^give one image or more$"):
+        local.answer("single", [], {})
     with pytest.raises(BadParameter, match="top_k=7: use 1 to 3"):
         local.answer("single", [red], {"top_k": 7})
     with pytest.raises(ModelUnknown, match="unknown model 'dogs'; valid: colours"):
