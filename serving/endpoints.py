@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from models.errors import ModelUnknown, NotFound
+from models.errors import NotFound
 from models.variants import metrics_of
 from serving import openapi
 from serving.auth import Keys
@@ -67,13 +67,8 @@ class Endpoints:
 
     async def sample(self, request: Request) -> Response:
         self._keys.check(request.headers)
-        self._registry.check_loaded()
         name, number = request.path_params["name"], request.path_params["number"]
-        if name not in self._registry.served:
-            raise ModelUnknown(
-                f"unknown model {name!r:.80}; valid: {', '.join(self._registry.served)}"
-            )
-        samples = self._registry.served[name].samples
+        samples = self._registry.named(name).samples
         if not 1 <= number <= len(samples):
             raise NotFound(f"no sample {number}; {name} has 1 to {len(samples)}")
         return picture(request, samples[number - 1])

@@ -8,6 +8,8 @@ import pytest
 
 from models import bundle
 from models.golden import samples
+from models.manifest import MODEL_FILE
+from testkit import tiny_models
 from testkit.in_process import Inside
 from testkit.servers import ROOT, get
 
@@ -100,6 +102,15 @@ def test_what_is_no_sample_is_named(
 ) -> None:
     problem = get(f"{inside().url}/models/{path}").json()
     assert (problem["code"], problem["detail"]) == (code, detail)
+
+
+def test_a_model_that_is_not_served_has_no_samples_for_now(
+    inside: Callable[..., Inside], tmp_path: Path
+) -> None:
+    tiny_models.add(tmp_path, "sound", "single")
+    (tiny_models.add(tmp_path, "broken", "single") / MODEL_FILE).write_bytes(b"no network")
+    response = get(f"{inside(model_store=tmp_path).url}/models/broken/samples/1")
+    assert (response.status_code, response.json()["code"]) == (503, "not_ready")
 
 
 def test_keys_protect_the_samples_and_leave_the_page_open(
