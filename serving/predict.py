@@ -3,7 +3,8 @@
 Columns: path; model; predicted (the most likely label, or all tags, separated by spaces); error
 (code and reason if the service would refuse the file); p_value and unknown (yes or no, at the
 model's alpha), if the model measures novelty; one score per label. Rows are written as soon as
-their batch is done, so a run that was interrupted resumes where it stopped.
+their batch is done, so a run that was interrupted resumes where it stopped; files that could not be
+read are then tried again.
 
 On the machines of a Ray cluster: `serving/cluster/`.
 """
@@ -11,11 +12,13 @@ On the machines of a Ray cluster: `serving/cluster/`.
 import csv
 import io
 import os
-from collections.abc import Collection, Sequence
+import stat
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
+from models.bundle import write_atomically
 from models.errors import DataError
 from models.manifest import Manifest
 from models.wording import counted
@@ -38,7 +41,8 @@ def predict(
     files = find(paths)
     scorer = Scorer(settings.store().read(reference), settings)
     header = columns(scorer.manifest)
-    done = _done(out, header, named(scorer.manifest))
+    asked = {str(file) for file in files}
+    done = _done(out, header, named(scorer.manifest), asked)
     missing = [file for file in files if str(file) not in done]
     with (
         out.open("a", encoding="utf-8", errors=_NAMES, newline="") as table,
@@ -60,7 +64,6 @@ def predict(
             table.flush()
             bar.update(len(rows))
         os.fsync(table.fileno())
-    asked = {str(file) for file in files}
     return [f"{path}: {error}" for path, error in done.items() if error and path in asked]
 
 
@@ -93,21 +96,22 @@ def _line(row: Row, manifest: Manifest) -> list[object]:
     return [row.path, named(manifest), row.predicted or "", row.error or "", *novelty, *scores]
 
 
-def _done(out: Path, header: list[str], model: str) -> dict[str, str]:
+def _done(out: Path, header: list[str], model: str, asked: Collection[str]) -> dict[str, str]:
     """Path -> error, or an empty text, of the rows that `out` already has.
 
     Raises DataError, with `out` as it was, if it is anything but a table of this model's
-    predictions; of one that is, an incomplete last line is removed.
+    predictions; of one that is, an incomplete last line is removed, and the rows of those files
+    among `asked` that could not be read.
     """
     if not out.exists():
         return {}
     content = out.read_bytes()
     complete = content[: content.rfind(b"\n") + 1]
     reader = csv.reader(io.StringIO(complete.decode("utf-8", _NAMES), newline=""))
-    done: dict[str, str] = {}
+    rows: list[list[str]] = []
     try:
         first = next(reader, None)
-        is_ours = _header_line(header).startswith(content) if first is None else first == header
+        is_ours = _csv([header]).startswith(content) if first is None else first == header
         if not is_ours:
             raise DataError(f"{out} does not have the columns of {model}: give another --out")
         for row in filter(None, reader):  # without blank lines
@@ -120,15 +124,20 @@ def _done(out: Path, header: list[str], model: str) -> dict[str, str]:
                 raise DataError(
                     f"{out} has predictions of {row[1]}, not {model}: give another --out"
                 )
-            done[row[0]] = row[3]
+            rows.append(row)
     except csv.Error as error:
         raise DataError(f"{out} is not a CSV ({error}): give another --out") from error
-    if complete != content:
+    unread = f"{DataError.code}: "  # what is wrong with an image has a code of its own
+    kept = [row for row in rows if not (row[0] in asked and row[3].startswith(unread))]
+    if len(kept) < len(rows):
+        mode = stat.S_IMODE(out.stat().st_mode)
+        write_atomically(out.resolve(), _csv([header, *kept]), mode)
+    elif complete != content:
         os.truncate(out, len(complete))
-    return done
+    return {row[0]: row[3] for row in kept}
 
 
-def _header_line(header: list[str]) -> bytes:
-    line = io.StringIO(newline="")
-    csv.writer(line).writerow(header)
-    return line.getvalue().encode()
+def _csv(rows: Iterable[list[str]]) -> bytes:
+    table = io.StringIO(newline="")
+    csv.writer(table).writerows(rows)
+    return table.getvalue().encode("utf-8", _NAMES)

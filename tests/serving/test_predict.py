@@ -1,5 +1,6 @@
 import csv
 import os
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +165,24 @@ def test_a_line_with_other_columns_is_named_and_a_blank_one_does_no_harm(
     with pytest.raises(DataError, match="out.csv, line 3, has 2 columns and not 7: remove the li"):
         predicted(store, out, images)
     assert out.read_bytes() == short
+
+
+def test_files_that_could_not_be_read_are_tried_again(
+    store: Path, images: Path, tmp_path: Path
+) -> None:
+    whole, out = tmp_path / "whole.csv", tmp_path / "out.csv"
+    predicted(store, whole, images)
+    header, *lines = whole.read_bytes().splitlines(keepends=True)
+    second = f"{images / '1.jpg'},colours:1,,internal: cannot be read: Stale file handle,,,\r\n"
+    out.write_bytes(b"".join([header, lines[0], second.encode(), *lines[2:], b"half a l"]))
+    out.chmod(0o640)
+    assert predicted(store, out, images / "0.jpg") == []
+    assert second.encode() in out.read_bytes()  # nobody asked for it
+    assert predicted(store, out, images) == []
+    assert out.read_bytes().startswith(b"".join([header, lines[0], *lines[2:]]))
+    assert [Path(row[0]).name for row in rows_of(out)[5:]] == ["1.jpg"]
+    assert rows_of(out)[-1][:4] == rows_of(whole)[2][:4]
+    assert stat.S_IMODE(out.stat().st_mode) == 0o640
 
 
 def test_a_file_name_may_be_any_bytes(store: Path, tmp_path: Path) -> None:
