@@ -194,7 +194,7 @@ class Store:
         """Make `version` the version that is served by default.
 
         Raises ReleaseError if RELEASED changes meanwhile, or says another version than `instead_of`
-        already: of several releases at once, one wins.
+        already: of several releases at once, one wins, and in a bucket the others are told.
         """
         self._check_has(name, version)
         before = self._storage.mark(name)

@@ -45,9 +45,15 @@ class Folder:
             return None
 
     def set_mark(self, name: str, version: int, before: Mark | None) -> None:
+        """Of two at the very same moment the later one counts, and neither is told."""
         if (now := self.mark(name)) != before:
             raise ReleaseError(overtaken(name, now))
-        bundle.write_atomically(self.root / name / RELEASED_FILE, f"{version}\n".encode())
+        file = self.root / name / RELEASED_FILE
+        bundle.write_atomically(file, f"{version}\n".encode())
+        if not self.has(name, version):  # removed since it was chosen
+            if before is not None:
+                bundle.write_atomically(file, f"{before.text}\n".encode())
+            raise BundleError(f"{self.address(name, version)} was removed in the meantime")
 
     def marked_s(self, name: str) -> float:
         return (self.root / name / RELEASED_FILE).stat().st_mtime
@@ -83,6 +89,10 @@ class Folder:
         path = self.path(name, version)
         renamed = path.with_name(f"{bundle.UNFINISHED_PREFIX}{version}-{secrets.token_hex(4)}")
         path.rename(renamed)
+        mark = self.mark(name)
+        if mark is not None and mark.text == str(version):
+            renamed.rename(path)
+            raise BundleError(f"{name}:{version} was released in the meantime: it stays")
         self.remove_unfinished(renamed.relative_to(self.root).as_posix())
 
     def unfinished(self, name: str | None, older_than_s: float) -> list[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from models.bundle import read
+from models.bundle import read, write_atomically
 from models.errors import BundleError
 from models.manifest import Manifest
 from models.store import DEFAULT_ROOT, Store
@@ -233,6 +233,42 @@ def test_a_version_behind_a_symbolic_link_is_removed_without_what_it_points_to(
     store.remove("pets", 2)
     assert store.versions("pets") == [1]
     assert read(elsewhere).files == FILES
+
+
+def test_a_version_that_is_released_while_it_is_removed_stays(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        store.add("pets", make)
+    rename = Path.rename
+
+    def released_first(path: Path, target: Path) -> Path:
+        monkeypatch.undo()
+        store.release("pets", 2)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", released_first)
+    with pytest.raises(BundleError, match="^pets:2 was released in the meantime: it stays$"):
+        store.remove("pets", 2)
+    assert read(store.path("pets")).manifest.version == 2
+    assert sorted(p.name for p in (store.root / "pets").iterdir()) == ["1", "2", "RELEASED"]
+
+
+def test_a_version_that_is_removed_while_it_is_released_is_not_released(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        store.add("pets", make)
+
+    def removed_first(path: Path, data: bytes) -> None:
+        monkeypatch.undo()
+        store.remove("pets", 2)
+        write_atomically(path, data)
+
+    monkeypatch.setattr("models.bundle.write_atomically", removed_first)
+    with pytest.raises(BundleError, match="pets/2 was removed in the meantime$"):
+        store.release("pets", 2)
+    assert store.released("pets") == 1
 
 
 ADDER = """
