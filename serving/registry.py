@@ -38,7 +38,8 @@ class Served:
 
 
 class Registry:
-    """Not ready, with a reason, until at least one model is served, or all if the settings say so.
+    """Not ready, with a reason, until every model has been tried and at least one is served, or all
+    if the settings say so. Else a new server would call a model unknown that it still loads.
 
     served: by name. not_served: the reason, by name. problem: what keeps all of them from being
     served, None if nothing does.
