@@ -119,7 +119,8 @@ def metric_rows() -> list[Row]:
     module = ast.parse((ROOT / "serving/observability/metrics.py").read_text(encoding="utf-8"))
     calls = (node for node in ast.walk(module) if isinstance(node, ast.Call))
     named = ((call, call.func.id) for call in calls if isinstance(call.func, ast.Name))
-    return sorted(_metric(call, _METRICS[name]) for call, name in named if name in _METRICS)
+    rows = [_metric(call, _METRICS[name]) for call, name in named if name in _METRICS]
+    return sorted(rows, key=lambda row: row[0])
 
 
 def _metric(call: ast.Call, kind: str) -> Row:
