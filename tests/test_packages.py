@@ -19,8 +19,9 @@ NEVER = {  # what no module of a package imports, directly or indirectly
 IMPORT_ALL = """
 import importlib, pkgutil, sys
 for package in sys.argv[1:]:
-    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
-        importlib.import_module(f"{package}.{module.name}")
+    path = importlib.import_module(package).__path__
+    for module in pkgutil.walk_packages(path, f"{package}."):
+        importlib.import_module(module.name)
 print(*sorted({name.partition(".")[0] for name in sys.modules}))
 """
 

@@ -52,7 +52,7 @@ def test_a_gpu_gets_workers_by_the_cores_and_a_bento_keeps_none_of_them() -> Non
 
 def test_private_modules_are_used_in_one_module_only() -> None:
     users = set()
-    for file in Path(serving.__file__).parent.glob("*.py"):
+    for file in Path(serving.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = [str(getattr(node, "module", "")), *(alias.name for alias in node.names)]
