@@ -74,6 +74,7 @@ def test_if_every_folder_is_hidden_the_error_is_one_line(
     assert list(scratch.iterdir()) == []
 
 
+@pytest.mark.long
 def test_a_bento_serves_from_a_fresh_environment_without_torch(
     checkout: Path, home: dict[str, str], bento: Path
 ) -> None:
