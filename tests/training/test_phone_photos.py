@@ -1,4 +1,4 @@
-"""Photos as phones save them, HEIC and AVIF, from DATA to a bundle that serves other formats."""
+"""Photos as phones save them, HEIC and AVIF, from DATA to golden images in other formats."""
 
 import json
 from pathlib import Path
@@ -6,17 +6,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from models import bundle
-from models.golden import inputs
+from models import golden
 from models.preprocess import SERVED_FORMATS, image_format
-from models.store import Store
 from testkit import image_sets
 from testkit.odd_images import encoded, heic
 from training import run_folder
 from training.commands.evaluate import evaluate
 from training.commands.inspect import inspect
 from training.commands.train import train
-from training.export.export import export
+from training.export.run_images import training_images, validation_images
 
 
 @pytest.fixture
@@ -33,11 +31,11 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("cache", ["memory", "none"])
-def test_photos_of_phones_are_trained_on_exported_and_evaluated(
-    photos: Path, tmp_path: Path, cache: str
+def test_photos_of_phones_are_trained_on_evaluated_and_exported(
+    photos: Path, tmp_path: Path
 ) -> None:
-    recipe = image_sets.recipe(photos, epochs=1, valid=0.5, cache=cache, workers=0)
+    """What an export reads of them: the golden images, and those that int8 is made of."""
+    recipe = image_sets.recipe(photos, epochs=1, valid=0.5, cache="memory", workers=0)
     inspect(recipe, tmp_path / "audit")
     found = json.loads((tmp_path / "audit" / "inspection.json").read_text())
     assert (found["formats"], found["quarantine"]) == ({"AVIF": 12, "HEIC": 12}, {})
@@ -45,11 +43,12 @@ def test_photos_of_phones_are_trained_on_exported_and_evaluated(
     run = run_folder.read(train(recipe, tmp_path / "run"))
     assert len(run.split.records) == 24
     evaluate(run, str(photos), {}, "cpu", tmp_path / "evaluation")
-    made = bundle.read(export(run, "phones", Store(tmp_path / "store"), precisions=["int8"]))
-    golden = {
-        name: data
-        for name, data in made.files.items()
-        if name.startswith("golden/") and not name.endswith(".json")
-    }
-    assert {image_format(data) for data in golden.values()} == set(SERVED_FORMATS)
-    assert len(inputs(golden, made.manifest.preprocess)) == len(golden)
+    files = golden.forms(validation_images(run).files)
+    assert {image_format(data) for data in files.values()} == set(SERVED_FORMATS)
+    assert len(golden.inputs(files, run.outcome.preprocess)) == len(files)
+    assert len(training_images(run, None, most=24)) == len(run.split.train)
+
+
+def test_photos_of_phones_are_trained_on_from_their_files(photos: Path, tmp_path: Path) -> None:
+    recipe = image_sets.recipe(photos, epochs=1, valid=0.5, cache="none", workers=0)
+    assert len(run_folder.read(train(recipe, tmp_path / "run")).split.records) == 24
