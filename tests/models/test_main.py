@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from models.__main__ import main
 from models.commands import prune as pruning
 from models.manifest import Manifest
 from models.store import Store
-from testkit import tiny_models
+from testkit import commands, tiny_models
+from testkit.commands import Ask
 from testkit.servers import ROOT
 from training.commands import rollback as of_training
 
@@ -492,21 +493,16 @@ def test_a_file_system_error_is_one_line(store: Store, capsys: Output) -> None:
     assert "Is a directory" in message and str(file) in message
 
 
-ALONE = """
-import sys
-before = set(sys.modules)
-from models.__main__ import main
-try:
-    code = main(sys.argv[1:])
-except SystemExit as exit:
-    code = exit.code
-new = {name.partition(".")[0] for name in set(sys.modules) - before}
-print("code", code, "imported", *sorted(new - set(sys.stdlib_module_names)))
-"""
 PYDANTIC = {
     *("pydantic", "pydantic_core"),
     *("annotated_types", "typing_extensions", "typing_inspection"),
 }
+
+
+@pytest.fixture(scope="module")
+def ask() -> Iterator[Ask]:
+    with commands.asked("models.__main__") as ask:
+        yield ask
 
 
 @pytest.mark.parametrize(
@@ -522,14 +518,11 @@ PYDANTIC = {
     ],
 )
 def test_it_needs_pydantic_and_no_other_library(
-    words: Sequence[str], code: int, store: Store
+    words: Sequence[str], code: int, store: Store, ask: Ask
 ) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", ALONE, *words], cwd=ROOT, capture_output=True, text=True
-    )
-    found = done.stdout.splitlines()[-1].split()
-    assert found[:3] == ["code", str(code), "imported"], done.stderr
-    libraries = {name for name in found[3:] if not name.startswith("_sysconfigdata")}
+    found = ask([*words, "--store", str(store.root)])
+    assert found.code == code, found.printed
+    libraries = {name for name in found.imported if not name.startswith("_sysconfigdata")}
     assert {"models", "pydantic"} <= libraries <= PYDANTIC | {"models"}
 
 

@@ -3,8 +3,8 @@ import json
 import re
 import runpy
 import shutil
-import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,10 +12,10 @@ import pytest
 from models import bundle
 from models.bundle import Bundle
 from models.store import Store
-from testkit import image_sets
+from testkit import commands, image_sets
+from testkit.commands import Ask
 from testkit.keys import key_pair
 from testkit.object_storage import Proxy
-from testkit.servers import ROOT
 from training import run_folder
 from training.__main__ import main
 from training.arguments import parse
@@ -551,15 +551,12 @@ def test_the_module_runs_as_a_program(
 # These must start fast: importing torch alone takes seconds.
 
 SLOW_TO_IMPORT = {"torch", "torchvision", "onnx", "onnxruntime", "scipy", "matplotlib"}
-IMPORTED = """
-import sys
-from training.__main__ import main
-try:
-    code = main(sys.argv[1:])
-except SystemExit as exit:
-    code = exit.code
-print("code", code, "imported", *sorted({name.partition(".")[0] for name in sys.modules}))
-"""
+
+
+@pytest.fixture(scope="module")
+def ask() -> Iterator[Ask]:
+    with commands.asked("training.__main__") as ask:
+        yield ask
 
 
 @pytest.mark.parametrize(
@@ -585,17 +582,16 @@ print("code", code, "imported", *sorted({name.partition(".")[0] for name in sys.
     ],
 )
 def test_help_and_wrong_usage_never_import_torch(
-    words: str, code: int, message: str, single_run: Run, single_data: Path, tmp_path: Path
+    words: str,
+    code: int,
+    message: str,
+    single_run: Run,
+    single_data: Path,
+    tmp_path: Path,
+    ask: Ask,
 ) -> None:
     places = {"RUN": single_run.path, "DATA": single_data, "STORE": tmp_path}
-    done = subprocess.run(
-        [sys.executable, "-c", IMPORTED, *(str(places.get(w, w)) for w in words.split())],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    printed = " ".join((done.stdout + done.stderr).split())
-    assert message.replace("STORE", str(tmp_path)) in printed
-    found = done.stdout.splitlines()[-1].split()
-    assert found[:3] == ["code", str(code), "imported"], printed
-    assert "training" in found and not SLOW_TO_IMPORT & set(found)
+    found = ask([str(places.get(word, word)) for word in words.split()])
+    assert message.replace("STORE", str(tmp_path)) in " ".join(found.printed.split())
+    assert found.code == code
+    assert "training" in found.imported and not SLOW_TO_IMPORT & found.imported
