@@ -1,6 +1,7 @@
 """What tests need from the machine: if it is missing they are skipped, or fail with --all."""
 
 import os
+import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -13,10 +14,12 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 import torch  # noqa: E402
 
 from models.storage import objects  # noqa: E402
-from testkit import object_storage  # noqa: E402
+from testkit import json_schema, object_storage  # noqa: E402
 from testkit.object_storage import Proxy  # noqa: E402
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
+
+sys.modules[json_schema.SLOW] = None  # type: ignore[assignment] # importing it raises ImportError
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

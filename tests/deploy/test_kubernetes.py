@@ -45,7 +45,7 @@ VERSIONS = ("1.31", NEWEST)  # what its fields need
 
 def check(manifest: dict[str, Any], version: str = NEWEST) -> None:
     """Fails for a manifest that this version of Kubernetes refuses."""
-    import kubernetes_validate  # late: it compiles a grammar for 2.4 s, in each of pytest's workers
+    import kubernetes_validate  # late: few tests need it
 
     if version == NEWEST:
         version = kubernetes_validate.latest_version().rpartition(".")[0]

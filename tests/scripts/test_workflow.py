@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from testkit.json_schema import without_iris
 from testkit.servers import ROOT
 
 FOLDER = ROOT / ".github"
@@ -20,7 +21,8 @@ WORKFLOW = FOLDER / "workflows" / "release.yml"
 def check(file: Path, schema: str = "github-workflows") -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema"]
     command += [f"vendor.{schema}", str(file)]
-    return subprocess.run(command, capture_output=True, text=True)
+    with without_iris():  # neither schema has any
+        return subprocess.run(command, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.stem)
