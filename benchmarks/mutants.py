@@ -10,9 +10,9 @@ there is another status than 200, 400, 415 and 422.
 import random
 import sys
 import tempfile
-import threading
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 
@@ -22,50 +22,51 @@ import psutil
 from benchmarks import soak
 from models.hardware import processor
 from testkit import tiny_models
-from testkit.servers import serve
+from testkit.servers import Server, serve
 
 _CLIENTS = 4
 
 
-def measure(folder: Path, files: Sequence[bytes], mutants: int) -> tuple[Counter[str], list[float]]:
+def measure(
+    server: Server, files: Sequence[bytes], mutants: int
+) -> tuple[Counter[str], list[float]]:
     """Statuses, or errors, by how often; the worker's memory in MB before, and after each tenth.
 
     Mutant number n is the same in each run with the same files.
     """
-    answers: Counter[str] = Counter()
-    tiny_models.add(folder / "store", "pets", "single")
+    answers: list[str] = []  # not a Counter: several threads add to it
     numbers = count()
-    with serve(folder, model_store=folder / "store") as server:
-        worker = psutil.Process(server.worker())
-        memory_mb = [worker.memory_info().rss / 1e6]
+    worker = psutil.Process(server.worker())
+    memory_mb = [worker.memory_info().rss / 1e6]
 
-        def ask() -> None:
-            with httpx.Client(timeout=60) as client:
-                while (number := next(numbers)) < mutants:
-                    chance = random.Random(number)
-                    body = soak.mutant(chance.choice(files), chance)
-                    try:
-                        answer = client.post(f"{server.url}/classify", content=body)
-                        answers[str(answer.status_code)] += 1
-                    except httpx.HTTPError as error:
-                        answers[repr(error)] += 1
-                    if number % (mutants // 10) == 0 and number > 0:
-                        memory_mb.append(worker.memory_info().rss / 1e6)
+    def ask() -> None:
+        with httpx.Client(timeout=60) as client:
+            while (number := next(numbers)) < mutants:
+                chance = random.Random(number)
+                body = soak.mutant(chance.choice(files), chance)
+                try:
+                    answer = client.post(f"{server.url}/classify", content=body)
+                    answers.append(str(answer.status_code))
+                except httpx.HTTPError as error:
+                    answers.append(repr(error))
+                if number % max(1, mutants // 10) == 0 and number > 0:
+                    memory_mb.append(worker.memory_info().rss / 1e6)
 
-        clients = [threading.Thread(target=ask) for _ in range(_CLIENTS)]
-        for client in clients:
-            client.start()
-        for client in clients:
-            client.join()
-        memory_mb.append(worker.memory_info().rss / 1e6)
-        assert worker.pid == server.worker(), f"the worker was replaced: {server.log()[-500:]}"
-    return answers, memory_mb
+    with ThreadPoolExecutor(_CLIENTS) as pool:
+        for client in [pool.submit(ask) for _ in range(_CLIENTS)]:
+            client.result()  # raises what ended it
+    memory_mb.append(worker.memory_info().rss / 1e6)
+    assert worker.pid == server.worker(), f"the worker was replaced: {server.log()[-500:]}"
+    return Counter(answers), memory_mb
 
 
 def main(mutants: int, files: Sequence[bytes]) -> int:
     print(f"{processor()}\n")
-    with tempfile.TemporaryDirectory() as folder:
-        answers, memory_mb = measure(Path(folder), files, mutants)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        tiny_models.add(folder / "store", "pets", "single")
+        with serve(folder, model_store=folder / "store") as server:
+            answers, memory_mb = measure(server, files, mutants)
     by_status = ", ".join(f"{status}: {number:,}" for status, number in sorted(answers.items()))
     print(f"{answers.total():,} mutants of {len(files)} files; answers: {by_status}")
     print(f"memory of the worker, MB: {', '.join(f'{value:.0f}' for value in memory_mb)}")

@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import cycle, pairwise
 from pathlib import Path
 
 import httpx
@@ -40,11 +41,14 @@ SWAP_S = 60.0
 FLAT = 1.15  # largest median of a later tenth over that of the second
 MUTANT_STATUSES = {200, 400, 415, 422}  # none is the server's fault
 _FORMATS = ("JPEG", "PNG", "WEBP")
+_MORE_S = 60
 
 
 @dataclass
 class Soak:
-    """What was seen. samples: (seconds, MB, open files, threads, series) at each scrape."""
+    """What was seen. samples: (seconds, MB, open files, threads, series) at each scrape; swaps: as
+    the server counted them by the last one.
+    """
 
     samples: list[tuple[float, float, int, int, int]] = field(default_factory=list)
     answers: Counter[tuple[str, int]] = field(default_factory=Counter)
@@ -53,8 +57,8 @@ class Soak:
 
     def tenths(self) -> list[tuple[float, ...]]:
         """The medians of the samples' columns in ten parts of the time."""
-        size = max(1, len(self.samples) // 10)
-        parts = [self.samples[n : n + size] for n in range(0, len(self.samples), size)][:10]
+        cuts = [len(self.samples) * n // 10 for n in range(11)]
+        parts = [self.samples[start:end] for start, end in pairwise(cuts) if start < end]
         return [tuple(map(statistics.median, zip(*part, strict=True))) for part in parts]
 
     def growing(self) -> list[str]:
@@ -72,13 +76,22 @@ class Soak:
         ]
 
 
-def measure(folder: Path, seconds: float, files: Sequence[bytes], pause_s: float = PAUSE_S) -> Soak:
-    """Serve from `folder` under mixed load for so long. files: what mutants are made of."""
+def measure(
+    folder: Path,
+    seconds: float,
+    files: Sequence[bytes],
+    pause_s: float = PAUSE_S,
+    enough: Callable[[Soak], bool] = lambda _: True,
+) -> Soak:
+    """Serve from `folder` under mixed load for so long, and then until there is `enough`, but at
+    most a minute more. files: what mutants are made of.
+    """
     soak = Soak()
     store = swap.fill(folder / "store")
-    with serve(folder, model_store=store.root, reload_s=1, read_timeout_s=2) as server:
-        with _clients(server, files, pause_s, soak), _swapping(store, seconds, soak):
-            _scrape(server, seconds, soak)
+    reload_s = min(1, seconds / 20)
+    with serve(folder, model_store=store.root, reload_s=reload_s, read_timeout_s=2) as server:
+        with _clients(server, files, pause_s, soak), _swapping(store, min(SWAP_S, seconds / 4)):
+            _scrape(server, seconds, soak, enough)
         if server.process.poll() is not None:
             soak.unexpected.append(f"the server ended: {server.log()[-500:]}")
     return soak
@@ -180,13 +193,14 @@ def _leave(server: Server, image: bytes) -> int:
 
 
 @contextmanager
-def _swapping(store: Store, seconds: float, soak: Soak) -> Iterator[None]:
+def _swapping(store: Store, every_s: float) -> Iterator[None]:
     stopped = threading.Event()
 
     def swap_regularly() -> None:
-        while not stopped.wait(min(SWAP_S, seconds / 4)):
-            soak.swaps += 1
-            store.release("pets", 1 + soak.swaps % 2)
+        for version in cycle((2, 1)):
+            if stopped.wait(every_s):
+                return
+            store.release("pets", version)
 
     thread = threading.Thread(target=swap_regularly)
     thread.start()
@@ -197,11 +211,14 @@ def _swapping(store: Store, seconds: float, soak: Soak) -> Iterator[None]:
         thread.join()
 
 
-def _scrape(server: Server, seconds: float, soak: Soak) -> None:
+def _scrape(server: Server, seconds: float, soak: Soak, enough: Callable[[Soak], bool]) -> None:
     """Sample the worker at each scrape."""
     worker = psutil.Process(server.worker())
     began = time.monotonic()
-    while (elapsed := time.monotonic() - began) < seconds:
+    while (elapsed := time.monotonic() - began) < seconds or (
+        elapsed < seconds + _MORE_S and not enough(soak)
+    ):
+        soak.swaps = int(server.metric('labrador_reload_total{model="pets",result="swapped"}'))
         text = get(f"{server.url}/metrics").text
         series = sum(1 for line in text.splitlines() if not line.startswith("#"))
         resident = worker.memory_info().rss / 1e6
