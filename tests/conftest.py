@@ -73,3 +73,9 @@ def s3(s3_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
         monkeypatch.setenv("LABRADOR_CACHE", str(tmp_path / "cache"))
         monkeypatch.setitem(objects.RETRIES, "max_retries", 1)
         yield found
+
+
+@pytest.fixture(scope="session")
+def metrics_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One per process, because prometheus_client keeps its files open: compare differences."""
+    return tmp_path_factory.mktemp("metrics")

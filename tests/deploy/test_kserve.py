@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +13,10 @@ from bentoml._internal.container.generate import BENTO_UID_GID
 
 from serving.settings import PREFIX, Settings
 from testkit import tiny_models
+from testkit.in_process import Inside, run_inside
 from testkit.json_schema import problem
 from testkit.kserve_schemas import FILE, MANIFESTS
-from testkit.servers import Server, get, serve
+from testkit.servers import get
 
 SCHEMAS = json.loads(FILE.read_text())
 OBJECTS: dict[str, dict[str, Any]] = {
@@ -33,14 +35,12 @@ def _settings(entries: list[dict[str, str]]) -> dict[str, str]:
     return {entry["name"].removeprefix(PREFIX).lower(): entry["value"] for entry in entries}
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The service in KServe's environment, but for the place of the store."""
-    folder = tmp_path_factory.mktemp("server")
-    tiny_models.add(folder / "store", SERVICE["metadata"]["name"], "single")
+@pytest.fixture
+def server(tmp_path: Path, metrics_folder: Path) -> Iterator[Inside]:
+    """The service with KServe's settings, but for the place of the store."""
+    tiny_models.add(tmp_path, SERVICE["metadata"]["name"], "single")
     settings: dict[str, Any] = _settings(CONTAINER["env"]) | _settings(MODEL["env"])
-    settings |= {"model_store": str(folder / "store"), "drain_s": "0"}
-    with serve(folder, **settings) as running:
+    with run_inside(metrics_folder, **settings | {"model_store": tmp_path}) as running:
         yield running
 
 
@@ -92,7 +92,7 @@ def test_the_container_is_as_guarded_as_without_kserve() -> None:
 
 
 def test_the_probes_and_the_metrics_answer_and_a_client_finds_the_model_by_the_service_s_name(
-    server: Server,
+    server: Inside,
 ) -> None:
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert get(server.url + CONTAINER[probe]["httpGet"]["path"]).status_code == 200

@@ -21,7 +21,8 @@ from pydantic import ValidationError
 from models.store import Store
 from serving.settings import PREFIX, Settings
 from testkit import tiny_models
-from testkit.servers import ROOT, Server, serve
+from testkit.in_process import Inside, run_inside
+from testkit.servers import ROOT, serve
 
 FOLDER = ROOT / "deploy" / "kubernetes"
 BASE = {
@@ -120,13 +121,13 @@ def total_s(probe: dict[str, int]) -> int:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The service in the Deployment's environment, but for the place of the store."""
-    folder = tmp_path_factory.mktemp("server")
-    tiny_models.add(folder / "store", "colours", "single")
+def server(tmp_path_factory: pytest.TempPathFactory, metrics_folder: Path) -> Iterator[Inside]:
+    """The service with the Deployment's settings, but for the place of the store."""
+    folder = tmp_path_factory.mktemp("store")
+    tiny_models.add(folder, "colours", "single")
     settings: dict[str, Any] = environment(CONTAINER) | environment(patched("cpu"))
-    settings |= {"model_store": str(folder / "store"), "models": "colours", "drain_s": "0"}
-    with serve(folder, **settings) as running:
+    settings |= {"model_store": folder, "models": "colours"}
+    with run_inside(metrics_folder, **settings) as running:
         yield running
 
 
@@ -275,7 +276,7 @@ def test_kubernetes_adds_no_variable_that_the_service_refuses() -> None:
 
 
 @pytest.mark.parametrize("probe", ["startupProbe", "readinessProbe", "livenessProbe"])
-def test_the_service_answers_its_probes_in_this_environment(server: Server, probe: str) -> None:
+def test_the_service_answers_its_probes_in_this_environment(server: Inside, probe: str) -> None:
     ask = CONTAINER[probe]["httpGet"]
     assert ask["port"] == "http"
     answer = httpx.get(server.url + ask["path"], timeout=CONTAINER[probe]["timeoutSeconds"])
@@ -474,7 +475,7 @@ def _filled(rule: dict[str, Any]) -> tuple[str, str]:
     return series, query
 
 
-def test_the_adapter_s_metrics_exist(server: Server) -> None:
+def test_the_adapter_s_metrics_exist(server: Inside) -> None:
     (endpoint,) = MONITOR["endpoints"]
     scraped = set(re.findall(r"^labrador_\w+", httpx.get(server.url + endpoint["path"]).text, re.M))
     for rule in ADAPTER["rules"]["custom"]:

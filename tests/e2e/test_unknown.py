@@ -17,7 +17,8 @@ from models.store import Store
 from serving import predict
 from serving.settings import Settings
 from testkit import image_sets, narrow_resnet
-from testkit.servers import Server, post, serve
+from testkit.in_process import Inside, run_inside
+from testkit.servers import post
 from training import run_folder
 from training.commands.train import train
 from training.export import forms
@@ -50,12 +51,12 @@ def promised(store: Store) -> Conformal:
 
 
 @pytest.fixture(scope="module")
-def server(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serve(tmp_path_factory.mktemp("server"), model_store=store.root) as running:
+def server(store: Store, metrics_folder: Path) -> Iterator[Inside]:
+    with run_inside(metrics_folder, model_store=store.root, device="cpu") as running:
         yield running
 
 
-def answers(server: Server, images: Sequence[bytes], query: str = "") -> list[Any]:
+def answers(server: Inside, images: Sequence[bytes], query: str = "") -> list[Any]:
     files = [("image", image) for image in images]
     response = post(f"{server.url}/classify{query}", files=files, timeout=60)
     results: list[Any] = response.json()["results"]
@@ -79,7 +80,7 @@ def strangers() -> list[bytes]:
 
 
 def test_strangers_are_unknown_and_images_like_its_own_are_not(
-    server: Server, promised: Conformal
+    server: Inside, promised: Conformal
 ) -> None:
     assert promised.alpha == ALPHA and promised.images >= 99
     strange = [answer["novelty"] for answer in answers(server, strangers())]
@@ -94,7 +95,7 @@ def test_strangers_are_unknown_and_images_like_its_own_are_not(
 
 
 def test_sets_have_the_right_label_about_as_often_as_promised(
-    server: Server, promised: Conformal
+    server: Inside, promised: Conformal
 ) -> None:
     images, labels = known()
     found = answers(server, images, "?coverage=0.9")
@@ -104,7 +105,7 @@ def test_sets_have_the_right_label_about_as_often_as_promised(
 
 
 def test_files_predicted_without_a_server_have_the_same_p_values(
-    server: Server, store: Store, tmp_path: Path
+    server: Inside, store: Store, tmp_path: Path
 ) -> None:
     images = [*strangers()[:3], *known()[0][:3]]
     for number, image in enumerate(images):

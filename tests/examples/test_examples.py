@@ -16,7 +16,7 @@ import torch
 from examples import client, python_api
 from models.errors import RecipeError
 from models.preprocess import decode
-from testkit import image_sets, tiny_models
+from testkit import image_sets, narrow_resnet, tiny_models
 from testkit.in_process import until
 from testkit.servers import ROOT, Server, serve
 from training import run_folder
@@ -27,6 +27,15 @@ from training.recipe import resolve
 
 RECIPES = sorted((ROOT / "examples").glob("*.toml"))
 TEXT = b"not an image"
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """The workers share the cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -151,12 +160,16 @@ def test_the_client_runs_as_a_command(server: Server, tmp_path: Path) -> None:
     assert done.stderr.startswith("error: unauthorized: ")
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_the_script_trains_exports_and_predicts_like_the_trained_network(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(forms, "REDUCED", ())  # the others take seconds, and more images to pass
     images, work = image_sets.class_folders(tmp_path / "images", 8), tmp_path / "work"
-    python_api.main(images, work, **image_sets.recipe(images, epochs=1).model_dump())
+    with narrow_resnet.in_place():
+        python_api.main(images, work, **image_sets.recipe(images, epochs=1).model_dump())
+        run = run_folder.read(work / "run")
+        network = Served(run.network(), "single", run.outcome.temperature).eval()
     file = images / "blue" / "000.jpg"  # the first
     printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith(str(file))]
     assert len(printed) == 2
@@ -164,8 +177,6 @@ def test_the_script_trains_exports_and_predicts_like_the_trained_network(
     predictions = python_api.Model(work / "models" / "mine" / "1").classify(
         file.read_bytes(), top_k=3
     )
-    run = run_folder.read(work / "run")
-    network = Served(run.network(), "single", run.outcome.temperature).eval()
     pixels = decode(file.read_bytes(), run.outcome.preprocess)
     with torch.inference_mode():
         expected = network(torch.from_numpy(pixels[None].copy()))[0][0].numpy()

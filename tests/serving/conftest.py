@@ -34,12 +34,6 @@ def mapped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def metrics_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One per process, because prometheus_client keeps its files open: compare differences."""
-    return tmp_path_factory.mktemp("metrics")
-
-
-@pytest.fixture(scope="session")
 def metrics(metrics_folder: Path) -> Metrics:
     return Metrics(metrics_folder)
 
