@@ -167,13 +167,12 @@ def test_early_stopping_waits_for_the_whole_network(single_data: Path, tmp_path:
 @pytest.mark.parametrize(
     "moment",
     [
-        partial(signal_in_step, signal.SIGKILL, 0),
         partial(signal_in_step, signal.SIGKILL, 7),
         partial(kill_when_written, "checkpoints/*.safetensors", 3),
         partial(kill_when_written, "network.safetensors", 1),
         partial(kill_when_written, "run.json", 1),
     ],
-    ids=["first step", "eighth step", "third checkpoint", "weights", "run.json"],
+    ids=["eighth step", "third checkpoint", "weights", "run.json"],
 )
 def test_a_killed_run_resumes_as_the_undisturbed_one(
     undisturbed: Path, single_data: Path, tmp_path: Path, moment: partial[None]
