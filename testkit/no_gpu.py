@@ -14,7 +14,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
 import onnxruntime as ort
 
@@ -43,10 +42,14 @@ def missing() -> str:
 
 
 def placements(
-    models: Mapping[str, bytes], folder: Path, options: Mapping[str, str] = MappingProxyType({})
+    models: Mapping[str, bytes],
+    folder: Path,
+    environment: Mapping[str, str],
+    options: Mapping[str, str],
 ) -> dict[str, Placement]:
-    """The placement of each ONNX file. folder: an empty one; options: of the CUDA provider."""
-    environment = pretending(folder / "libraries")
+    """The placement of each ONNX file, which is written to `folder`. environment: as `pretending`
+    makes it; options: of the CUDA provider.
+    """
     files = [folder / f"{name}.onnx" for name in models]
     for file, model in zip(files, models.values(), strict=True):
         file.write_bytes(model)
