@@ -17,7 +17,7 @@ from serving.capture import captured_folder
 from serving.capture.capture import Capture
 from serving.observability.metrics import Metrics
 from serving.settings import Settings
-from testkit import novel_models, odd_images, tiny_models
+from testkit import novel_models, odd_images, small_disk, tiny_models
 from testkit.in_process import Hold, Inside, until
 from testkit.servers import post, serve
 
@@ -248,8 +248,7 @@ def test_two_workers_share_a_folder_and_a_full_disk_is_counted_and_delays_nobody
 ) -> None:
     folder = tmp_path / "captured"
     folder.mkdir()
-    mount = f'mount -t tmpfs -o size=160k tmpfs {folder} && exec "$@"'
-    inside = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, "sh"]
+    inside = small_disk.in_place_of(folder, "160k")
     options: dict[str, Any] = {"capture": folder, "capture_share": 1, "workers": 2}
     random = np.random.default_rng(1)
     images = []

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from benchmarks import swap
-from testkit import tiny_models
+from testkit import small_disk, tiny_models
 from testkit.in_process import until
 from testkit.servers import get, post, serve, wait
 
@@ -22,10 +22,8 @@ def test_with_a_full_temporary_folder_it_serves_swaps_and_restarts_its_worker(
     folder = tmp_path / "server"
     folder.mkdir()
     store = swap.fill(tmp_path / "store")
-    # A file system of its own there, which only the server sees.
-    mount = f'mount -t tmpfs -o size=4m tmpfs {folder} && exec "$@"'
-    inside = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, "sh"]
-    with serve(folder, inside=inside, model_store=store.root, reload_s=1) as server:
+    inside = small_disk.in_place_of(folder, "4m")
+    with serve(folder, inside=inside, model_store=store.root, reload_s=0.05) as server:
         seen = Path(f"/proc/{server.process.pid}/root/{folder}")
         assert shutil.disk_usage(seen).total == 4 * _MIB
         filler = os.open(seen / "filler", os.O_WRONLY | os.O_CREAT)
@@ -58,11 +56,11 @@ def test_it_serves_and_swaps_while_the_clock_jumps_by_days(tmp_path: Path) -> No
     ended = threading.Event()
 
     def jump() -> None:
-        while not ended.wait(0.2):
+        while not ended.wait(0.01):
             clock.write_bytes(bytes(2 - clock.stat().st_size))  # two days ahead, and back
 
     inside = ["env", f"PYTHONPATH={tmp_path}"]
-    with serve(tmp_path, inside=inside, model_store=store.root, reload_s=1) as server:
+    with serve(tmp_path, inside=inside, model_store=store.root, reload_s=0.05) as server:
         jumping = threading.Thread(target=jump)
         jumping.start()
         try:
