@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import torch
 
+from models import bundle
+from models.outputs import Outputs
 from models.store import Store
 from testkit import image_sets, opens
 from training import run_folder
@@ -23,6 +25,8 @@ from training.data.contents import Contents
 from training.data.perceptual_hash import SIDE_PX
 from training.data.record import Record
 from training.evaluation import novelty
+from training.export import export, gate
+from training.export.gate import Passed, Reference
 from training.export.run_images import training_images
 from training.fine_tuning.trainer import FineTuning
 from training.recipe import Recipe
@@ -76,7 +80,16 @@ def walk(single_data: Path, store: Store, tmp_path_factory: pytest.TempPathFacto
     with heard() as training:
         train(recipe_of(single_data, crop_fraction=0.95), folder / "run")
     run = run_folder.read(folder / "run")
-    with heard() as releasing:
+    kept = bundle.read(own.path("colours"))
+
+    def passed(*arguments: Any) -> Passed:
+        reference: Reference = arguments[-1]
+        outputs = Outputs(reference.scores, reference.novelty)
+        return Passed(kept.manifest.variants[0].gate, outputs)
+
+    with pytest.MonkeyPatch.context() as patch, heard() as releasing:
+        patch.setattr(export, "onnx_bytes", lambda *_: kept.model)  # takes seconds
+        patch.setattr(gate, "check", passed)  # it is not the run's
         release(run, "colours", own, CPU, force=True)
     return Walk(single_data, run, training, releasing)
 
