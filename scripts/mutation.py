@@ -35,21 +35,28 @@ import pytest
 from scripts.mutants import Mutant, mutants
 
 MODULES = {
-    "models": "bundle decision errors golden manifest preprocess store variants",
+    "models": "bundle conformal coverage decision errors golden manifest preprocess store variants",
+    "models/storage": "folder",
     "training/data": "near_duplicates split",
     "training/fine_tuning": "batches schedule validation",
-    "training/evaluation": "calibration calibration_error comparison decisions metrics",
+    "training/network": "novelty",
+    "training/evaluation": "calibration calibration_error comparison decisions metrics promises",
     "training/export": "gate",
     "training/release": "release",
-    "serving": "batcher body deadline forms onnx_runtime prediction registry session settings"
-    " timing",
+    "serving": "batcher body deadline follower forms onnx_runtime prediction promises registry"
+    " session settings timing",
+    "serving/capture": "capture selection",
 }
+ALL = [f"{package}/{name}.py" for package, names in MODULES.items() for name in names.split()]
 TESTS = {  # if not just tests/<package>/test_<module>.py
+    "models/storage/folder.py": ["tests/models/test_store.py"],
     "training/export/gate.py": [
         "tests/training/export/test_gate.py",
         "tests/training/export/test_gate_of_variants.py",
     ],
-    "serving/registry.py": ["tests/serving/test_registry.py", "tests/serving/test_following.py"],
+    "serving/registry.py": ["tests/serving/test_registry.py", "tests/serving/test_follower.py"],
+    "serving/capture/capture.py": ["tests/serving/test_capture.py"],
+    "serving/capture/selection.py": ["tests/serving/test_selection.py"],
     "serving/forms.py": ["tests/serving/test_forms.py", "tests/serving/test_session_on_cuda.py"],
     "serving/onnx_runtime.py": [
         "tests/serving/test_onnx_runtime.py",
@@ -72,9 +79,7 @@ def main() -> int:
     )
     parser.add_argument("--lines", metavar="LINES", help="mutate these only: 12,30-35")
     options = parser.parse_args()
-    modules = options.modules or [
-        f"{package}/{name}.py" for package, names in MODULES.items() for name in names.split()
-    ]
+    modules = options.modules or ALL
     lines: set[int] | None = None
     if options.lines:
         lines = set()
@@ -122,12 +127,17 @@ class Result:
         )
 
 
+def tests_of(module: str) -> list[str]:
+    """The files with a module's own tests."""
+    package, _, name = module.removesuffix(".py").rpartition("/")
+    return TESTS.get(module, [f"tests/{package}/test_{name}.py"])
+
+
 def measure(
     copy: Path, module: str, lines: set[int] | None, listed: list[dict[str, str]]
 ) -> Result:
     """Run the tests of `module` against its mutants, on `lines` only; print the survivors."""
-    package, _, name = module.removesuffix(".py").rpartition("/")
-    tests = TESTS.get(module, [f"tests/{package}/test_{name}.py"])
+    tests = tests_of(module)
     source = (copy / module).read_text()
     found = [m for m in mutants(source) if lines is None or m.line in lines]
     unbroken = _run_unbroken(copy, module, tests)

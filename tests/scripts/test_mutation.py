@@ -2,10 +2,12 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
+from scripts import mutation
 from scripts.mutants import mutants
 from testkit.servers import ROOT
 
@@ -64,6 +66,14 @@ tests/equivalent_mutants.toml lists a mutant that does not survive:
 + if value is low:
 toy/bounds.py: 66.7% noticed: 4 killed, 0 timeouts, 2 survived; 1 equivalent
 """
+
+
+def test_every_module_that_is_mutated_exists_and_has_tests() -> None:
+    assert mutation.TESTS.keys() <= set(mutation.ALL)
+    listed = tomllib.loads((ROOT / mutation.EQUIVALENT).read_text())
+    assert listed.keys() <= set(mutation.ALL)
+    named = [file for module in mutation.ALL for file in (module, *mutation.tests_of(module))]
+    assert [file for file in named if not (ROOT / file).is_file()] == []
 
 
 @pytest.mark.long
