@@ -20,6 +20,7 @@ from statistics import median
 import httpx
 import psutil
 
+from benchmarks.servers import cpu_s
 from models.hardware import cpu_cores, processor
 from testkit import tiny_models
 from testkit.servers import ROOT, serve
@@ -52,22 +53,17 @@ def measure(root: Path) -> tuple[float, ...]:
         with serve(Path(folder), root=root, model_store=store) as server:
             start_s = time.perf_counter() - began_s
             own = psutil.Process(server.process.pid)
-            start_cpu_s = sum(map(_cpu_s, [own, *own.children(recursive=True)]))
+            start_cpu_s = sum(map(cpu_s, [own, *own.children(recursive=True)]))
             worker = psutil.Process(server.worker())
             with httpx.Client(verify=False) as client:
                 image = tiny_models.picture()
                 for number in range(WARM_UP + REQUESTS):
                     if number == WARM_UP:
-                        before_s = _cpu_s(worker)
+                        before_s = cpu_s(worker)
                     client.post(f"{server.url}/classify", content=image).raise_for_status()
-            request_ms = 1000 * (_cpu_s(worker) - before_s) / REQUESTS
+            request_ms = 1000 * (cpu_s(worker) - before_s) / REQUESTS
             memory_mb = worker.memory_info().rss / 1e6
     return start_cpu_s, start_s, memory_mb, request_ms
-
-
-def _cpu_s(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
 
 
 def main(commit: str, rounds: int) -> None:

@@ -33,10 +33,12 @@ def azure_server() -> Iterator[dict[str, str]]:
     endpoint = f"http://127.0.0.1:{port}/{ACCOUNT}"
     try:
         end_s = time.monotonic() + _START_S
-        while time.monotonic() < end_s and process.poll() is None:
+        while True:
             with suppress(httpx.TransportError):
                 _create(endpoint)
                 break
+            assert process.poll() is None, f"Azurite ended with {process.returncode}"
+            assert time.monotonic() < end_s, f"Azurite does not answer within {_START_S} s"
             time.sleep(0.1)
         yield {
             "AZURE_STORAGE_ENDPOINT": endpoint,

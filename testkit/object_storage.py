@@ -68,11 +68,13 @@ def s3_server() -> Iterator[int]:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         end_s = time.monotonic() + _START_S
-        while time.monotonic() < end_s and process.poll() is None:
+        while True:
             with suppress(httpx.TransportError):
                 made = httpx.put(f"http://127.0.0.1:{port}/{BUCKET}", verify=False)
                 assert made.status_code == 200, made.text
                 break
+            assert process.poll() is None, f"moto ended with {process.returncode}"
+            assert time.monotonic() < end_s, f"moto does not answer within {_START_S} s"
             time.sleep(0.05)
         yield port
     finally:

@@ -8,14 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import httpx
 import pytest
 
 import labrador
 from models import __main__ as models_main
 from serving import __main__ as serving_main
 from testkit import image_sets, tiny_models
-from testkit.servers import ROOT, free_port
+from testkit.servers import ROOT, Server, free_port, get, post, wait
 from training import options
 
 
@@ -101,17 +100,18 @@ def test_a_wheel_inspects_and_serves_from_any_folder(installed: Path, tmp_path: 
     run("inspect", image_sets.class_folders(tmp_path / "images", 2), "--out", "audit")
     assert (tmp_path / "audit" / "contact_sheet.jpg").exists()
     tiny_models.add(tmp_path / "models" / "bundles", "colours", "single")
-    port = free_port()
+    port, log = free_port(), tmp_path / "server.log"
     serve = [str(installed), "serve", "--port", str(port)]
-    with subprocess.Popen(serve, cwd=tmp_path, env=environment) as server:
+    with (
+        log.open("wb") as out,
+        subprocess.Popen(serve, cwd=tmp_path, env=environment, stdout=out, stderr=out) as process,
+    ):
+        server = Server(f"http://127.0.0.1:{port}", port, process, log)
         try:
-            transport = httpx.HTTPTransport(retries=20)  # doubling pauses: refused at first
-            with httpx.Client(transport=transport, base_url=f"http://127.0.0.1:{port}") as client:
-                while client.get("/readyz").status_code != 200:
-                    assert server.poll() is None
-                answer = client.post("/classify", content=tiny_models.picture()).json()
-                page = [client.get(path) for path in ("/", "/page/page.js")]
+            wait(server, "readyz")
+            answer = post(f"{server.url}/classify", content=tiny_models.picture()).json()
+            page = [get(server.url + path) for path in ("/", "/page/page.js")]
         finally:
-            server.terminate()
+            process.terminate()
     assert answer["model"] == {"name": "colours", "version": "1"}
     assert [response.status_code for response in page] == [200, 200]

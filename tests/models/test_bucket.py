@@ -18,9 +18,15 @@ from models.storage.objects import ConflictError, Objects, ObjectStoreError
 from models.store import Store, default_location
 from testkit.azure import azure_server
 from testkit.bundles import FILES, manifest
-from testkit.object_storage import BUCKET, SECRET, Fault, Proxy
+from testkit.object_storage import BUCKET, SECRET, Fault, Proxy, s3_server
 
 NETWORK = b"the network" * 1000
+
+
+def test_an_s3_server_that_ends_is_no_empty_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "false")
+    with pytest.raises(AssertionError, match="moto ended with 1"), s3_server():
+        pass
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The page's files and its sample pictures over HTTP. The page itself: tests/e2e/test_page.py."""
+"""The page's files and its sample pictures over HTTP. The page itself: test_page_in_chromium.py."""
 
 import re
 from collections.abc import Callable
