@@ -5,15 +5,19 @@ A ResNet with random weights separates colours; its head is made of each colour'
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from models.bundle import sha256
+from models.conformal import HeldOut
 from models.manifest import Baseline, Metric
 from testkit import image_sets
 from training import run_folder
 from training.data import decoding
 from training.data.record import Record
 from training.data.split import Split
+from training.data.targets import encode
+from training.network import novelty
 from training.network.resnet import Network
 from training.provenance import provenance
 from training.run_folder import Outcome, Run
@@ -52,6 +56,13 @@ def colours(data: Path, folder: Path) -> Run:
         network.resnet.fc.bias.copy_(-weights @ means.mean(0))
     run_folder.write_start(folder, recipe, sides, provenance(recipe, sides, ("none", None, "none")))
     run_folder.write_weights(folder, network.weights())
+    rows = {record: features[number].numpy() for number, record in enumerate(records)}
+    known, own = (
+        np.stack([rows[record] for record in side]) for side in (sides.train, sides.valid)
+    )
+    distance = novelty.fit(known, encode(sides.train, labels), "single")
+    assert distance is not None
+    run_folder.write_novelty(folder, distance, HeldOut(np.sort(distance.of(own)), None))
     (folder / run_folder.REPORT_FILE).write_text("none")
     outcome = Outcome(
         root=str(data.absolute()),

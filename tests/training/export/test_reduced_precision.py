@@ -5,7 +5,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import torch
 from onnx import TensorProto, numpy_helper
 
 from models import bundle as bundles
@@ -14,14 +13,11 @@ from models.errors import GateError
 from models.manifest import Precision
 from models.store import Store
 from testkit import constructed_run
+from tests.training.conftest import Once
+from training import run_folder
 from training.commands.export import print_result
-from training.data import decoding
-from training.data.targets import encode
 from training.export import export, forms, gate, reduced_precision
-from training.export.onnx_export import onnx_bytes
-from training.network import novelty
-from training.network.inference import features_and_logits_of
-from training.network.resnet import Served
+from training.export.run_images import training_images
 from training.run_folder import Run
 
 pytestmark = pytest.mark.usefixtures("real_networks")
@@ -29,46 +25,36 @@ REDUCED = ("fp16", "int8")  # what `forms.REDUCED` is outside tests
 
 
 @pytest.fixture(scope="module", name="run")
-def run_without_training(
-    real_networks: None, single_data: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Run:
-    return constructed_run.colours(single_data, tmp_path_factory.mktemp("run"))
+def run_without_training(real_networks: None, single_data: Path, once: Once) -> Run:
+    made = once("constructed-run", lambda folder: constructed_run.colours(single_data, folder))
+    return run_folder.read(made)
 
 
 @pytest.fixture(scope="module")
-def both(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def both(run: Run, once: Once) -> Bundle:
     """A bundle with each precision, through the real gates."""
-    store = Store(tmp_path_factory.mktemp("variants"))
-    return bundles.read(export.export(run, "colours", store, precisions=["fp16", "int8"]))
+
+    def fill(folder: Path) -> None:
+        export.export(run, "colours", Store(folder), precisions=["fp16", "int8"])
+
+    return Store(once("variants", fill)).read("colours")
 
 
-@pytest.fixture(scope="module")
-def novel(run: Run) -> Served:
-    """The run's network, with novelty by its training images."""
-    network, outcome = run.network(), run.outcome
-    files = [Path(outcome.root) / record.file for record in run.split.train]
-    pixels = decoding.served(files, outcome.preprocess)
-    features, _ = features_and_logits_of(network, pixels, torch.device("cpu"))
-    distance = novelty.fit(features, encode(run.split.train, outcome.labels), "single")
-    return Served(network, "single", 1.0, distance).eval()
-
-
-def test_novelty_stays_float32_in_every_precision(novel: Served) -> None:
+def test_novelty_stays_float32_in_every_precision(run: Run, both: Bundle) -> None:
     """Its constants, and its result but for what the features are off by."""
-    model = onnx_bytes(novel, 32)
-    forms_of = {
-        "fp32": model,
-        "fp16": reduced_precision.halved(model),
-        "int8": reduced_precision.quantized(model, "images", images()),
-    }
+    distance = run.novelty()
+    assert distance is not None
     whole = {
-        t.name: numpy_helper.to_array(t) for t in onnx.load_from_string(model).graph.initializer
+        t.name: numpy_helper.to_array(t)
+        for t in onnx.load_from_string(both.model).graph.initializer
     }
     constants = {name: value for name, value in whole.items() if name.startswith("novelty.")}
     assert len(constants) == 5
     features = {}
-    for precision, form in forms_of.items():
-        made = onnx.load_from_string(form)
+    for precision, file in (
+        (variant.precision, variant.file) for variant in both.manifest.variants
+    ):
+        made = onnx.load_from_string(both.files[file])
         stored = {t.name: numpy_helper.to_array(t) for t in made.graph.initializer}
         for name, value in constants.items():
             assert stored[name].dtype == np.float32 and np.array_equal(stored[name], value), name
@@ -80,8 +66,8 @@ def test_novelty_stays_float32_in_every_precision(novel: Served) -> None:
             made.SerializeToString(), providers=["CPUExecutionProvider"]
         )
         found, strangeness = session.run([pooled, "novelty"], {"images": images(8)})
-        assert strangeness.dtype == np.float32 and novel.novelty is not None
-        expected = novel.novelty.of(found.reshape(8, -1).astype(np.float32))
+        assert strangeness.dtype == np.float32
+        expected = distance.of(found.reshape(8, -1).astype(np.float32))
         # on a CPU, which has no fp16 units, the features are not always rounded to fp16
         np.testing.assert_allclose(strangeness, expected, rtol=2e-3)
         features[precision] = found
@@ -93,10 +79,11 @@ def images(count: int = 16) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]"
 
 
 def initializers(model: bytes) -> Counter[int]:
-    """How many numbers are stored in each type."""
+    """How many numbers are stored in each type, but for those of novelty."""
     found: Counter[int] = Counter()
     for tensor in onnx.load_from_string(model).graph.initializer:
-        found[tensor.data_type] += int(np.prod(tensor.dims))
+        if not tensor.name.startswith("novelty."):
+            found[tensor.data_type] += int(np.prod(tensor.dims))
     return found
 
 
@@ -160,11 +147,13 @@ def test_int8_weights_have_a_scale_for_each_channel_and_activations_are_unsigned
         assert constants[pixels.input[2]].dtype == np.uint8
 
 
-def test_the_ranges_come_from_the_images(both: Bundle) -> None:
-    dark, bright = (
-        reduced_precision.quantized(both.model, "images", images() // 8 + base) for base in (0, 200)
+def test_the_ranges_come_from_the_images_and_from_nothing_else(run: Run, both: Bundle) -> None:
+    same, dark = (
+        reduced_precision.quantized(both.model, "images", training_images(run, None, 256) // by)
+        for by in (1, 8)
     )
-    assert dark != bright
+    assert same == both.files["model.int8.onnx"]
+    assert dark != same
 
 
 def test_fp16_is_a_valid_graph_of_the_weights_rounded_once(both: Bundle) -> None:
@@ -174,6 +163,7 @@ def test_fp16_is_a_valid_graph_of_the_weights_rounded_once(both: Bundle) -> None
     for tensor in half.graph.initializer:
         rounded, one = numpy_helper.to_array(tensor), exact[tensor.name]
         kept = tensor.name.endswith((".mean", ".deviation")) or one.dtype != np.float32
+        kept = kept or tensor.name.startswith("novelty.")
         assert np.array_equal(rounded, one if kept else one.astype(np.float16)), tensor.name
 
 
