@@ -30,8 +30,9 @@ from models.store import Store
 from serving.settings import PARTS_MAX
 from testkit import tiny_models
 from testkit.colour_model import RED, VALIDATION_IMAGES, Colour, add, ask, colours
-from testkit.prometheus import query, shortened, until, watching
+from testkit.prometheus import query, shortened, watching
 from testkit.servers import ROOT, Server, serve
+from testkit.waiting import until
 
 DASHBOARD = json.loads((ROOT / "deploy" / "grafana" / "dashboard.json").read_text())
 TASKS: dict[str, Any] = {"colours": "single", "tags": "multi"}

@@ -24,9 +24,9 @@ from benchmarks.rolling_update import SETTLE_S, Tally, load
 from models.hardware import processor
 from models.store import Store
 from testkit import tiny_models
-from testkit.in_process import until
 from testkit.proxy import proxy
 from testkit.servers import Server, free_port, get, serve
+from testkit.waiting import until
 
 _DRAIN_S = 1
 

@@ -2,8 +2,7 @@
 
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ import uvicorn
 from serving.app import Application
 from serving.settings import Settings
 from testkit.servers import get, metric, post
+from testkit.waiting import until
 
 WITHIN_S = 20  # a test fails if what it waits for takes longer; below TIMEOUT_S
 
@@ -76,10 +76,3 @@ def ask(running: Inside, query: str, image: bytes) -> dict[str, Any]:
     assert response.status_code == 200, response.text
     answer: dict[str, Any] = response.json()
     return answer
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end_s = time.monotonic() + WITHIN_S
-    while not condition():
-        assert time.monotonic() < end_s, "the condition did not become true"
-        time.sleep(0.005)

@@ -8,7 +8,7 @@ from typing import Any
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from testkit.http_stub import Quiet, answering
-from testkit.in_process import until
+from testkit.waiting import until
 
 
 @dataclass(frozen=True)

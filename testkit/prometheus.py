@@ -3,7 +3,7 @@
 import re
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 
 from testkit.servers import ROOT, Server, free_port
+from testkit.waiting import until
 
 RULES = ROOT / "deploy" / "prometheus"
 WITHIN_S = 60
@@ -82,11 +83,3 @@ def firing(url: str) -> set[tuple[str, str | None]]:
     """The firing alerts with their models, but not the one for slowness: some machines are slow."""
     alerts = query(url, 'ALERTS{alertstate="firing",alertname!="LabradorSlow"}')
     return {(one["metric"]["alertname"], one["metric"].get("model")) for one in alerts}
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait until `condition()` is true."""
-    end_s = time.monotonic() + WITHIN_S
-    while not condition():
-        assert time.monotonic() < end_s, f"not within {WITHIN_S} s"
-        time.sleep(0.2)

@@ -18,8 +18,9 @@ from benchmarks import dashboard, drift
 from models.manifest import Baseline
 from testkit import novel_models, tiny_models
 from testkit.colour_model import RED, VALIDATION_IMAGES, add, ask, colours, measured_baseline
-from testkit.prometheus import RULES, firing, query, shortened, until, watching
+from testkit.prometheus import RULES, firing, query, shortened, watching
 from testkit.servers import ROOT, Server, serve
+from testkit.waiting import until
 
 pytestmark = [
     pytest.mark.long,

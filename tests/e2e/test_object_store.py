@@ -1,8 +1,6 @@
 """Real commands and a real server on a store in S3, signed, with the store away in between."""
 
 import shutil
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +15,9 @@ from testkit import tiny_models
 from testkit.keys import key_pair
 from testkit.object_storage import Proxy
 from testkit.servers import Server, get, serve
+from testkit.waiting import until
 
 BRIGHTER = tiny_models.WEIGHTS * 1.5
-WITHIN_S = 30
 
 
 def add(url: str, signer: Signer | None = None) -> None:
@@ -31,13 +29,6 @@ def add(url: str, signer: Signer | None = None) -> None:
         return tiny_models.content("colours", version, "single", weights=weights, replaced=replaced)
 
     Store(url).add("colours", make, signer)
-
-
-def _until(condition: Callable[[], bool]) -> None:
-    end_s = time.monotonic() + WITHIN_S
-    while not condition():
-        assert time.monotonic() < end_s
-        time.sleep(0.05)
 
 
 def _version(server: Server) -> str:
@@ -97,16 +88,16 @@ def test_a_server_follows_releases_and_serves_on_while_the_store_is_away(
     with serve(tmp_path, trust=trust, cache=tmp_path / "served", **settings) as server:
         assert _version(server) == "1"
         Store(s3.url).release("colours", 2)
-        _until(lambda: _version(server) == "2")
+        until(lambda: _version(server) == "2")
         s3.fault = lambda method, path: "hang"
         failures = server.metric("labrador_store_failures_total")
-        _until(lambda: server.metric("labrador_store_failures_total") > failures)
+        until(lambda: server.metric("labrador_store_failures_total") > failures)
         assert get(f"{server.url}/readyz").status_code == 200
         s3.fault = lambda method, path: None
         Store(s3.url).release("colours", 3)  # nobody has signed it
-        _until(lambda: "colours/3 is not signed: it has no model.sig" in server.log())
+        until(lambda: "colours/3 is not signed: it has no model.sig" in server.log())
         assert _version(server) == "2"
         assert get(f"{server.url}/readyz").status_code == 200
         s3.requests.clear()
-        _until(lambda: len(s3.requests) > 3)
+        until(lambda: len(s3.requests) > 3)
         assert {found for found in s3.requests} == {("GET", "colours/RELEASED", 304)}

@@ -9,8 +9,9 @@ import httpx
 import pytest
 
 from testkit import tiny_models
-from testkit.prometheus import query, until, watching
+from testkit.prometheus import query, watching
 from testkit.servers import serve
+from testkit.waiting import until
 
 pytestmark = pytest.mark.skipif(
     shutil.which("prometheus") is None, reason="Prometheus is missing: Debian's package prometheus"

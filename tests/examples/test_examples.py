@@ -17,8 +17,8 @@ from examples import client, python_api
 from models.errors import RecipeError
 from models.preprocess import decode
 from testkit import image_sets, narrow_resnet, tiny_models
-from testkit.in_process import until
 from testkit.servers import ROOT, Server, serve
+from testkit.waiting import until
 from training import run_folder
 from training.data import datasets
 from training.export import forms

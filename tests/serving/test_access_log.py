@@ -13,8 +13,8 @@ import pytest
 from serving.observability.access_log import AccessLog
 from serving.observability.observation import Observation
 from testkit import tiny_models
-from testkit.in_process import until
 from testkit.servers import Server, serve
+from testkit.waiting import until
 
 RED = tiny_models.picture((200, 30, 30))
 STAGES = ["read", "decode", "queue", "infer", "respond"]

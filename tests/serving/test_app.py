@@ -22,9 +22,10 @@ from models.preprocess import decode
 from models.store import Store
 from serving.hardware import gpus
 from testkit import tiny_models
-from testkit.in_process import Inside, until
+from testkit.in_process import Inside
 from testkit.odd_images import encoded, heic
 from testkit.servers import Server, get, post
+from testkit.waiting import until
 
 RED = tiny_models.picture((200, 30, 30))
 PREPROCESS = tiny_models.content("any", 1, "single")[0].preprocess

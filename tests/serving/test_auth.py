@@ -9,8 +9,9 @@ from models.errors import Unauthorized
 from serving import app
 from serving.auth import Keys
 from testkit import tiny_models
-from testkit.in_process import Inside, until
+from testkit.in_process import Inside
 from testkit.servers import get
+from testkit.waiting import until
 
 
 def test_without_configured_keys_no_key_is_required() -> None:

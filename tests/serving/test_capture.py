@@ -18,8 +18,9 @@ from serving.capture.capture import Capture
 from serving.observability.metrics import Metrics
 from serving.settings import Settings
 from testkit import novel_models, odd_images, small_disk, tiny_models
-from testkit.in_process import Hold, Inside, until
+from testkit.in_process import Hold, Inside
 from testkit.servers import post, serve
+from testkit.waiting import until
 
 Start = Callable[..., Inside]
 RED = tiny_models.picture()

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from testkit import novel_models, tiny_models
-from testkit.in_process import Inside, until
+from testkit.in_process import Inside
 from testkit.servers import Server, post, serve
+from testkit.waiting import until
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from benchmarks import swap
 from testkit import small_disk, tiny_models
-from testkit.in_process import until
 from testkit.servers import get, post, serve, wait
+from testkit.waiting import until
 
 _MIB = 2**20
 

@@ -15,9 +15,10 @@ from serving import openapi
 from serving.maps import Look, beside
 from serving.settings import Settings
 from testkit import mapped_models, tiny_models
-from testkit.in_process import Hold, Inside, ask, until
+from testkit.in_process import Hold, Inside, ask
 from testkit.odd_images import encoded
 from testkit.servers import post
+from testkit.waiting import until
 
 PREPROCESS = tiny_models.content("any", 1, "single")[0].preprocess
 LABELS = tiny_models.LABELS

@@ -27,9 +27,10 @@ from serving import follower
 from serving.session import Session
 from testkit import mapped_models, novel_models, tiny_models
 from testkit.browser import PROGRAM, chromium
-from testkit.in_process import Hold, Inside, until
+from testkit.in_process import Hold, Inside
 from testkit.odd_images import encoded, png
 from testkit.servers import get, post
+from testkit.waiting import until
 from training.reports.activation_maps import overlay
 
 WITHIN_MS = 15_000

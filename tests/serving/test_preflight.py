@@ -11,8 +11,9 @@ from models.errors import LabradorError
 from serving import bentoml_internals, preflight
 from serving.settings import PREFIX
 from testkit import tiny_models
-from testkit.in_process import Inside, until
+from testkit.in_process import Inside
 from testkit.servers import ROOT, command, get
+from testkit.waiting import until
 
 Check = Callable[..., None]
 

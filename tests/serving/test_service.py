@@ -15,8 +15,9 @@ import pytest
 
 from serving.observability.metrics import FOLDER_VARIABLE
 from testkit import novel_models, tiny_models
-from testkit.in_process import Inside, until
+from testkit.in_process import Inside
 from testkit.servers import ROOT, Server, command, serve
+from testkit.waiting import until
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,9 @@ from pathlib import Path
 
 from benchmarks import swap
 from testkit import tiny_models
-from testkit.in_process import Inside, until
+from testkit.in_process import Inside
 from testkit.servers import get, post
+from testkit.waiting import until
 
 
 def test_no_request_fails_while_versions_are_swapped(

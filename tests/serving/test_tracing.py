@@ -15,9 +15,10 @@ import pytest
 from serving.observability import tracing
 from serving.settings import SettingsError
 from testkit import tiny_models
-from testkit.in_process import Inside, run_inside, until
+from testkit.in_process import Inside, run_inside
 from testkit.otlp import Receiver, Span, receiving
 from testkit.servers import Server, get, post, serve
+from testkit.waiting import until
 
 RED = tiny_models.picture((200, 30, 30))
 STAGES = ["read", "decode", "queue", "infer", "respond"]

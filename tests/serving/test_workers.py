@@ -3,7 +3,6 @@
 import os
 import signal
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +12,7 @@ import pytest
 from models.store import Store
 from testkit import tiny_models
 from testkit.servers import Server, post, serve
-
-WITHIN_S = 30
+from testkit.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +28,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory, store_root: Path) -> Iterator
     """A server with two workers."""
     folder = tmp_path_factory.mktemp("pair")
     with serve(folder, workers=2, model_store=store_root, reload_s=0.05) as running:
-        end_s = time.monotonic() + WITHIN_S
-        while running.log().count("runs in fp32") < 2 and time.monotonic() < end_s:
-            time.sleep(0.1)
+        until(lambda: running.log().count("runs in fp32") >= 2)
         yield running
 
 
@@ -68,18 +64,12 @@ def test_every_worker_serves_the_released_version(pair: Server, store_root: Path
     assert set(versions_of(pair, 20)) == {"1"}
     swapped = 'labrador_reload_total{model="colours",result="swapped"}'
     Store(store_root).release("colours", 2)
-    end_s = time.monotonic() + WITHIN_S
-    while pair.metric(swapped) < 2 and time.monotonic() < end_s:
-        time.sleep(0.05)
-    assert pair.metric(swapped) == 2
+    until(lambda: pair.metric(swapped) == 2)
     assert set(versions_of(pair, 20)) == {"2"}
 
 
 def test_a_dead_worker_is_not_counted_until_it_is_replaced(pair: Server) -> None:
     assert pair.metric("labrador_workers") == 2
     os.kill(pair.workers()[-1], signal.SIGKILL)
-    for expected in (1, 2):
-        end_s = time.monotonic() + WITHIN_S
-        while pair.metric("labrador_workers") != expected and time.monotonic() < end_s:
-            time.sleep(0.05)
-        assert pair.metric("labrador_workers") == expected
+    until(lambda: pair.metric("labrador_workers") == 1)
+    until(lambda: pair.metric("labrador_workers") == 2)

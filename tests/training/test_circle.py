@@ -10,9 +10,9 @@ import pytest
 from models.bundle import read_manifest, sha256
 from models.store import Store
 from testkit import image_sets
-from testkit.in_process import until
 from testkit.processes import train_arguments
 from testkit.servers import Server, post, serve
+from testkit.waiting import until
 from training import run_folder
 from training.__main__ import main
 
