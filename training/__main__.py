@@ -18,6 +18,8 @@ from training.options import parser
 
 
 def main(arguments: list[str] | None = None, prog: str = "python -m training") -> int:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # shows each epoch at once, in a log file too
     handler = signal.getsignal(signal.SIGINT)
     if handler is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt_once)
@@ -51,6 +53,4 @@ def _interrupt_once(*_: Any) -> None:
 
 
 if __name__ == "__main__":
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # shows each epoch at once, in a log file too
     sys.exit(main())

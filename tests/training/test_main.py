@@ -1,4 +1,5 @@
 import csv
+import io
 import json
 import re
 import runpy
@@ -546,6 +547,16 @@ def test_the_module_runs_as_a_program(
         runpy.run_module("training", run_name="__main__")
     assert caught.value.code == 1
     assert one_line(capsys) == f"error: {tmp_path / 'gone'} does not exist: {INSTEAD}"
+
+
+def test_the_output_in_a_pipe_is_not_held_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The console script calls main(), which `python -m training` does too."""
+    pipe = io.TextIOWrapper(io.BytesIO())
+    monkeypatch.setattr(sys, "stdout", pipe)
+    assert main(["train", str(tmp_path / "gone")]) == 1
+    assert pipe.line_buffering
 
 
 # These must start fast: importing torch alone takes seconds.
