@@ -43,7 +43,7 @@ class Result:
     """One training: seconds from the process's start to the end of each epoch, and the results.
 
     wrong: error, or 1 - mean average precision, after each epoch; low and high: the last one's
-    95 % bootstrap interval. images_per_s: of the epochs in which the whole network was trained.
+    95 % interval. images_per_s: of the epochs in which the whole network was trained.
     """
 
     program: str

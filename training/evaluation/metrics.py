@@ -1,8 +1,9 @@
-"""Metrics of both tasks, each with its 95 % bootstrap interval.
+"""Metrics of both tasks, each with its 95 % interval.
 
 Every metric is a function of weights, one per image: all ones give the value, and resampling the
 images (Efron's bootstrap) means drawing multinomial weights. So the same function gives value and
-interval. The calibration error, which resampling inflates, is in `calibration_error`.
+interval, but that of an error: a resample of images that are all right has no wrong one. The
+calibration error, which resampling inflates, is in `calibration_error`.
 """
 
 import math
@@ -21,6 +22,8 @@ WeightedMetrics = Callable[[Weights], dict[str, NDArray[np.float64]]]
 """weights `[B, N]`, one per image -> each metric `[B]`."""
 
 _RESAMPLES = 1000
+_Z = 1.959964  # the normal distribution's 97.5th percentile
+_SHARES = ("error", "top5_error")  # of images that are wrong; the others are means and ratios
 
 
 def single_label(scores: Scores, targets: NDArray[np.int64]) -> WeightedMetrics:
@@ -164,13 +167,31 @@ def resamples(images: int) -> Weights:
 
 
 def with_intervals(weighted: WeightedMetrics, images: int) -> dict[str, Metric]:
-    """The metrics with their 95 % percentile intervals, from 1,000 seeded resamples."""
+    """The metrics with their 95 % intervals: of errors Wilson's, of the others percentiles of 1,000
+    seeded resamples.
+    """
     resampled = weighted(resamples(images))
     metrics = {}
     for name, value in values(weighted, images).items():
+        if name in _SHARES:
+            metrics[name] = of_share(value, images)
+            continue
         low, high = np.nanquantile(resampled[name], [0.025, 0.975])
         metrics[name] = Metric(value=value, low=float(low), high=float(high))
     return metrics
+
+
+def of_share(share: float, images: int) -> Metric:
+    """A share of images, in [0, 1], with its 95 % interval, which holds for none or few too.
+
+    The score interval of Wilson (Journal of the American Statistical Association 22, 1927).
+    """
+    scale = 1 + _Z**2 / images
+    middle = (share + _Z**2 / images / 2) / scale
+    half = _Z * math.sqrt(share * (1 - share) / images + (_Z / images / 2) ** 2) / scale
+    # at 0 and 1 one end is the share itself, but for rounding
+    low, high = min(share, max(middle - half, 0.0)), max(share, min(middle + half, 1.0))
+    return Metric(value=share, low=low, high=high)
 
 
 def difference(new: Metric, old: Metric) -> Metric:

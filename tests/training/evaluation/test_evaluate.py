@@ -85,7 +85,7 @@ def test_every_image_of_new_data_is_measured(tmp_path: Path) -> None:
     assert len(found.records) == 12
     written = metrics_of(tmp_path)
     assert written["images"] == 12
-    assert written["error"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert written["error"] == metrics.of_share(0, 12).model_dump()
     text = evaluate.table(found.measure())
     assert f"{written['nll']['value']:.4f}   [{written['nll']['low']:.4f}" in text
 
@@ -105,6 +105,12 @@ def test_a_difference_to_the_validation_images_comes_with_its_interval() -> None
     )
     assert "-0.0100 [-0.0666, +0.0324], chance alone" in str(line(0.10, 0.06, 0.13))
     assert line(0.11, 0.0, 0.3) is None
+
+
+def test_eight_images_that_are_all_right_show_no_difference() -> None:
+    model = replace(colour_model(), metrics={"error": metrics.of_share(0.02, 1000)})
+    line = evaluate.against_validation(model, {"error": metrics.of_share(0, 8)})
+    assert str(line).endswith("-0.0200 [-0.0307, +0.3045], chance alone can explain it")
 
 
 def test_predictions_have_a_line_per_image_with_every_score_exactly(tmp_path: Path) -> None:

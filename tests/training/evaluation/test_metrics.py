@@ -3,9 +3,9 @@ import math
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 from sklearn import metrics as peer
 
-from models.manifest import Metric
 from training.evaluation import calibration, metrics
 from training.evaluation.metrics import WeightedMetrics
 
@@ -169,13 +169,21 @@ def test_intervals_contain_the_value_however_few_the_images(task: str, images: i
             assert metric.low <= metric.value <= metric.high, (name, seed)
 
 
-def test_the_interval_of_an_error_is_binomial() -> None:
-    """Bootstrapping a share gives a binomial distribution."""
-    scores, targets = single(400, 6)
-    error = metrics.with_intervals(metrics.single_label(scores, targets), 400)["error"]
-    std = math.sqrt(error.value * (1 - error.value) / 400)
-    assert error.low == pytest.approx(error.value - 1.96 * std, abs=0.006)
-    assert error.high == pytest.approx(error.value + 1.96 * std, abs=0.006)
+@pytest.mark.parametrize(("wrong", "images"), [(0, 8), (2, 8), (8, 8), (1, 1), (3, 1000)])
+def test_the_interval_of_a_share_matches_scipy_s(wrong: int, images: int) -> None:
+    """Also where no image or every one is wrong, of which resampling makes an interval of one
+    point."""
+    found = metrics.of_share(wrong / images, images)
+    expected = binomtest(wrong, images).proportion_ci(0.95, "wilson")
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-6)
+    assert 0 <= found.low <= found.value <= found.high <= 1
+
+
+def test_the_errors_have_the_interval_of_a_share() -> None:
+    scores, targets = single(40, 6)
+    found = metrics.with_intervals(metrics.single_label(scores, targets), 40)
+    for name in ("error", "top5_error"):
+        assert found[name] == metrics.of_share(found[name].value, 40)
 
 
 def test_intervals_are_deterministic() -> None:
@@ -187,9 +195,10 @@ def test_perfect_scores_are_perfect_in_every_metric() -> None:
     targets = np.arange(40) % 4
     scores = np.eye(4, dtype=np.float32)[targets]
     found = metrics.with_intervals(metrics.single_label(scores, targets), 40)
-    expected = {"error": 0, "macro_f1": 1, "nll": 0}
+    error = found.pop("error")
+    assert (error.low, error.value) == (0, 0) and 0.05 < error.high < 0.1
     assert {name: (m.low, m.value, m.high) for name, m in found.items()} == {
-        name: (value, value, value) for name, value in expected.items()
+        name: (value, value, value) for name, value in {"macro_f1": 1, "nll": 0}.items()
     }
     truth = scores > 0.5
     tagged = metrics.values(metrics.multi_label(scores, truth, truth), 40)
@@ -252,19 +261,14 @@ def test_resamples_without_any_label_do_not_spoil_the_interval() -> None:
 
 
 def test_the_interval_of_a_difference_covers_it_as_often_as_promised() -> None:
-    """Of two shares, with their Wilson intervals, in 2,000 seeded draws."""
+    """Of two shares, also where few images are wrong, in 2,000 seeded draws each."""
     random = np.random.default_rng(0)
-
-    def wilson(found: int, images: int) -> Metric:
-        share, z = found / images, 1.96
-        middle = (share + z**2 / 2 / images) / (1 + z**2 / images)
-        half = z * math.sqrt(share * (1 - share) / images + z**2 / 4 / images**2)
-        half /= 1 + z**2 / images
-        return Metric(value=share, low=middle - half, high=middle + half)
-
-    covered = 0
-    for _ in range(2000):
-        new, old = wilson(random.binomial(60, 0.3), 60), wilson(random.binomial(200, 0.1), 200)
-        found = metrics.difference(new, old)
-        covered += found.low <= 0.2 <= found.high
-    assert 0.93 < covered / 2000 < 0.97
+    for new, old, images, most in ((0.3, 0.1, 60, 0.97), (0.02, 0.02, 20, 1)):
+        covered = 0
+        for _ in range(2000):
+            found = metrics.difference(
+                metrics.of_share(random.binomial(images, new) / images, images),
+                metrics.of_share(random.binomial(200, old) / 200, 200),
+            )
+            covered += found.low <= new - old <= found.high
+        assert 0.93 < covered / 2000 <= most
