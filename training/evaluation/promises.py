@@ -20,11 +20,12 @@ COVERAGES = (0.8, 0.9, 0.95, 0.99)
 @dataclass(frozen=True)
 class Judged:
     """Images by held-out ones: p-values `[N]`; the mass that is enough for each coverage `[N, K]`,
-    None for a multi-label model.
+    None for a multi-label model. held_out: how many images, at most, each was judged by.
     """
 
     p_values: NDArray[np.float64]
     enough: NDArray[np.float64] | None
+    held_out: int
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,11 @@ def judge(outputs: Outputs, held_out: HeldOut | None) -> Judged | None:
     """Judge images by held-out ones; None without novelty."""
     if outputs.novelty is None or held_out is None or held_out.novelty is None:
         return None
-    p_values = conformal.p_values(outputs.novelty, held_out.novelty)
+    p_values, count = conformal.p_values(outputs.novelty, held_out.novelty), len(held_out.novelty)
     if held_out.mass_before is None:
-        return Judged(p_values, None)
+        return Judged(p_values, None, count)
     enough = [coverage.enough(held_out.mass_before, share) for share in COVERAGES]
-    return Judged(p_values, np.tile(enough, (len(p_values), 1)))
+    return Judged(p_values, np.tile(enough, (len(p_values), 1)), count)
 
 
 def cross_fitted(outputs: Outputs, targets: NDArray[np.bool_], task: Task) -> Judged | None:
@@ -61,15 +62,16 @@ def cross_fitted(outputs: Outputs, targets: NDArray[np.bool_], task: Task) -> Ju
         return None
     p_values = np.empty(len(targets))
     enough = np.empty((len(targets), len(COVERAGES)))
-    folds = calibration.folds(len(targets))
+    folds, most = calibration.folds(len(targets)), 0
     for fold in np.unique(folds):
         own, rest = np.flatnonzero(folds == fold).tolist(), np.flatnonzero(folds != fold).tolist()
         found = judge(outputs.at(own), held_out_by(outputs.at(rest), targets[rest], task))
         assert found is not None
+        most = max(most, found.held_out)
         p_values[own] = found.p_values
         if found.enough is not None:
             enough[own] = found.enough
-    return Judged(p_values, enough if task == "single" else None)
+    return Judged(p_values, enough if task == "single" else None, most)
 
 
 def unknown(p_values: NDArray[np.float64], alpha: float) -> Metric:

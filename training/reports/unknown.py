@@ -33,7 +33,7 @@ def section(evaluation: Evaluation, strangers: Strangers | None) -> dict[str, An
     return {
         "rows": rows,
         "sets": promises.label_sets(evaluation.scores, evaluation.targets, judged),
-        "least_alpha": float(judged.p_values.min(initial=1.0)),
+        "least_alpha": conformal.least_alpha(judged.held_out),
         "galleries": [*_strangers(evaluation, strangers), *_own(evaluation, judged.p_values)],
     }
 

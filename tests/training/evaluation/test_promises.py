@@ -38,6 +38,7 @@ def test_each_fifth_is_judged_by_the_other_four() -> None:
     outputs, targets = drawn(60)
     found = promises.cross_fitted(outputs, targets, "single")
     assert found is not None and found.enough is not None and outputs.novelty is not None
+    assert found.held_out == 48
     folds = calibration.folds(60)
     masses = coverage.mass_before(outputs.scores, targets.argmax(1))
     for row in range(60):
