@@ -1,4 +1,6 @@
-"""Device, dtype and free memory: the recipe's `auto`, resolved for this machine."""
+"""Device, dtype, memory and cores: the recipe's `auto`, resolved for this machine."""
+
+import os
 
 import psutil
 import torch
@@ -28,5 +30,18 @@ def pick_dtype(dtype: Dtype, device: torch.device) -> Dtype:
 
 
 def free_memory() -> int:
-    """Free bytes of the machine or of the container, whichever is less."""
-    return int(min(psutil.virtual_memory().available, hardware.free_memory()))
+    """This process's part of the free bytes of the machine or of the container, whichever is less.
+
+    The processes that torchrun started on the machine have equal parts.
+    """
+    free = min(psutil.virtual_memory().available, hardware.free_memory())
+    return int(free / _local_processes())
+
+
+def cpu_cores() -> int:
+    """This process's part of the usable cores, at least one."""
+    return max(1, hardware.cpu_cores() // _local_processes())
+
+
+def _local_processes() -> int:
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # which torchrun sets

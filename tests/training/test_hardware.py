@@ -5,8 +5,9 @@ import psutil
 import pytest
 import torch
 
+from models import hardware
 from models.errors import RecipeError
-from training.hardware import free_memory, pick_device, pick_dtype
+from training.hardware import cpu_cores, free_memory, pick_device, pick_dtype
 
 CPU = torch.device("cpu")
 
@@ -52,3 +53,14 @@ def test_free_memory_is_the_machine_s_or_the_container_s(monkeypatch: pytest.Mon
     assert free(monkeypatch, 1000, "max", 900) == 1000
     assert free(monkeypatch, 1000, 700, 300) == 400
     assert free(monkeypatch, 300, 700, 300) == 300
+
+
+def test_the_processes_of_a_machine_share_its_memory_and_its_cores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hardware, "cpu_cores", lambda: 6)
+    assert cpu_cores() == 6
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert (cpu_cores(), free(monkeypatch, 1000)) == (1, 250)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert cpu_cores() == 1

@@ -13,11 +13,11 @@ from PIL import Image
 
 from models import preprocess as decoder
 from models.errors import DataError, LabradorError
-from models.hardware import cpu_cores
 from models.manifest import Preprocess
 from models.preprocess import TRAINING_FORMATS
 from models.wording import counted
 from training import output
+from training.hardware import cpu_cores
 
 Value = TypeVar("Value")
 Result = TypeVar("Result")

@@ -13,10 +13,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from models.errors import DataError, LabradorError
-from models.hardware import cpu_cores
 from models.wording import counted
 from training.data.decoding import Read, Squares, presized, squeezed
-from training.hardware import free_memory
+from training.hardware import cpu_cores, free_memory
 from training.recipe import Recipe
 
 _MEMORY_SHARE = 0.5  # of the free memory that a cache may take

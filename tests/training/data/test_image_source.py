@@ -74,6 +74,13 @@ def test_a_source_names_where_its_images_come_from(files: list[Path]) -> None:
         assert place == f"files, by {text}"
 
 
+def test_the_processes_of_a_training_share_the_cores(
+    files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(cpu_cores()))
+    assert image_source(files, image_sets.recipe(cache="none"), CPU).place == "files, by 1 process"
+
+
 def test_training_from_files_gives_the_weights_that_training_from_memory_does(
     single_data: Path, tmp_path: Path
 ) -> None:
