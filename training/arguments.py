@@ -106,7 +106,7 @@ def _compare(options: argparse.Namespace) -> Call:
     if len({path.resolve() for path in options.runs}) < len(options.runs):
         raise RecipeError(f"compare was given a run twice: {' '.join(map(str, options.runs))}")
     runs = [run_folder.read(path) for path in options.runs]
-    _check_data(options.data or runs[0].recipe.sources, {})
+    _check_data(options.data or (), {})
     run_folder.check_free(options.out)
     return Call("compare", "compare", {"runs": runs, **_select(options, "data", "device", "out")})
 
@@ -131,7 +131,7 @@ def _export_arguments(options: argparse.Namespace) -> dict[str, Any]:
     """The checked arguments that export and release share."""
     finished, store = run_folder.read(options.run), command_line.store_of(options.store)
     store.versions(options.name)
-    _check_data(options.data or finished.recipe.sources, {})
+    _check_data(options.data or (), {})
     signer = None if options.sign is None else Signer(options.sign)
     more = {"data_path": options.data, "precisions": options.precision, "signer": signer}
     return {"run": finished, "name": options.name, "store": store, **more}

@@ -453,6 +453,23 @@ def test_every_form_is_made_unless_some_are_asked_for(
     assert parse([*typed, *asked], "").arguments["precisions"] == ["fp32", "int8"]
 
 
+@pytest.mark.parametrize("command", ["export", "release", "compare"])
+def test_a_run_s_images_are_found_from_any_folder(
+    command: str, single_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    """DATA as it was typed may be relative to another one."""
+    run = shutil.copytree(single_run.path, tmp_path / "run")
+    outcome = json.loads((run / "run.json").read_text())
+    outcome["provenance"]["recipe"]["data"] = "colours"
+    (run / "run.json").write_text(json.dumps(outcome))
+    monkeypatch.chdir(tmp_path)
+    named = ["--name", "pets", "--store", "store"]
+    more = [str(single_run.path)] if command == "compare" else named
+    assert parse([command, "run", *more], "").function == command
+    assert main([command, "run", *more, "--data", "gone"]) == 1
+    assert one_line(capsys) == f"error: gone does not exist: {INSTEAD}"
+
+
 def test_release_and_rollback_from_the_command_line(
     single_run: Run,
     single_bundle: Bundle,
