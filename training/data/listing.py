@@ -1,5 +1,6 @@
 """The images that a file lists by name: each checked to be there, once, and to be a file."""
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,11 +17,12 @@ class Listing:
 
     def __init__(self, root: Path, complain: Complain) -> None:
         self._root, self._complain = root, complain
-        self._records: dict[str, Record] = {}
+        self._records: dict[str, Record] = {}  # by the file, which a list may spell in several ways
 
     def add(self, where: str, name: str, labels: Iterable[str], side: Side | None = None) -> None:
         """where: the line that lists the image, for a complaint."""
-        if name in self._records:
+        file = os.path.abspath(self._root / name)
+        if file in self._records:
             self._complain(f"{where}: {name} is listed twice")
         elif is_url(name):
             self._complain(
@@ -29,7 +31,7 @@ class Listing:
         elif not (self._root / name).is_file():
             self._complain(f"{where}: {self._root / name} does not exist")
         else:
-            self._records[name] = Record(name, tuple(sorted(set(labels))), side)
+            self._records[file] = Record(name, tuple(sorted(set(labels))), side)
 
     @property
     def records(self) -> list[Record]:

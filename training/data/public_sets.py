@@ -66,9 +66,13 @@ def voc(data: Path, complain: Complain) -> Iterator[Record]:
 
 
 def _names(file: Path) -> list[str]:
-    """The first word of each line; empty lines and lines that start with # are skipped."""
+    """The first words of the lines, each once; empty lines and those that start with # are skipped.
+
+    What is listed twice has the same label each time: it is in the name or in the annotation.
+    """
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file} cannot be read") from error
-    return [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
+    used = (line for line in lines if line.strip() and not line.startswith("#"))
+    return list(dict.fromkeys(line.split()[0] for line in used))

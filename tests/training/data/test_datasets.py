@@ -307,6 +307,8 @@ def test_wrong_columns_are_named_with_the_valid_ones(
     [
         ("c.jpg,cat,False", "c.jpg does not exist"),
         ("a.jpg,dog,True", "a.jpg is listed twice"),
+        ("./a.jpg,dog,True", "./a.jpg is listed twice"),
+        ("../data/a.jpg,dog,True", "../data/a.jpg is listed twice"),
         ("b.jpg,dog,maybe", "is_valid='maybe': use True or False"),
         ("b.jpg,dog,", "is_valid='': use True or False"),
         ("b.jpg,dog", "expected 3 values"),
@@ -316,8 +318,7 @@ def test_wrong_columns_are_named_with_the_valid_ones(
     ],
 )
 def test_a_bad_line_is_named_by_its_number(tmp_path: Path, line: str, problem: str) -> None:
-    put(tmp_path, "a.jpg", "b.jpg")
-    file = tmp_path / "l.csv"
+    file = put(tmp_path / "data", "a.jpg", "b.jpg") / "l.csv"
     file.write_text(f"fname,labels,is_valid\na.jpg,cat,True\n{line}\n", encoding="utf-8")
     message = refused(file)
     assert message.startswith(f"{file}, line 3: ")
@@ -381,6 +382,12 @@ def test_the_pet_folder_gives_its_own_labels_and_split(tmp_path: Path) -> None:
 def test_a_pet_that_is_listed_but_missing_is_named(tmp_path: Path) -> None:
     (pets(tmp_path) / "images" / "Bengal_7.jpg").unlink()
     assert refused(tmp_path).startswith("test.txt lists Bengal_7.jpg, which is not in ")
+
+
+def test_a_pet_that_is_listed_twice_is_one_image(tmp_path: Path) -> None:
+    with (pets(tmp_path) / "annotations" / "trainval.txt").open("a") as listed:
+        listed.write("Bengal_8 2 1 1\n")
+    assert len(datasets.read(str(tmp_path)).records) == 3
 
 
 def test_a_pet_folder_without_its_lists_is_refused(tmp_path: Path) -> None:
