@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -18,6 +19,7 @@ Pairs = tuple[NDArray[np.float32], NDArray[np.bool_]]
 
 _CURVES_A_ROW = 5
 _BLUE, _ORANGE, _GREY = "#1f5fa8", "#d9731a", "#9aa0a6"
+_as_written = matplotlib.rc_context({"text.parse_math": False})  # $ in a label begins no formula
 
 
 def curves(
@@ -52,6 +54,7 @@ def curves(
     return _svg(figure)
 
 
+@_as_written
 def histories(runs: Mapping[str, Sequence[Epoch]]) -> str:
     """Validation loss, and error or mAP, after each epoch of several runs, by name, on one scale.
 
@@ -59,10 +62,11 @@ def histories(runs: Mapping[str, Sequence[Epoch]]) -> str:
     """
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharex=True)
-    for name, epochs in runs.items():
+    lines: list[Line2D] = []
+    for epochs in runs.values():
         numbers = range(1, len(epochs) + 1)
-        (line,) = left.plot(numbers, _known(epochs, "valid_loss"), "o-", markersize=4, label=name)
-        colour = line.get_color()
+        lines += left.plot(numbers, _known(epochs, "valid_loss"), "o-", markersize=4)
+        colour = lines[-1].get_color()
         left.plot(numbers, _known(epochs, "train_loss"), ":", color=colour, linewidth=1)
         metric = "error" if any(epoch.error is not None for epoch in epochs) else "map"
         right.plot(numbers, _known(epochs, metric), "o-", markersize=4, color=colour)
@@ -71,7 +75,7 @@ def histories(runs: Mapping[str, Sequence[Epoch]]) -> str:
     right.set(xlabel="epoch", ylim=(0, None))
     for axes in (left, right):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.legend(loc="outside upper left", frameon=False)
+    figure.legend(lines, list(runs), loc="outside upper left", frameon=False)
     return _svg(figure)
 
 
@@ -81,6 +85,7 @@ def _known(epochs: Sequence[Epoch], name: str) -> list[float]:
     return [np.nan if value is None else value for value in values]
 
 
+@_as_written
 def confusion(matrix: NDArray[np.int64], labels: Sequence[str]) -> str:
     """Images by true label (rows) and predicted label (columns); with counts up to 40 labels."""
     side = float(np.clip(0.3 * len(labels), 3, 12.5))
@@ -139,6 +144,7 @@ def sweep(found: Sweep, without_tags: float) -> str:
     return _svg(figure)
 
 
+@_as_written
 def precision_recall(
     scores: NDArray[np.float32],
     targets: NDArray[np.bool_],
