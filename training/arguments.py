@@ -82,13 +82,13 @@ def _lr_find(options: argparse.Namespace) -> Call:
 
 
 def _evaluate(options: argparse.Namespace) -> Call:
-    given = {name: getattr(options, name) for name in datasets.OPTIONS}
+    given = _recipe_options(options, *datasets.OPTIONS)
     _check_data(options.data, given)
     run_folder.check_free(options.out)
     if options.strangers is not None and not options.strangers.is_dir():
         raise RecipeError(f"--strangers {options.strangers} is not a folder")
     arguments = {"model": _model(options.model), "data": options.data, "data_options": given}
-    more = _select(options, "device", "out", "strangers")
+    more = {**_recipe_options(options, "device"), **_select(options, "out", "strangers")}
     return Call("evaluate", "evaluate", {**arguments, **more})
 
 
@@ -108,7 +108,8 @@ def _compare(options: argparse.Namespace) -> Call:
     runs = [run_folder.read(path) for path in options.runs]
     _check_data(options.data or (), {})
     run_folder.check_free(options.out)
-    return Call("compare", "compare", {"runs": runs, **_select(options, "data", "device", "out")})
+    more = {**_recipe_options(options, "device"), **_select(options, "data", "out")}
+    return Call("compare", "compare", {"runs": runs, **more})
 
 
 def _export(options: argparse.Namespace) -> Call:
@@ -117,7 +118,7 @@ def _export(options: argparse.Namespace) -> Call:
 
 def _release(options: argparse.Namespace) -> Call:
     check_margin(options.margin)
-    more = _select(options, "margin", "force", "device")
+    more = {**_recipe_options(options, "device"), **_select(options, "margin", "force")}
     arguments = {**_export_arguments(options), "allowed": options.allow_label, **more}
     return Call("release", "release", arguments)
 
@@ -147,6 +148,13 @@ def _recipe(options: argparse.Namespace, names: Iterable[str]) -> Recipe:
             f"--weights {recipe.weights} is neither imagenet, none nor an existing file"
         )
     return recipe
+
+
+def _recipe_options(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Options of a recipe, of a command that has none of its own. RecipeError for invalid ones."""
+    given = _select(options, *names)
+    resolve({"data": "", **{name: value for name, value in given.items() if value is not None}})
+    return given
 
 
 def _check_data(data: Sequence[str], options: dict[str, str | None]) -> None:

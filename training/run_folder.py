@@ -35,7 +35,16 @@ from models import conformal
 from models.bundle import write_atomically
 from models.conformal import CONFORMAL_FILE, HeldOut
 from models.errors import RunError
-from models.manifest import Baseline, Frozen, Metric, Preprocess, Probability, Provenance, Task
+from models.manifest import (
+    Baseline,
+    Frozen,
+    Metric,
+    Preprocess,
+    Probability,
+    Provenance,
+    Task,
+    first_problem,
+)
 from training.data import split
 from training.data.split import Split
 from training.recipe import Arch, Recipe
@@ -118,7 +127,12 @@ class Run:
 
     @property
     def recipe(self) -> Recipe:
-        return Recipe.model_validate(self.outcome.provenance.recipe)
+        """RunError if it is not one, as that of another version of Labrador."""
+        try:
+            return Recipe.model_validate(self.outcome.provenance.recipe)
+        except ValidationError as error:
+            reason = first_problem(error)
+            raise RunError(f"{self.path / RUN_FILE} has an invalid recipe: {reason}") from error
 
     def report(self) -> bytes:
         """`report.html`. RunError if it is missing."""

@@ -202,6 +202,30 @@ def test_wrong_usage_of_train_exits_with_2_and_gives_the_valid_values(
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("evaluate RUN --data DATA --device gpu", "device='gpu': Input should be 'auto', 'cuda'"),
+        ("evaluate RUN --data DATA --separator=", "separator='': String should have at least 1"),
+        ("compare RUN OTHER --device gpu", "device='gpu': Input should be 'auto', 'cuda'"),
+        ("release RUN --name pets --device gpu", "device='gpu': Input should be 'auto', 'cuda'"),
+    ],
+)
+def test_an_option_of_a_recipe_is_checked_in_every_command_that_has_it(
+    words: str,
+    message: str,
+    single_run: Run,
+    multi_run: Run,
+    single_data: Path,
+    tmp_path: Path,
+    capsys: Output,
+) -> None:
+    places = {"RUN": single_run.path, "OTHER": multi_run.path, "DATA": single_data}
+    arguments = [str(places.get(word, word)) for word in words.split()]
+    store = ["--store", str(tmp_path)] if "release" in words else []
+    assert message in wrong_usage([*arguments, *store], capsys)
+
+
 def test_an_unknown_key_in_a_file_lists_the_valid_ones(tmp_path: Path, capsys: Output) -> None:
     file = tmp_path / "recipe.toml"
     file.write_text("epoch = 3\n")

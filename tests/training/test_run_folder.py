@@ -1,6 +1,7 @@
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,14 @@ def test_the_recipe_is_kept_as_it_was_resolved(single_run: Run) -> None:
     assert kept["task"] == "single"  # inferred from the data
     assert kept["arch"] == "resnet18"
     assert kept["valid"] == 0.5
+
+
+def test_a_recipe_of_another_version_is_refused(single_run: Run) -> None:
+    origin = single_run.outcome.provenance
+    other = origin.model_copy(update={"recipe": {**origin.recipe, "momentum": 0.9}})
+    run = replace(single_run, outcome=single_run.outcome.model_copy(update={"provenance": other}))
+    with pytest.raises(RunError, match="run.json has an invalid recipe: momentum: Extra inputs"):
+        _ = run.recipe
 
 
 def test_each_epoch_has_a_line_of_metrics(single_run: Run, multi_run: Run) -> None:
