@@ -28,7 +28,7 @@ from models.errors import GateError
 from models.golden import Agreement
 from models.manifest import Contract, Gate, Manifest, Metric, NoveltyGate, Precision, Task
 from models.outputs import Outputs
-from models.wording import counted
+from models.wording import counted, some
 from training.data.record import Record
 from training.data.targets import encode
 from training.evaluation import calibration, comparison, evaluate, metrics, onnx_session
@@ -104,14 +104,23 @@ def check(
     model: the ONNX file; contract: what its bundle will promise; golden_files: the golden images
     and their outputs as they will be written, possibly among other files.
 
-    Raises GateError unless the graph has the promised form, the golden files and all validation
-    images give the network's scores and novelty within the precision's tolerance, the decisions, by
-    label name, are right as often as the network's, and neither the headline metric, the tags nor
-    the probabilities are shown to be off by more than they may; TooFewImagesError if, in fp16 or
-    int8, they are not shown to be off by less either.
+    Raises GateError unless the graph has the promised form, labels and thresholds are the network's
+    own, the golden files and all validation images give the network's scores and novelty within the
+    precision's tolerance, and neither the headline metric, the tags nor the probabilities are shown
+    to be off by more than they may; TooFewImagesError if, in fp16 or int8, they are not shown to be
+    off by less either.
     """
     tolerance, task = TOLERANCES[precision], contract.task
     _check_graph(model)
+    for what, promised, trained in (
+        ("labels", contract.labels, reference.labels),
+        ("thresholds", contract.thresholds or (), reference.thresholds or ()),
+    ):
+        if list(promised) != list(trained):
+            raise GateError(
+                f"{precision}: the {what} are {_words(promised)}, the trained network's"
+                f" {_words(trained)}"
+            )
     answer, _ = onnx_session.answers(model, contract.tensors)
     strange = None if contract.tensors.novelty is None else tolerance.novelty
     try:
@@ -123,15 +132,8 @@ def check(
     except GateError as error:
         raise GateError(f"{precision}: {error}") from error
     flips = on_golden.flips + on_valid.flips
-    trained = _metrics_of(reference.scores, reference.labels, reference.thresholds, task, reference)
-    exported = _metrics_of(got, contract.labels, contract.thresholds, task, reference)
-    for name, value in exported.items():
-        if not abs(value - trained[name]) <= tolerance.score + flips / len(got):
-            raise GateError(
-                f"{precision}: {name} on {len(got)} validation images is {value:.4f}, the"
-                f" trained network's {trained[name]:.4f}: the labels or thresholds are not the"
-                " network's"
-            )
+    targets = encode(reference.records, contract.labels)
+    exported = evaluate.task_metrics(task, got, decide(got, contract.thresholds), targets)
     loss, separation = _losses(got, contract, reference)
     _check_loss(precision, comparison.METRIC[task], len(got), loss, separation)
     own = _cross_fitted(got, contract, reference)
@@ -154,7 +156,7 @@ def check(
         probability_change=Metric(
             value=math.sqrt(change.value), low=math.sqrt(change.low), high=math.sqrt(change.high)
         ),
-        metrics=exported,
+        metrics=metrics.values(exported, len(got)),
         own_metrics=own.measure(),
         novelty=novelty,
     )
@@ -281,16 +283,8 @@ def _check_change(precision: Precision, images: int, change: Difference) -> None
     )
 
 
-def _metrics_of(
-    scores: NDArray[np.float32],
-    labels: Sequence[str],
-    thresholds: Sequence[float] | None,
-    task: Task,
-    reference: Reference,
-) -> dict[str, float]:
-    targets = encode(reference.records, labels)
-    predicted = decide(scores, thresholds)
-    return metrics.values(evaluate.task_metrics(task, scores, predicted, targets), len(scores))
+def _words(values: Sequence[object]) -> str:
+    return some([str(value) for value in values]) or "none"
 
 
 def _check_graph(model: bytes) -> None:

@@ -235,11 +235,8 @@ def test_a_variant_s_own_metrics_are_those_of_its_scores(tmp_path: Path) -> None
     assert passed(tiny(tmp_path / "itself"), answers).own_metrics["error"].value == 0  # type: ignore[index]
 
 
-def test_labels_in_another_order_are_refused_with_both_metrics(tmp_path: Path) -> None:
-    message = (
-        "^fp32: error on 24 validation images is 1.0000, the trained network's 0.0000: the labels"
-        " or thresholds are not the network's$"
-    )
+def test_labels_in_another_order_are_refused_with_both_orders(tmp_path: Path) -> None:
+    message = "^fp32: the labels are green, red, blue, the trained network's red, green, blue$"
     with pytest.raises(GateError, match=message):
         passed(tiny(tmp_path, labels=("green", "red", "blue")), close(24))
 
@@ -253,14 +250,25 @@ def test_a_few_decisions_that_differ_are_no_excuse_for_other_labels(tmp_path: Pa
     assert found.flips > 0
     assert found.decisions == 24 + 10 + 1  # validation, golden, and a golden one alone
     turned = whole.manifest.model_copy(update={"labels": ("green", "red", "blue")})
-    with pytest.raises(GateError, match="int8: error on .* labels or thresholds are not the netw"):
+    with pytest.raises(GateError, match="int8: the labels are green, red, blue, the trained"):
         gate.check(model, "int8", turned, files, answers)
+
+
+def test_a_decision_that_differs_on_a_rare_label_is_no_other_label(tmp_path: Path) -> None:
+    """Macro F1 falls by a half, and a thousandth of the images is wrong."""
+    colours = [*[(0, 0, 0.7)] * 999, (0.5, 0.49, 0.1)]
+    answers = reference(images(colours), "single")
+    assert answers.records[-1].labels == ("red",)
+    found = checked(tmp_path, answers, LEANING)
+    assert found.metrics["error"] == pytest.approx(0.001)
+    assert found.metrics["macro_f1"] == pytest.approx(0.5, abs=0.001)
 
 
 def test_other_thresholds_are_refused(tmp_path: Path) -> None:
     answers = close(24, "multi")
     assert passed(tiny(tmp_path / "a", "multi"), answers).metrics["map"] == 1
-    with pytest.raises(GateError, match="fp32: micro_f1 on 24 .* thresholds are not the network's"):
+    message = "^fp32: the thresholds are 0.99, 0.5, 0.5, the trained network's 0.5, 0.5, 0.5$"
+    with pytest.raises(GateError, match=message):
         passed(tiny(tmp_path / "b", "multi", thresholds=(0.99, 0.5, 0.5)), answers)
 
 
