@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from models.bundle import sha256
-from models.errors import RunError
+from models.errors import RecipeError, RunError
 from testkit import image_sets
 from testkit.processes import (
     Command,
@@ -25,10 +25,11 @@ from testkit.processes import (
     signal_in_step,
     train_arguments,
 )
-from training import run_folder
+from training import distributed, run_folder
 from training.__main__ import main
 from training.commands.train import resume, train
 from training.data.image_source import Cached
+from training.distributed import Ranks
 from training.fine_tuning import batches, checkpoint, trainer
 from training.fine_tuning.batches import TrainingSet
 from training.fine_tuning.trainer import FineTuning
@@ -350,6 +351,20 @@ def test_what_cannot_be_resumed_exits_with_1_and_one_line(
         file.write_bytes(b"torn")
     nothing = refused(["train", "--resume", str(own)], capsys)
     assert nothing == f"error: {own} has no intact checkpoint: start a new run\n"
+
+
+def test_a_run_is_not_resumed_by_more_processes_than_could_have_trained_it(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its norms use each batch's statistics, of which each process would have its own."""
+
+    @contextmanager
+    def joined(device: torch.device) -> Iterator[Ranks]:
+        yield Ranks(0, 2, device)
+
+    monkeypatch.setattr(distributed, "joined", joined)
+    with pytest.raises(RecipeError, match="2 processes on the CPU .*: use --norms fixed"):
+        resume(own)
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,7 @@ def resume(path: Path) -> Path:
         distributed.joined(pick_device(recipe.device)) as ranks,
         run_folder.locked(path, ranks.first),
     ):
+        check_processes(recipe, ranks, len(sides.train))
         dataset = datasets.read_as(run_folder.with_own_lists(path, recipe))
         contents = Contents()
         found = {(r.file, r.sha256, r.labels) for r in file_scan.hashed(dataset, contents)}
