@@ -76,7 +76,7 @@ class Epoch:
 
     phase: head or whole, what was trained. train_loss: mean over its images, under augmentation.
     valid_loss, and error or map by the task: on the validation images, None until it is measured.
-    seconds: since training began.
+    seconds: since training began, without the pause before a run was resumed.
     """
 
     phase: str

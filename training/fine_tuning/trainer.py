@@ -69,6 +69,8 @@ class FineTuning:
             nn.SyncBatchNorm.convert_sync_batchnorm(self.network)  # type: ignore[no-untyped-call]
         if start:
             start.restore(self.network)
+            if progress.epochs:
+                self._began -= progress.epochs[-1].seconds
         steps = self.recipe.steps(len(self.training.targets))
         every = phases(self.recipe, steps, len(self.network.blocks))
         last, validating = every[-1].last, 0.0

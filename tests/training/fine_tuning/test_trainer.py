@@ -26,7 +26,7 @@ from training.data.augment import augment, draw
 from training.distributed import Ranks
 from training.fine_tuning import batches, checkpoint
 from training.fine_tuning import trainer as module
-from training.fine_tuning.checkpoint import Progress
+from training.fine_tuning.checkpoint import Checkpoint, Progress
 from training.fine_tuning.loss import loss_of
 from training.fine_tuning.schedule import Phase
 from training.fine_tuning.trainer import DivergedError, FineTuning
@@ -224,10 +224,9 @@ def test_only_the_first_process_saves(tmp_path: Path) -> None:
         assert (checkpoint.read(tmp_path) is not None) == (rank == 0)
 
 
-def test_an_epoch_s_speed_and_time_are_those_of_its_steps(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """24 images in two steps of 1.17 s; 10 s passed before training began."""
+@pytest.fixture
+def timed_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes 1.17 s, by a clock that begins at 100 s."""
     now_s = 100.0
 
     def lasting(*_: Any) -> Tensor:
@@ -237,12 +236,27 @@ def test_an_epoch_s_speed_and_time_are_those_of_its_steps(
 
     monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now_s))
     monkeypatch.setattr(FineTuning, "step", lasting)
+
+
+def test_an_epoch_s_speed_and_time_are_those_of_its_steps(timed_steps: None) -> None:
+    """24 images in two steps; 10 s passed before training began."""
     recipe, done = image_sets.recipe(freeze_epochs=1, epochs=1), Progress()
     FineTuning(network(), training_images(), "single", recipe, ALONE, _began=90.0).run(done)
     assert done.epochs == [
         Epoch(phase="head", epoch=1, train_loss=0.12346, images_per_s=10.3, seconds=12.3),
         Epoch(phase="whole", epoch=2, train_loss=0.12346, images_per_s=10.3, seconds=14.7),
     ]
+
+
+def test_the_time_of_a_resumed_run_goes_on(timed_steps: None) -> None:
+    """The first epoch took 50 s."""
+    own, recipe = network(), image_sets.recipe(freeze_epochs=1, epochs=1)
+    epoch = Epoch(phase="head", epoch=1, train_loss=1.0, images_per_s=10.3, seconds=50.0)
+    done = Progress([1.0, 1.0], [epoch])
+    state = own.resnet.state_dict().items()
+    start = Checkpoint(done, {f"network.{name}": value.clone() for name, value in state})
+    FineTuning(own, training_images(), "single", recipe, ALONE, _began=90.0).run(done, start)
+    assert [epoch.seconds for epoch in done.epochs] == [50.0, 62.3]
 
 
 def test_what_limits_the_speed_is_printed_once_per_phase(
