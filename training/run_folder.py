@@ -4,6 +4,7 @@ recipe.json          the recipe as resolved, written first
 split.jsonl          every image's hash, labels and side: training or validation
 quarantine.csv       the images left out, if there was a list
 corrections.csv      the labels changed, likewise
+relabel.csv          the labels renamed, likewise
 provenance.json      code, libraries, images and initial weights
 tracking.json        which trackers it has, if any
 tensorboard/         with --tensorboard: its event files
@@ -57,6 +58,7 @@ RECIPE_FILE = "recipe.json"
 SPLIT_FILE = "split.jsonl"
 QUARANTINE_FILE = "quarantine.csv"
 CORRECTIONS_FILE = "corrections.csv"
+RELABEL_FILE = "relabel.csv"
 PROVENANCE_FILE = "provenance.json"
 TRACKING_FILE = "tracking.json"
 EPOCHS_FILE = "metrics.jsonl"
@@ -67,7 +69,11 @@ WEIGHTS_FILE = "network.safetensors"
 NOVELTY_FILE = "novelty.safetensors"
 RUN_FILE = "run.json"
 _LOCK_FILE = ".lock"
-_LISTS = {"quarantine": QUARANTINE_FILE, "correct": CORRECTIONS_FILE}  # by the recipe's option
+_LISTS = {  # by the recipe's option
+    "quarantine": QUARANTINE_FILE,
+    "correct": CORRECTIONS_FILE,
+    "relabel": RELABEL_FILE,
+}
 
 
 @dataclass(frozen=True, kw_only=True)

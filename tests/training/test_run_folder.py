@@ -62,7 +62,12 @@ def test_a_run_is_read_back_as_it_was_written(multi_run: Run, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("option", "copy"), [("quarantine", "quarantine.csv"), ("correct", "corrections.csv")]
+    ("option", "copy"),
+    [
+        ("quarantine", "quarantine.csv"),
+        ("correct", "corrections.csv"),
+        ("relabel", "relabel.csv"),
+    ],
 )
 def test_a_run_keeps_the_lists_that_it_was_made_with(
     multi_run: Run, tmp_path: Path, option: str, copy: str
@@ -269,10 +274,11 @@ def test_a_corrupt_start_of_a_run_is_named(multi_run: Run, tmp_path: Path) -> No
 
 
 def test_a_run_has_its_own_lists(tmp_path: Path) -> None:
-    recipe = image_sets.recipe(quarantine="mine.csv", correct="right.csv")
+    recipe = image_sets.recipe(quarantine="mine.csv", correct="right.csv", relabel="new.csv")
     own = run_folder.with_own_lists(tmp_path, recipe)
     assert own.quarantine == str(tmp_path / "quarantine.csv")
     assert own.correct == str(tmp_path / "corrections.csv")
+    assert own.relabel == str(tmp_path / "relabel.csv")
     assert run_folder.with_own_lists(tmp_path, image_sets.recipe()) == image_sets.recipe()
 
 
