@@ -90,14 +90,15 @@ def _rows(file: Path, complain: Complain) -> Iterator[Row]:
     """Each line as its location and its values by column; `file_name` is text that is not empty."""
     try:
         with file.open(encoding="utf-8-sig", newline="") as text:
-            lines = _csv_rows(text) if file.suffix == ".csv" else _json_rows(text)
+            lines = _csv_rows(text) if file.suffix == ".csv" else _json_rows(text, file, complain)
             for number, row in lines:
                 where = f"{file}, line {number}"
-                if isinstance(row, dict) and isinstance(row.get("file_name"), str):
+                name = row.get("file_name") if isinstance(row, dict) else None
+                if isinstance(name, str) and name:
                     yield where, row
                 else:
                     complain(f"{where}: it has no file_name")
-    except (UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{file} cannot be read as {file.suffix[1:].upper()}: {error}") from error
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror}") from error
@@ -109,7 +110,13 @@ def _csv_rows(text: Any) -> Iterator[tuple[int, Any]]:
         yield reader.line_num, {name: value for name, value in row.items() if name is not None}
 
 
-def _json_rows(text: Any) -> Iterator[tuple[int, Any]]:
+def _json_rows(text: Any, file: Path, complain: Complain) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(text, 1):
-        if line.strip():
-            yield number, json.loads(line)
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            complain(f"{file}, line {number} is not JSON: {error.msg} at character {error.pos + 1}")
+        else:
+            yield number, row

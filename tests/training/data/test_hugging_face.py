@@ -99,6 +99,7 @@ def test_faults_are_named_by_line(tmp_path: Path) -> None:
         ["b.jpg", "cat"],
         {"file_name": "https://example.com/b.jpg", "label": "cat"},
         {"file_name": "c.jpg", "label": "cat"},
+        {"file_name": "", "label": "cat"},
     )
     complaints: list[str] = []
     found = datasets.read(str(tmp_path), complain=complaints.append)
@@ -116,6 +117,7 @@ def test_faults_are_named_by_line(tmp_path: Path) -> None:
         "it has no file_name",
         "is a URL",
         f"{tmp_path / 'c.jpg'} does not exist",
+        "it has no file_name",
     )
     for number, (complaint, words) in enumerate(zip(complaints, expected, strict=True), 2):
         assert complaint.startswith(f"{file}, line {number}: ") and words in complaint
@@ -128,9 +130,22 @@ def test_a_url_in_a_folder_of_a_split_is_named_as_it_is(tmp_path: Path) -> None:
     assert "line 1: https://example.com/b.jpg is a URL" in refused(tmp_path)
 
 
+def test_a_line_that_is_not_json_is_named(tmp_path: Path) -> None:
+    put(tmp_path, "a.jpg", "b.jpg")
+    row = '{"file_name": "%s.jpg", "label": "cat"}\n'
+    file = tmp_path / "metadata.jsonl"
+    file.write_text(f"{row % 'a'}\n{{not json\n{row % 'b'}")
+    expected = f"{file}, line 3 is not JSON: "
+    assert refused(tmp_path).startswith(expected)
+    complaints: list[str] = []
+    found = datasets.read(str(tmp_path), complain=complaints.append)
+    assert [record.file for record in found.records] == ["a.jpg", "b.jpg"]
+    assert len(complaints) == 1 and complaints[0].startswith(expected)
+
+
 def test_files_that_are_neither_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "labels.jsonl"
-    file.write_text("{not json\n")
+    file.write_bytes(b'{"file_name": "\xff.jpg", "label": "cat"}\n')
     assert refused(file).startswith(f"{file} cannot be read as JSONL: ")
     (tmp_path / "metadata.csv").write_bytes(b"file_name,label\n\xff.jpg,cat\n")
     assert refused(tmp_path).startswith(f"{tmp_path / 'metadata.csv'} cannot be read as CSV: ")
