@@ -103,7 +103,7 @@ def read(
     if test:
         records = [record for record in records if record.side != "test"]
         notes.append(f"{counted(len(test), 'test image')} set aside, for `evaluate` alone")
-    task = tasks.agreed(records, found.tasks, sources_of(data), task, complain)
+    task = tasks.agreed((*records, *test), found.tasks, sources_of(data), task, complain)
     guessed = sum(bool(record.guess) for record in records)
     if correct is not None:
         before, new = records, corrections.named(new_labels)

@@ -67,6 +67,16 @@ def test_folders_of_a_split_have_a_file_each(tmp_path: Path) -> None:
     assert datasets.read(str(tmp_path / "test")).records == (Record("a.jpg", ("dog",)),)
 
 
+def test_test_images_count_for_the_task_too(tmp_path: Path) -> None:
+    """A single-label model's evaluation would know only one of their labels."""
+    put(tmp_path, "train/a.jpg", "validation/a.jpg", "test/a.jpg")
+    for side, labels in (("train", ["cat"]), ("validation", ["dog"]), ("test", ["cat", "dog"])):
+        jsonl(tmp_path / side / "metadata.jsonl", {"file_name": "a.jpg", "labels": labels})
+    assert datasets.read(str(tmp_path)).task == "multi"
+    with pytest.raises(DataError, match="test/a.jpg has 2 labels; a single-label task needs"):
+        datasets.read(str(tmp_path), task="single")
+
+
 def test_one_file_for_all_folders_of_a_split(tmp_path: Path) -> None:
     put(tmp_path, "train/a.jpg", "test/b.jpg")
     rows = [["file_name", "label"], ["train/a.jpg", "cat"], ["test/b.jpg", "cat"]]
