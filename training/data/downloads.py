@@ -6,6 +6,8 @@ from collections.abc import Callable
 from contextlib import nullcontext, redirect_stderr
 from pathlib import Path
 
+from filelock import FileLock
+
 from models.cache_folder import cache_folder
 from models.errors import DataError
 from training import output
@@ -37,16 +39,13 @@ def folder(name: str) -> Path:
     It is downloaded if it is missing; an interrupted download is discarded. Raises DataError.
     """
     download, inside = _SETS[name]
-    whole, partial = cache_folder() / name, cache_folder() / f"{name}.partial"
+    whole = cache_folder() / name
     if not whole.is_dir():
-        output.note(f"downloading {name} to {whole}")
         try:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            bars = nullcontext() if output.shown() else redirect_stderr(io.StringIO())
-            with bars:  # torchvision's, which it draws into a pipe too
-                download(partial)
-            partial.rename(whole)  # so a folder without the suffix is complete
+            cache_folder().mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{whole}.lock"):  # of several processes one downloads
+                if not whole.is_dir():
+                    _download(download, whole)
         except Exception as error:  # from the network, the disk, the archive, the checksum
             reason = " ".join(str(error).split()) or type(error).__name__
             raise DataError(
@@ -54,3 +53,14 @@ def folder(name: str) -> Path:
                 " means and give its folder as DATA"
             ) from error
     return whole / inside
+
+
+def _download(download: Callable[[Path], None], whole: Path) -> None:
+    output.note(f"downloading {whole.name} to {whole}")
+    partial = whole.with_name(f"{whole.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    bars = nullcontext() if output.shown() else redirect_stderr(io.StringIO())
+    with bars:  # torchvision's, which it draws into a pipe too
+        download(partial)
+    partial.rename(whole)  # so a folder without the suffix is complete

@@ -3,10 +3,12 @@ import hashlib
 import shutil
 import tarfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from torchvision.datasets import OxfordIIITPet, voc
 
 from models.errors import DataError
@@ -110,6 +112,20 @@ def test_an_interrupted_download_starts_again(pets: None, cache: Path) -> None:
     torn = put(cache / "oxford-pets.partial" / "oxford-iiit-pet" / "images", "Bengal_1.jpg")
     (torn.parent / "annotations").mkdir()
     assert len(datasets.read("oxford-pets").records) == 3
+
+
+def test_of_several_processes_one_downloads(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here another one does, and has finished when this one's turn comes."""
+    begun: list[Path] = []
+    monkeypatch.setitem(downloads._SETS, "oxford-pets", (begun.append, "inside"))
+    cache.mkdir()
+    with ThreadPoolExecutor(1) as pool:
+        with FileLock(cache / "oxford-pets.lock"):
+            waiting = pool.submit(downloads.folder, "oxford-pets")
+            assert not wait([waiting], timeout=0.1).done
+            (cache / "oxford-pets").mkdir()
+        assert waiting.result() == cache / "oxford-pets" / "inside"
+    assert begun == []
 
 
 @pytest.mark.parametrize("fault", ["unreachable", "changed"])
