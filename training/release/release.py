@@ -34,7 +34,8 @@ class Comparison:
     """A candidate and the released model on the same images. Metrics: less is better.
 
     left_out: number of images that the released model was trained on or whose label it lacks.
-    gone: its labels that the candidate lacks. difference: None if no image is left.
+    gone: its labels that the candidate lacks. difference: None if no image is left that has a label
+    of both.
     """
 
     metric: str
@@ -137,9 +138,8 @@ def against(run: Run, old: Scorer, device: torch.device, images: RunImages) -> C
     ]
     gone = [label for label in old.labels if label not in common]
     metric = comparison.METRIC[outcome.task]
-    left_out = len(records) - len(rows)
-    if not rows or not common:
-        return Comparison(metric, 0, left_out, None, (), gone)
+    if not any(label in common for row in rows for label in records[row].labels):
+        return Comparison(metric, 0, len(records), None, (), gone)
     targets = encode([records[row] for row in rows], outcome.labels)
     pixels = torch.from_numpy(images.images[outcome.preprocess][rows])
     logits = logits_of(run.network().to(device), pixels, device)
@@ -159,6 +159,7 @@ def against(run: Run, old: Scorer, device: torch.device, images: RunImages) -> C
             logits[:, new_columns], scores[:, old_columns], targets
         )
     regressions = comparison.regressions(new_wrong, old_wrong, common)
+    left_out = len(records) - len(rows)
     return Comparison(metric, len(rows), left_out, difference, regressions, gone)
 
 
@@ -166,7 +167,7 @@ def judge(found: Comparison, margin: float, allowed: Collection[str]) -> list[st
     """Why the candidate must not be released; empty if it may be."""
     reasons = []
     if found.difference is None:
-        reasons.append("no image is left that neither model was trained on")
+        reasons.append("no image is left with a label of both that neither was trained on")
     elif found.difference.high > margin:
         reasons.append(_margin_exceeded(found.difference, margin, found.metric, found.images))
     worse = [one for one in found.regressions if one.label not in allowed]

@@ -153,7 +153,7 @@ def test_no_margin_helps_a_candidate_that_is_worse_or_refused_for_another_reason
 
 def test_no_image_to_compare_on_is_a_reason() -> None:
     (reason,) = judge(compared(images=0, difference=None), 0.01, ())
-    assert reason == "no image is left that neither model was trained on"
+    assert reason == "no image is left with a label of both that neither was trained on"
 
 
 def test_a_label_that_got_worse_is_a_reason_unless_allowed() -> None:
@@ -346,6 +346,17 @@ def test_images_that_the_released_model_was_trained_on_are_left_out(
     everything = frozenset(record.sha256 for record in single_run.split.records)
     nothing = compare(single_run, replace(old, trained_on=everything))
     assert nothing == Comparison("error", 0, len(single_run.split.valid), None, (), [])
+
+
+def test_images_of_which_none_has_a_label_of_both_show_nothing(
+    multi_run: Run, store: Store
+) -> None:
+    """Average precision needs an image that has the label."""
+    old = replace(load(store.path("stripes:1"), CPU), labels=("crimson", "red", "scarlet"))
+    images = validation_images(multi_run)
+    records = [replace(record, labels=("blue",)) for record in images.records]
+    nothing = against(multi_run, old, CPU, replace(images, records=records))
+    assert nothing == Comparison("1 - mAP", 0, len(records), None, (), ["crimson", "scarlet"])
 
 
 def test_each_model_gets_the_images_in_its_own_preprocessing(
