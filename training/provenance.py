@@ -28,13 +28,19 @@ def provenance(recipe: Recipe, sides: Split, weights: tuple[str, str | None, str
     )
 
 
-def _git_commit() -> str | None:
-    """The commit of the code, marked as dirty if files differ from it; None outside git."""
-    command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+def _git_commit(file: Path = Path(__file__)) -> str | None:
+    """The commit of the code, marked as dirty if files differ from it; None outside git.
+
+    Installed into an environment below somebody's repository, the code is none of that.
+    """
+
+    def git(*words: str) -> str:
+        command, folder = ["git", *words], file.parent
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
     try:
-        done = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        )
+        git("ls-files", "--error-unmatch", file.name)
+        return git("describe", "--always", "--abbrev=40", "--dirty", "--exclude=*")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return done.stdout.strip()
