@@ -15,7 +15,7 @@ from models.manifest import Provenance
 from models.outputs import Outputs
 from models.wording import counted, some
 from training import distributed, output, run_folder
-from training.data import datasets, decoding, file_scan
+from training.data import csv_tables, datasets, decoding, file_scan
 from training.data.contents import Contents
 from training.data.prepare import Prepared, prepare
 from training.data.record import Record
@@ -173,7 +173,7 @@ def _run(
         tuning.run(progress, start, validation, path)
     except DivergedError as error:
         text = "".join(f"{file}\n" for file in error.files)
-        (path / run_folder.DIVERGED_FILE).write_text(text, encoding="utf-8")
+        (path / run_folder.DIVERGED_FILE).write_text(text, "utf-8", csv_tables.FILE_NAMES)
         raise
     except KeyboardInterrupt as interrupt:
         raise KeyboardInterrupt(

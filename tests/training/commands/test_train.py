@@ -21,7 +21,7 @@ from training.evaluation import calibration, calibration_error, decisions, evalu
 from training.evaluation import novelty as estimation
 from training.fine_tuning import checkpoint
 from training.fine_tuning.checkpoint import Checkpoint
-from training.fine_tuning.trainer import FineTuning
+from training.fine_tuning.trainer import DivergedError, FineTuning
 from training.network import inference, novelty, pretrained
 from training.run_folder import Run
 
@@ -335,6 +335,18 @@ def test_a_run_that_diverged_is_not_complete(single_data: Path, tmp_path: Path) 
     assert (tmp_path / "recipe.json").exists()
     with pytest.raises(RunError, match="not a complete run"):
         run_folder.read(tmp_path)
+
+
+def test_an_image_that_diverged_is_named_though_its_name_is_not_utf_8(
+    single_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverges(*arguments: Any) -> None:
+        raise DivergedError("training diverged", ["odd-\udcff.jpg"])
+
+    monkeypatch.setattr(FineTuning, "run", diverges)
+    with pytest.raises(DivergedError):
+        train(image_sets.recipe(single_data), tmp_path)
+    assert (tmp_path / "diverged.txt").read_bytes() == b"odd-\xff.jpg\n"
 
 
 def test_weights_that_cannot_be_loaded_leave_no_folder(single_data: Path, tmp_path: Path) -> None:
