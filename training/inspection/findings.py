@@ -22,7 +22,7 @@ class Findings:
     root: str
     task: str
     images: int
-    split_is_given: bool
+    split_is_given: bool  # of some of the images, where several DATA were given
     training_images: int  # training images without the quarantine; 0 if the split is refused
     validation_images: int  # validation images, likewise
     test_images: int  # of an official split; they are in `images` too
@@ -91,7 +91,7 @@ def find(dataset: Dataset, refused: Sequence[str], valid: float, seed: int) -> F
         root=str(dataset.root),
         task=dataset.task,
         images=len(records),
-        split_is_given=all(record.side is not None for record in records),
+        split_is_given=any(record.side is not None for record in records),
         training_images=len(sides.train),
         validation_images=len(sides.valid),
         test_images=len(dataset.test),

@@ -232,6 +232,21 @@ def test_leaks_of_test_images_set_aside_are_found_too(tmp_path: Path, capsys: Ou
         assert all(row["path"].startswith("test/dog/") for row in csv.DictReader(text))
 
 
+def test_leaks_are_shown_where_only_one_of_two_data_has_a_split(
+    tmp_path: Path, capsys: Output
+) -> None:
+    for number, place in enumerate(("plain/cat", "plain/dog", "split/train/cat", "split/val/dog")):
+        photos(tmp_path / place, 100 * number, 3)
+    leak = tmp_path / "split" / "val" / "dog" / "leak.jpg"
+    shutil.copy(tmp_path / "split" / "train" / "cat" / "00.jpg", leak)
+    both = (str(tmp_path / "plain"), str(tmp_path / "split"))
+    inspect(image_sets.recipe(both[0]).model_copy(update={"data": both}), tmp_path / "out")
+    assert (
+        "  1 leak: the same bytes on both sides of the given split:\n"
+        "    ../split/train/cat/00.jpg, ../split/val/dog/leak.jpg\n"
+    ) in capsys.readouterr().out
+
+
 def test_all_invalid_lines_of_a_csv_are_named(divided: Path, tmp_path: Path) -> None:
     with divided.open("a") as text:
         text.write("gone.jpg,cat,True\n02.jpg,dog,True\n03.jpg\n")
