@@ -13,7 +13,7 @@ _COLUMNS = ("file", "reason")
 
 def read(file: Path) -> dict[str, str]:
     """The reason for each file, relative to the data's root. Raises DataError."""
-    forms = (_COLUMNS, corrections.COLUMNS)
+    forms = (_COLUMNS, corrections.COLUMNS[:3], corrections.COLUMNS)
     return {
         row["file"]: row.get("reason", "its label is suspect")
         for _, row in csv_tables.read(file, *forms, errors=csv_tables.FILE_NAMES)

@@ -92,6 +92,8 @@ def test_a_list_of_suspects_is_a_quarantine_list_too(tmp_path: Path) -> None:
     listed = [Correction("a.jpg", "cat", "", 0.9), Correction("a.jpg", "", "dog", 0.8)]
     corrections.write(tmp_path / "suspects.csv", listed)
     assert quarantine.read(tmp_path / "suspects.csv") == {"a.jpg": "its label is suspect"}
+    by_hand = write_csv(tmp_path / "mine.csv", [["file", "given", "suggested"], ["a.jpg", "", "b"]])
+    assert quarantine.read(by_hand) == {"a.jpg": "its label is suspect"}
 
 
 def test_data_is_read_with_the_new_labels(tmp_path: Path) -> None:
