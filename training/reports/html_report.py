@@ -70,13 +70,15 @@ def write(
     if the model has novelty.
     """
     unknown_part = unknown.section(evaluation, strangers)
+    epochs = history.epochs if history else ()
+    best_kept = bool(model.provenance.recipe.get("early_stop"))
     page = (
         pages()
         .get_template(_TEMPLATE)
         .render(
             name=model.name,
             images=counted(len(evaluation.records), "image"),
-            verdict=summary.of(evaluation, measured, history.epochs if history else ()),
+            verdict=summary.of(evaluation, measured, epochs, best_kept),
             metrics=[
                 {"words": MEANINGS[name][0], "meaning": MEANINGS[name][1], "metric": metric}
                 for name, metric in measured.items()

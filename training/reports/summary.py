@@ -22,8 +22,15 @@ class Verdict:
     notes: list[str]
 
 
-def of(evaluation: Evaluation, measured: dict[str, Metric], epochs: Sequence[Epoch]) -> Verdict:
-    """epochs: the run's; empty unless it was just trained."""
+def of(
+    evaluation: Evaluation,
+    measured: dict[str, Metric],
+    epochs: Sequence[Epoch],
+    best_kept: bool = False,
+) -> Verdict:
+    """epochs: the run's; empty unless it was just trained. best_kept: its weights are those of the
+    best epoch, not of the last.
+    """
     images = counted(len(evaluation.records), "image")
     metric = measured[HEADLINE[evaluation.task]]
     share = evaluation.targets.mean(0)
@@ -43,7 +50,7 @@ def of(evaluation: Evaluation, measured: dict[str, Metric], epochs: Sequence[Epo
             " image-label pairs are right; predicting no tags would reach"
             f" {measured['accuracy_all_negative'].value:.1%}."
         )
-    notes = [*_calibration(measured), *_labels(evaluation), *_training(epochs)]
+    notes = [*_calibration(measured), *_labels(evaluation), *_training(epochs, best_kept)]
     return Verdict(headline, certainty, notes)
 
 
@@ -75,13 +82,15 @@ def _labels(evaluation: Evaluation) -> list[str]:
     return notes
 
 
-def _training(epochs: Sequence[Epoch]) -> list[str]:
+def _training(epochs: Sequence[Epoch], best_kept: bool) -> list[str]:
     last = [epoch for epoch in epochs if epoch.phase == epochs[-1].phase]
     losses = [epoch.valid_loss for epoch in last if epoch.valid_loss is not None]
     if len(losses) < 2:
         return []
     best = int(np.argmin(losses))
     if losses[-1] > _RISEN * losses[best]:
+        if best_kept:  # what came after it is not in the weights
+            return []
         return [
             f"It overfits: the validation loss was lowest after epoch {best + 1} of {len(losses)}"
             " and has risen since. Fewer epochs, more images or stronger augmentation may help."

@@ -14,6 +14,7 @@ from models.bundle import Bundle
 from models.manifest import Task
 from models.outputs import Outputs
 from testkit import image_sets
+from training import run_folder
 from training.data import datasets
 from training.evaluation import evaluate, scorer
 from training.reports import html_report
@@ -127,6 +128,25 @@ def test_a_bundle_s_report_has_no_curves(bundle: Bundle, tmp_path: Path) -> None
     page = written(scorer.load(bundle.path, CPU), tmp_path / "new")
     assert "Training curves" not in page.text
     assert f"{bundle.manifest.name}:1" in page.text
+
+
+def test_after_early_stopping_a_rising_loss_is_not_overfitting(
+    single_run: Run, tmp_path: Path
+) -> None:
+    subject = scorer.load(single_run, CPU)
+    source = image_sets.class_folders(tmp_path / "data", 4)
+    evaluation = evaluate.evaluate(subject, datasets.read(str(source)))
+    epochs = [
+        replace(epoch, phase="whole", valid_loss=loss)
+        for epoch, loss in zip(run_folder.read_epochs(single_run.path), (1, 2), strict=False)
+    ]
+    history = html_report.History(epochs, [(0.1, 1.0), (0.1, 2.0)])
+    for early_stop in (None, 3):
+        recipe = {**subject.provenance.recipe, "early_stop": early_stop}
+        origin = subject.provenance.model_copy(update={"recipe": recipe})
+        stopped, path = replace(subject, provenance=origin), tmp_path / f"{early_stop}.html"
+        html_report.write(path, stopped, evaluation, evaluation.measure(), history)
+        assert ("It overfits: " in page_of(path).text) == (early_stop is None)
 
 
 def test_a_network_without_maps_shows_its_mistakes_alone(

@@ -76,6 +76,12 @@ def test_a_rising_validation_loss_is_overfitting() -> None:
     assert any("after epoch 2 of 3" in note for note in of("single", epochs(0.5, 0.4, 0.6)).notes)
 
 
+def test_a_run_that_kept_its_best_epoch_does_not_overfit() -> None:
+    found = evaluation("single")
+    notes = summary.of(found, found.measure(), epochs(0.5, 0.4, 0.6), best_kept=True).notes
+    assert notes == of("single").notes
+
+
 def test_a_loss_that_still_falls_suggests_more_epochs() -> None:
     assert any("more epochs may help" in note for note in of("single", epochs(0.6, 0.4)).notes)
 
