@@ -38,8 +38,10 @@ def read(
                 )
             for row in reader:
                 where = f"{file}, line {reader.line_num}"
-                if not row[forms[0][0]] or None in row or None in row.values():
+                if None in row or None in row.values():
                     complain(f"{where}: expected {counted(len(columns), 'value')}")
+                elif not row[forms[0][0]]:
+                    complain(f"{where}: {forms[0][0]} is empty")
                 else:
                     yield where, row
     except (UnicodeDecodeError, csv.Error) as error:

@@ -313,7 +313,8 @@ def test_wrong_columns_are_named_with_the_valid_ones(
         ("b.jpg,dog,", "is_valid='': use True or False"),
         ("b.jpg,dog", "expected 3 values"),
         ("b.jpg,dog,True,1", "expected 3 values"),
-        (",dog,True", "expected 3 values"),
+        (",dog,True", "fname is empty"),
+        (",dog", "expected 3 values"),
         (".,dog,True", "does not exist"),
     ],
 )
@@ -508,7 +509,7 @@ def test_labels_that_are_not_listed_stay_and_merged_ones_count_once(tmp_path: Pa
         ([["from", "to"], ["begle", "dog"]], "valid: beagle, Birman"),
         ([["from", "to"], ["beagle", "a"], ["beagle", "b"]], "line 3: 'beagle' is listed twice"),
         ([["from", "to"], ["beagle", " "]], "line 2: 'beagle' has no new name"),
-        ([["from", "to"], ["", "dog"]], "line 2: expected 2 values"),
+        ([["from", "to"], ["", "dog"]], "line 2: from is empty"),
         ([["from", "to"], ["beagle"]], "line 2: expected 2 values"),
         ([["old", "new"], ["beagle", "dog"]], "has the columns old, new; they must be from,to"),
         ([], "has the columns ; they must be from,to"),
