@@ -10,7 +10,8 @@ from training.data.record import Record, Side
 
 
 def is_oxford_pets(data: Path) -> bool:
-    return (data / "images").is_dir() and (data / "annotations").is_dir()
+    """By its list too: many sets have images/ and annotations/."""
+    return (data / "images").is_dir() and (data / "annotations" / "trainval.txt").is_file()
 
 
 def oxford_pets(data: Path, complain: Complain) -> Iterator[Record]:

@@ -396,6 +396,15 @@ def test_a_pet_folder_without_its_lists_is_refused(tmp_path: Path) -> None:
     assert refused(tmp_path) == f"{tmp_path / 'annotations' / 'test.txt'} cannot be read"
 
 
+def test_a_folder_of_images_and_annotations_need_not_be_pets(tmp_path: Path) -> None:
+    """As COCO has them."""
+    put(tmp_path / "images", "1.jpg")
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "instances.json").write_text("{}")
+    with pytest.raises(DataError, match=f"1 class folder of {tmp_path} without images .*: annot"):
+        datasets.check_labels(datasets.read(str(tmp_path), task="multi"))
+
+
 # PASCAL VOC.
 
 
