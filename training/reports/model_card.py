@@ -44,7 +44,9 @@ def write(
         task=outcome.task,
         labels=outcome.labels,
         arch=outcome.arch,
-        data=name_of([Path(data).name for data in sources_of(outcome.provenance.recipe["data"])]),
+        data=name_of(
+            [_name(data, outcome) for data in sources_of(outcome.provenance.recipe["data"])]
+        ),
         size=outcome.preprocess.image_size_px,
         crop=outcome.preprocess.crop_fraction,
         counted=counted,
@@ -72,6 +74,11 @@ def write(
         least_alpha=promised and conformal.least_alpha(promised.images),
     )
     return text.encode()
+
+
+def _name(data: str, outcome: Outcome) -> str:
+    """The name of the folder or file; of the folder that the images are in where DATA is `.`."""
+    return Path(data).name or Path(outcome.root).name
 
 
 def _results(task: Task, metrics: dict[str, Metric]) -> list[dict[str, object]]:

@@ -99,6 +99,16 @@ def test_each_form_has_its_own_figures(run: Run, bundle: Bundle) -> None:
     assert "left out" not in body
 
 
+def test_data_that_was_the_current_folder_has_that_folder_s_name(
+    single_run: Run, single_bundle: Bundle
+) -> None:
+    origin = single_run.outcome.provenance
+    here = origin.model_copy(update={"recipe": {**origin.recipe, "data": "."}})
+    outcome = single_run.outcome.model_copy(update={"provenance": here})
+    header, _ = parts(replace(single_run, outcome=outcome), single_bundle)
+    assert header["model-index"][0]["results"][0]["dataset"]["name"] == "colours"
+
+
 def test_a_form_that_is_left_out_is_named_with_the_reason(run: Run, bundle: Bundle) -> None:
     without = bundle.manifest.model_copy(update={"left_out": {"int8": "too few images"}})
     _, body = parts(run, replace(bundle, manifest=without))
