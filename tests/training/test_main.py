@@ -20,6 +20,7 @@ from testkit.object_storage import Proxy
 from training import run_folder
 from training.__main__ import main
 from training.arguments import parse
+from training.commands.export import serve_command
 from training.export import export
 from training.recipe import GROUPS, Recipe
 from training.run_folder import Run
@@ -464,7 +465,18 @@ def test_export_from_the_command_line(
     text = capsys.readouterr().out
     assert f"wrote {tmp_path / 'pets' / '2'}; version 1 of pets is released" in text
     assert bundle.read(Store(tmp_path).path("pets:2")).manifest.version == 2
-    assert text.endswith("next: bentoml serve with LABRADOR_MODELS=pets:2, or release\n")
+    of_store = f"LABRADOR_MODEL_STORE={tmp_path}"
+    assert text.endswith(f"\nnext: {of_store} LABRADOR_MODELS=pets:2 labrador serve, or release\n")
+
+
+def test_a_store_that_is_served_by_default_needs_no_setting(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (
+        serve_command("colours", 1, store) == f"LABRADOR_MODEL_STORE={store.where} labrador serve"
+    )
+    monkeypatch.setenv("LABRADOR_MODEL_STORE", str(store.where))
+    assert serve_command("colours", 1, store) == "labrador serve"
 
 
 @pytest.mark.parametrize("command", ["export", "release"])
@@ -514,7 +526,7 @@ def test_release_and_rollback_from_the_command_line(
     assert main([*arguments, "--allow-label", "red", "--allow-label", "blue", "--force"]) == 0
     text = capsys.readouterr().out
     assert "version 3 of pets is released\nwill serve: fp32 on a CPU" in text
-    assert text.endswith("\nnext: bentoml build\n")
+    assert text.endswith(f"\nnext: LABRADOR_MODEL_STORE={tmp_path} labrador serve\n")
     decision = bundle.read(Store(tmp_path).path("pets:3")).manifest.release
     assert decision is not None
     assert decision.allowed_labels == ("blue", "red") and decision.forced

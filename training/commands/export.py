@@ -1,6 +1,7 @@
 """`export`: export a run to a bundle in the store, through the gate."""
 
 import math
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from models import conformal
 from models.bundle import read_manifest
 from models.manifest import Conformal, Manifest, Precision
 from models.signing.signature import SIGNATURE_FILE, Signer
-from models.store import Store
+from models.store import ROOT_VARIABLE, Store, default_location
 from models.variants import NAMES, candidates, differing, metrics_of
 from models.wording import counted
 from training import output
@@ -29,10 +30,18 @@ def export(
     path = exporting.export(run, name, store, data_path, precisions=precisions, signer=signer)
     print_result(path, store)
     trackers.register(run.path, path)
-    if store.released(name) == int(path.name):
-        output.note("next: bentoml serve")
-    else:
-        output.note(f"next: bentoml serve with LABRADOR_MODELS={name}:{path.name}, or release")
+    or_release = "" if store.released(name) == int(path.name) else ", or release"
+    output.note(f"next: {serve_command(name, int(path.name), store)}{or_release}")
+
+
+def serve_command(name: str, version: int, store: Store) -> str:
+    """The command line that serves this version from this store."""
+    settings = []
+    if store.where != default_location():
+        settings.append(f"{ROOT_VARIABLE}={shlex.quote(str(store.where))}")
+    if store.released(name) != version:
+        settings.append(f"LABRADOR_MODELS={name}:{version}")
+    return " ".join([*settings, "labrador serve"])
 
 
 def print_result(path: Path, store: Store) -> None:

@@ -6,7 +6,7 @@ from models.manifest import Precision
 from models.signing.signature import Signer
 from models.store import Store
 from training import output
-from training.commands.export import print_result
+from training.commands.export import print_result, serve_command
 from training.hardware import pick_device
 from training.recipe import Device
 from training.release import release as releasing
@@ -40,4 +40,4 @@ def release(
     )
     print_result(path, store)
     trackers.register(run.path, path)
-    output.note("next: bentoml build")
+    output.note(f"next: {serve_command(name, int(path.name), store)}")
