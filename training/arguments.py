@@ -64,6 +64,8 @@ def _train(options: argparse.Namespace) -> Call:
         choice.check(choice.read(options.resume))
         return Call("train", "resume", {"path": options.resume})
     recipe = _recipe(options, Recipe.model_fields)
+    if recipe.new_labels and not recipe.correct:
+        raise RecipeError("--new-labels is used by train with --correct only")
     run_folder.check_free(options.out)
     tracking = Choice(tensorboard=bool(options.tensorboard), mlflow=options.mlflow)
     choice.check(tracking)
@@ -147,6 +149,8 @@ def _recipe(options: argparse.Namespace, names: Iterable[str]) -> Recipe:
         raise RecipeError(
             f"--weights {recipe.weights} is neither imagenet, none nor an existing file"
         )
+    if recipe.cache == "gpu" and recipe.device == "cpu":
+        raise RecipeError("--cache gpu with --device cpu: use auto, memory or none")
     return recipe
 
 

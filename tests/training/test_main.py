@@ -191,6 +191,8 @@ def test_help_names_every_command_and_each_has_its_own_help(capsys: Output) -> N
         (["--imagesize", "64"], "unknown option --imagesize; did you mean --image-size?"),
         (["--momentum", "0.9"], "--momentum; python -m training train --help lists the valid"),
         (["more", "pets"], "unexpected: more pets"),
+        (["--new-labels", "emu"], "--new-labels is used by train with --correct only"),
+        (["--cache", "gpu", "--device", "cpu"], "--cache gpu with --device cpu: use auto, memory"),
     ],
 )
 def test_wrong_usage_of_train_exits_with_2_and_gives_the_valid_values(

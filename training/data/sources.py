@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
+from models.errors import RecipeError
 from models.manifest import Task
 from training.data import folders, layouts, unused
 from training.data.csv_tables import Complain
 from training.data.record import Record
+from training.recipe import name_of
 
 
 @dataclass(frozen=True)
@@ -57,15 +59,22 @@ def read(
     lists: Iterable[Path],
     complain: Complain,
 ) -> Sources:
-    """Read each DATA; the other arguments are the recipe's. lists: files that are no images."""
+    """Read each DATA; the other arguments are the recipe's. lists: files that are no images.
+
+    Raises DataError, RecipeError for an option that has no effect on class folders.
+    """
     apart = [*map(Path, data), *lists]
-    each = []
+    each, listed = [], False
     for given in data:
         layout = layouts.find(given, pattern, images, separator)
+        listed = listed or layout.read is not None
         records, empty, strays = _records(layout, complain)
         used, known = [record.file for record in records], [*apart, *layout.lists]
         left = unused.find(layout.root, used, known, layout.any_folder)
         each.append(Source(given, layout.root, records, empty, strays, left, layout.task))
+    for name, value in (("images", images), ("separator", separator)):
+        if value is not None and not listed:
+            raise RecipeError(f"--{name} is for tables and lists: {name_of(data)} is class folders")
     return merged(each, complain)
 
 

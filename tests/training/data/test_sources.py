@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from models.errors import DataError
+from models.errors import DataError, RecipeError
 from testkit.image_sets import put, write_csv
 from training.data import datasets
 from training.data.datasets import Dataset
@@ -41,6 +41,15 @@ def test_labels_are_merged_and_each_name_leads_to_its_file(tmp_path: Path) -> No
     assert all((found.root / file).is_file() for file in labelled(found))
     assert {r.file: r.source for r in found.records}["../far/more/fox/8.jpg"] == 1
     assert (found.root, found.more_roots) == (first, ("../far/more",))
+
+
+def test_options_of_tables_are_refused_where_all_data_are_class_folders(tmp_path: Path) -> None:
+    first, second = photos(tmp_path), more(tmp_path)
+    for option in ("separator", "images"):
+        with pytest.raises(RecipeError, match=f"--{option} is for tables and lists: .* is class f"):
+            read(first, second, **{option: "x"})
+    table = write_csv(second / "l.csv", [["fname", "labels"], ["fox/8.jpg", "a fox"]])
+    assert read(first, table, separator=";").labels == ("a fox", "cat", "dog")
 
 
 def test_the_first_alone_is_named_as_ever(tmp_path: Path) -> None:
