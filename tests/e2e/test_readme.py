@@ -61,7 +61,7 @@ def test_the_commands_for_your_own_photos_train_and_answer(
             sorted((real_images / "pets" / "images").glob(f"{breed}_*.jpg")), 1
         ):
             shutil.copy(image, folder / f"IMG_{row}.jpg")
-    script = commands("Your own photos in five minutes").replace("3000", str(port))
+    script = commands("Your own photos").replace("3000", str(port))
     weights = real_images / "weights" / "resnet18-distilled.pth"
     small = f"--weights {weights} --image-size 64 --epochs 1"
     script = script.replace("labrador train photos", f"labrador train photos {small}")
