@@ -79,7 +79,9 @@ def test_the_commands_for_your_own_photos_train_and_answer(
     ("command", "arguments", "expected"),
     [
         ("scripts/demo", "--help", "usage: scripts/demo"),
-        ("scripts/test", "-n 0 tests/models/test_errors.py", " passed"),
+        pytest.param(
+            *("scripts/test", "-n 0 tests/models/test_errors.py", " passed"), marks=pytest.mark.long
+        ),
     ],
 )
 def test_the_two_commands_of_the_readme_start(
