@@ -9,6 +9,8 @@ import sys
 from collections.abc import Mapping
 from importlib import metadata
 
+from models.wording import installing
+
 COMMANDS: Mapping[str, Mapping[str, str]] = {
     "training": {
         "inspect": "look at images and labels before training",
@@ -58,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(
             f"labrador: error: {words[0]} needs {error.name}, which is not installed:"
-            f" pip install '.[{_EXTRAS[package]}]' in Labrador's checkout",
+            f" {installing(_EXTRAS[package])}",
             file=sys.stderr,
         )
         return 1

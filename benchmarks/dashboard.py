@@ -30,7 +30,7 @@ from models.store import Store
 from serving.settings import PARTS_MAX
 from testkit import tiny_models
 from testkit.colour_model import RED, VALIDATION_IMAGES, Colour, add, ask, colours
-from testkit.prometheus import query, shortened, watching
+from testkit.prometheus import WITHIN_S, query, shortened, watching
 from testkit.servers import ROOT, Server, serve
 from testkit.waiting import until
 
@@ -74,7 +74,7 @@ def swap(server: Server, store: Path, random: np.random.Generator) -> None:
     def release(version: int, result: str) -> None:
         Store(store).release("colours", version)
         series = f'labrador_reload_total{{model="colours",result="{result}"}}'
-        until(lambda: server.metric(series) == 2)
+        until(lambda: server.metric(series) == 2, WITHIN_S)
 
     release(2, "swapped")
     release(3, "failed")
@@ -106,7 +106,7 @@ def overload(server: Server, random: np.random.Generator) -> None:
         now = [server.metric(f"labrador_{name}") for name in series]
         return all(after > earlier for after, earlier in zip(now, before, strict=True))
 
-    until(overloaded)
+    until(overloaded, WITHIN_S)
 
 
 def ask_for(server: Server, random: np.random.Generator, duration_s: float, drifted: bool) -> None:

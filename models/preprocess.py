@@ -14,6 +14,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from models.errors import FormatUnsupported, ImageMissing, ImageTooLarge, ImageUndecodable
 from models.manifest import Preprocess
+from models.wording import installing
 
 SERVED_FORMATS = ("JPEG", "PNG", "WebP")  # what strangers send: no other decoder sees their bytes
 TRAINING_FORMATS = (*SERVED_FORMATS, "HEIC", "AVIF")  # one's own images; HEIC needs pillow-heif
@@ -118,8 +119,8 @@ def header(
     form = image_format(data, formats)
     if form == "HEIC" and not _heic_is_decoded():
         raise FormatUnsupported(
-            "the image is HEIC, which needs pillow-heif: pip install '.[heif]' in Labrador's"
-            " checkout, or convert it: `sips -s format jpeg IMG.HEIC --out IMG.jpg` (macOS),"
+            f"the image is HEIC, which needs pillow-heif: {installing('heif')}, or convert it:"
+            " `sips -s format jpeg IMG.HEIC --out IMG.jpg` (macOS),"
             " `magick IMG.HEIC IMG.jpg` (ImageMagick)"
         )
     too_large = f"more than the limit of {megapixels_max:g} megapixels"

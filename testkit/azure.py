@@ -5,9 +5,8 @@ import hashlib
 import hmac
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from email.utils import formatdate
 
 import httpx
@@ -15,11 +14,11 @@ import pytest
 
 from testkit.object_storage import BUCKET
 from testkit.servers import free_port
+from testkit.waiting import until_it_answers
 
 # of every emulator: learn.microsoft.com/azure/storage/common/storage-use-azurite
 ACCOUNT = "devstoreaccount1"
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
-_START_S = 60
 
 
 @contextmanager
@@ -32,14 +31,7 @@ def azure_server() -> Iterator[dict[str, str]]:
     process = subprocess.Popen([*command, "--blobPort", str(port)], stdout=subprocess.DEVNULL)
     endpoint = f"http://127.0.0.1:{port}/{ACCOUNT}"
     try:
-        end_s = time.monotonic() + _START_S
-        while True:
-            with suppress(httpx.TransportError):
-                _create(endpoint)
-                break
-            assert process.poll() is None, f"Azurite ended with {process.returncode}"
-            assert time.monotonic() < end_s, f"Azurite does not answer within {_START_S} s"
-            time.sleep(0.1)
+        until_it_answers("Azurite", process, lambda: _create(endpoint))
         yield {
             "AZURE_STORAGE_ENDPOINT": endpoint,
             "AZURE_STORAGE_ACCOUNT_NAME": ACCOUNT,

@@ -13,9 +13,7 @@ import uvicorn
 from serving.app import Application
 from serving.settings import Settings
 from testkit.servers import get, metric, post
-from testkit.waiting import until
-
-WITHIN_S = 20  # a test fails if what it waits for takes longer; below TIMEOUT_S
+from testkit.waiting import WITHIN_S, until
 
 
 @dataclass(frozen=True)

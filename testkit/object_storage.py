@@ -16,6 +16,7 @@ import httpx
 
 from testkit.http_stub import Quiet, answering
 from testkit.servers import free_port
+from testkit.waiting import until_it_answers
 
 Fault = Literal["500", "403", "cut", "lost", "half", "changed", "hang"]
 """500, 403: answered so. cut: no answer. lost: done, but no answer. half: cut off in the middle of
@@ -24,7 +25,6 @@ the answer. changed: the last byte is another one. hang: no answer for HANG_S.
 BUCKET = "models"
 SECRET = "a-secret-that-nobody-may-print"
 HANG_S = 5
-_START_S = 60
 _DENIED = f"<Error><Code>SignatureDoesNotMatch</Code><StringToSign>{SECRET}</StringToSign></Error>"
 _PER_CONNECTION = {"connection", "transfer-encoding", "content-length", "server", "date"}
 
@@ -67,19 +67,17 @@ def s3_server() -> Iterator[int]:
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        end_s = time.monotonic() + _START_S
-        while True:
-            with suppress(httpx.TransportError):
-                made = httpx.put(f"http://127.0.0.1:{port}/{BUCKET}", verify=False)
-                assert made.status_code == 200, made.text
-                break
-            assert process.poll() is None, f"moto ended with {process.returncode}"
-            assert time.monotonic() < end_s, f"moto does not answer within {_START_S} s"
-            time.sleep(0.05)
+        until_it_answers("moto", process, lambda: _create(port))
         yield port
     finally:
         process.kill()
         process.wait()
+
+
+def _create(port: int) -> None:
+    """The bucket."""
+    made = httpx.put(f"http://127.0.0.1:{port}/{BUCKET}", verify=False)
+    assert made.status_code == 200, made.text
 
 
 @contextmanager

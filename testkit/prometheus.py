@@ -38,7 +38,7 @@ def watching(server: Server, folder: Path, rules: Sequence[Path] = ()) -> Iterat
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
         url = f"http://127.0.0.1:{port}"
-        until(lambda: bool(query(url, "labrador_model_ready")))
+        until(lambda: bool(query(url, "labrador_model_ready")), WITHIN_S)
         yield url
     finally:
         process.terminate()

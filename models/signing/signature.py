@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from models.errors import KeysError, SignatureError
+from models.wording import installing
 
 SIGNATURE_FILE = "model.sig"
 _MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
@@ -110,8 +111,7 @@ def _keys() -> ModuleType:
         from models.signing import keys
     except ModuleNotFoundError as error:
         raise KeysError(
-            "signatures need cryptography, which is not installed: pip install '.[signing]' in"
-            " Labrador's checkout"
+            f"signatures need cryptography, which is not installed: {installing('signing')}"
         ) from error
     return keys
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from models.errors import BundleError
 from models.storage.storage import Tag
+from models.wording import installing
 
 CLIENT: dict[str, Any] = {
     "connect_timeout": timedelta(seconds=5),
@@ -62,8 +63,7 @@ class Objects:
             import obstore.store
         except ModuleNotFoundError as error:
             raise BundleError(
-                f"{url} needs {error.name}, which is not installed:"
-                " pip install '.[object-store]' in Labrador's checkout"
+                f"{url} needs {error.name}, which is not installed: {installing('object-store')}"
             ) from error
         self.url = url
         self._obstore: Any = obstore  # its stubs refuse timedelta in a dict, and what `_tag` makes

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from models.errors import LabradorError
+from models.wording import installing, on_one_line
 
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # or Ray reports on a cluster that it starts
@@ -28,10 +29,7 @@ def check_installed() -> None:
     """Raises ClusterError if Ray Data is not; it is not imported, which takes seconds."""
     for name in ("ray", "pyarrow", "pandas"):
         if find_spec(name) is None:
-            raise ClusterError(
-                f"--ray needs {name}, which is not installed: pip install '.[ray]' in Labrador's"
-                " checkout"
-            )
+            raise ClusterError(f"--ray needs {name}, which is not installed: {installing('ray')}")
 
 
 @contextmanager
@@ -53,7 +51,7 @@ def connected(address: str) -> Iterator[Any]:
         with _without_stderr():
             ray.init(address or None, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        reason = " ".join(str(error.__cause__ or error).split())  # as a token that is missing
+        reason = on_one_line(error.__cause__ or error)  # as a token that is missing
         raise ClusterError(f"--ray {address}: {reason}") from error
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are raised as well
     context = ray.data.DataContext.get_current()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import DataError
+from models.wording import on_one_line
 from serving.cluster.places import File
 from serving.scoring import Image
 
@@ -44,7 +45,7 @@ def row_groups(file: File, folder: Path) -> list[RowGroup]:
             groups = range(table.num_row_groups)
             counts = [table.metadata.row_group(number).num_rows for number in groups]
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{file.path} cannot be read as Parquet: {_line(error)}") from error
+        raise DataError(f"{file.path} cannot be read as Parquet: {on_one_line(error)}") from error
     firsts = [sum(counts[:number]) for number in groups]
     return [
         RowGroup(file, number, column, first, count)
@@ -69,7 +70,7 @@ def images(group: RowGroup, folder: Path) -> Iterator[Image]:
                 for value in batch.column(0).to_pylist():
                     yield next(left), _Kept(value)
     except (pyarrow.ArrowException, OSError) as error:
-        failed = _Failed(f"{group.file.path}: {_line(error)}")
+        failed = _Failed(f"{group.file.path}: {on_one_line(error)}")
         yield from ((path, failed) for path in left)
 
 
@@ -112,7 +113,3 @@ def _holds_bytes(kind: Any) -> bool:
     if types.is_struct(kind):
         return any(field.name == "bytes" and _holds_bytes(field.type) for field in kind)
     return any(is_bytes(kind) for is_bytes in (types.is_binary, types.is_large_binary))
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -18,6 +18,7 @@ from pyarrow import fs, parquet
 from models.bundle import UNFINISHED_PREFIX, write_atomically
 from models.errors import DataError
 from models.manifest import Manifest
+from models.wording import on_one_line
 from serving.cluster.places import Source, file_system
 from serving.scoring import COLUMNS, OF_NOVELTY, Row, columns, named
 
@@ -151,8 +152,7 @@ def _readable(place: Source) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{place} cannot be read: {reason}") from error
+        raise DataError(f"{place} cannot be read: {on_one_line(error)}") from error
 
 
 def _base_name(entry: Any) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import DataError
+from models.wording import on_one_line
 from serving.predict import EXTENSIONS, find
 
 SCHEMES = ("s3", "gs")
@@ -91,7 +92,7 @@ def _below(url: str) -> Iterator[File]:
         else:
             found = [path] if itself.type == fs.FileType.File else []
     except (OSError, ValueError) as error:
-        raise DataError(f"{shown} cannot be listed: {' '.join(str(error).split())}") from error
+        raise DataError(f"{shown} cannot be listed: {on_one_line(error)}") from error
     if not found:
         raise DataError(
             f"no images in {shown}: none of the objects ends in {', '.join(sorted(_WANTED))}"

@@ -18,7 +18,7 @@ from benchmarks import dashboard, drift
 from models.manifest import Baseline
 from testkit import novel_models, tiny_models
 from testkit.colour_model import RED, VALIDATION_IMAGES, add, ask, colours, measured_baseline
-from testkit.prometheus import RULES, firing, query, shortened, watching
+from testkit.prometheus import RULES, WITHIN_S, firing, query, shortened, watching
 from testkit.servers import ROOT, Server, serve
 from testkit.waiting import until
 
@@ -61,8 +61,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         for _ in range(2):  # codes that first appear in one scrape have a rate after the next
             dashboard.overload(server, random)
         dashboard.swap(server, store, random)
-        until(lambda: bool(query(url, "job:labrador_requests_shed:ratio_rate5m > 0")))
-        until(lambda: bool(query(url, "job:labrador_requests_failed:ratio_rate5m > 0")))
+        until(lambda: bool(query(url, "job:labrador_requests_shed:ratio_rate5m > 0")), WITHIN_S)
+        until(lambda: bool(query(url, "job:labrador_requests_failed:ratio_rate5m > 0")), WITHIN_S)
         yield Watched(server, url)
 
 
@@ -103,7 +103,7 @@ def test_the_alerts_fire_for_what_was_done_to_the_service(watched: Watched) -> N
         ("LabradorNotOnCuda", "fragile"),
         ("LabradorNotOnCuda", "tags"),
     }
-    until(lambda: expected <= firing(watched.prometheus))
+    until(lambda: expected <= firing(watched.prometheus), WITHIN_S)
     assert firing(watched.prometheus) == expected
 
 
@@ -170,7 +170,7 @@ def test_images_unlike_the_validation_images_make_only_the_drift_alerts_fire(
             ("LabradorConfidenceDrift", "white"),
             ("LabradorUnknown", "white"),
         }
-        until(lambda: expected <= firing(url))
+        until(lambda: expected <= firing(url), WITHIN_S)
         counted = query(url, "job_model:labrador_confidence_count:increase6h")
         counts = {one["metric"]["model"]: float(one["value"][1]) for one in counted}
         assert counts == {name: len(images) for (_, name), images in asked.items()}

@@ -17,6 +17,8 @@ from testkit.object_storage import Proxy
 from testkit.servers import Server, get, serve
 from testkit.waiting import until
 
+WITHIN_S = 30
+
 BRIGHTER = tiny_models.WEIGHTS * 1.5
 
 
@@ -88,16 +90,16 @@ def test_a_server_follows_releases_and_serves_on_while_the_store_is_away(
     with serve(tmp_path, trust=trust, cache=tmp_path / "served", **settings) as server:
         assert _version(server) == "1"
         Store(s3.url).release("colours", 2)
-        until(lambda: _version(server) == "2")
+        until(lambda: _version(server) == "2", WITHIN_S)
         s3.fault = lambda method, path: "hang"
         failures = server.metric("labrador_store_failures_total")
-        until(lambda: server.metric("labrador_store_failures_total") > failures)
+        until(lambda: server.metric("labrador_store_failures_total") > failures, WITHIN_S)
         assert get(f"{server.url}/readyz").status_code == 200
         s3.fault = lambda method, path: None
         Store(s3.url).release("colours", 3)  # nobody has signed it
-        until(lambda: "colours/3 is not signed: it has no model.sig" in server.log())
+        until(lambda: "colours/3 is not signed: it has no model.sig" in server.log(), WITHIN_S)
         assert _version(server) == "2"
         assert get(f"{server.url}/readyz").status_code == 200
         s3.requests.clear()
-        until(lambda: len(s3.requests) > 3)
+        until(lambda: len(s3.requests) > 3, WITHIN_S)
         assert {found for found in s3.requests} == {("GET", "colours/RELEASED", 304)}

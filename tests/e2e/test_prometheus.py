@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from testkit import tiny_models
-from testkit.prometheus import query, watching
+from testkit.prometheus import WITHIN_S, query, watching
 from testkit.servers import serve
 from testkit.waiting import until
 
@@ -26,7 +26,7 @@ def wait_for(url: str, expression: str, value: float) -> dict[str, str]:
         found[:] = query(url, expression)
         return bool(found) and float(found[0]["value"][1]) == pytest.approx(value, abs=1e-6)
 
-    until(has_it)
+    until(has_it, WITHIN_S)
     labels: dict[str, str] = found[0]["metric"]
     return labels
 

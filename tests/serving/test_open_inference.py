@@ -18,10 +18,10 @@ from tritonclient.utils import InferenceServerException
 from models.preprocess import decode_with_box
 from serving.open_inference.request import VALUES_MAX
 from testkit import mapped_models, novel_models, tiny_models
-from testkit.in_process import WITHIN_S, Hold, Inside
+from testkit.in_process import Hold, Inside
 from testkit.json_schema import problem
 from testkit.servers import Server, get, post, serve
-from testkit.waiting import until
+from testkit.waiting import WITHIN_S, until
 
 RED, GREEN = tiny_models.picture((200, 30, 30)), tiny_models.picture((30, 200, 30))
 SIZE = tiny_models.SIZE_PX

@@ -23,9 +23,9 @@ from serving.local import Local
 from serving.prediction import TOP_K
 from serving.settings import Settings
 from testkit import tiny_models
-from testkit.in_process import WITHIN_S, Hold, Inside, run_inside
+from testkit.in_process import Hold, Inside, run_inside
 from testkit.servers import get, post
-from testkit.waiting import until
+from testkit.waiting import WITHIN_S, until
 
 RED = tiny_models.picture((200, 30, 30))  # 48 x 48 pixels
 

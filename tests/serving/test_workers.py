@@ -14,6 +14,8 @@ from testkit import tiny_models
 from testkit.servers import Server, post, serve
 from testkit.waiting import until
 
+WITHIN_S = 30
+
 
 @pytest.fixture(scope="module")
 def store_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -28,7 +30,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory, store_root: Path) -> Iterator
     """A server with two workers."""
     folder = tmp_path_factory.mktemp("pair")
     with serve(folder, workers=2, model_store=store_root, reload_s=0.05) as running:
-        until(lambda: running.log().count("runs in fp32") >= 2)
+        until(lambda: running.log().count("runs in fp32") >= 2, WITHIN_S)
         yield running
 
 
@@ -64,12 +66,12 @@ def test_every_worker_serves_the_released_version(pair: Server, store_root: Path
     assert set(versions_of(pair, 20)) == {"1"}
     swapped = 'labrador_reload_total{model="colours",result="swapped"}'
     Store(store_root).release("colours", 2)
-    until(lambda: pair.metric(swapped) == 2)
+    until(lambda: pair.metric(swapped) == 2, WITHIN_S)
     assert set(versions_of(pair, 20)) == {"2"}
 
 
 def test_a_dead_worker_is_not_counted_until_it_is_replaced(pair: Server) -> None:
     assert pair.metric("labrador_workers") == 2
     os.kill(pair.workers()[-1], signal.SIGKILL)
-    until(lambda: pair.metric("labrador_workers") == 1)
-    until(lambda: pair.metric("labrador_workers") == 2)
+    until(lambda: pair.metric("labrador_workers") == 1, WITHIN_S)
+    until(lambda: pair.metric("labrador_workers") == 2, WITHIN_S)

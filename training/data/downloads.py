@@ -10,6 +10,7 @@ from filelock import FileLock
 
 from models.cache_folder import cache_folder
 from models.errors import DataError
+from models.wording import on_one_line
 from training import output
 
 
@@ -47,7 +48,7 @@ def folder(name: str) -> Path:
                 if not whole.is_dir():
                     _download(download, whole)
         except Exception as error:  # from the network, the disk, the archive, the checksum
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = on_one_line(error) or type(error).__name__
             raise DataError(
                 f"{name} cannot be downloaded to {cache_folder()}: {reason}; download it by other"
                 " means and give its folder as DATA"

@@ -19,7 +19,7 @@ from filelock import FileLock
 from models.cache_folder import cache_folder
 from models.errors import DataError, LabradorError
 from models.preprocess import TRAINING_FORMATS, image_format
-from models.wording import counted
+from models.wording import counted, installing
 from training import output
 from training.data import sides
 from training.data.record import FORMATS
@@ -96,8 +96,7 @@ def _rows(file: Path) -> Iterator[tuple[bytes, str, Any]]:
         from pyarrow import parquet
     except ImportError as error:
         raise DataError(
-            f"{file} is Parquet, which needs pyarrow: pip install '.[parquet]' in Labrador's"
-            " checkout"
+            f"{file} is Parquet, which needs pyarrow: {installing('parquet')}"
         ) from error
     try:
         with parquet.ParquetFile(file) as table:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from models.errors import LabradorError
 from models.manifest import MODEL_FILE, Precision, Variant
 from models.outputs import Outputs
+from models.wording import on_one_line
 from training.export import reduced_precision
 from training.export.gate import Passed
 from training.export.onnx_export import TENSORS
@@ -79,5 +80,5 @@ def _reason(error: Exception, precision: Precision) -> str:
     """Why a form is left out, on one line."""
     if isinstance(error, LabradorError):
         return str(error).removeprefix(f"{precision}: ")
-    text = " ".join(str(error).split())
+    text = on_one_line(error)
     return f"it cannot be made: {type(error).__name__}: {text:.300}"

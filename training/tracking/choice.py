@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from models.bundle import write_atomically
 from models.errors import RecipeError, RunError
 from models.manifest import Frozen
+from models.wording import installing
 from training.run_folder import TRACKING_FILE
 
 
@@ -24,10 +25,7 @@ def check(choice: Choice) -> None:
     """RunError for a library that is not installed, RecipeError for a URI with a password."""
     for wanted, name in ((choice.tensorboard, "tensorboard"), (choice.mlflow, "mlflow")):
         if wanted and find_spec(name) is None:
-            raise RunError(
-                f"--{name} needs {name}, which is not installed: pip install '.[{name}]' in"
-                " Labrador's checkout"
-            )
+            raise RunError(f"--{name} needs {name}, which is not installed: {installing(name)}")
     if choice.mlflow is not None and "@" in urlsplit(choice.mlflow).netloc:
         raise RecipeError(
             "--mlflow: the URI is kept in the run, so give user and password as"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from models.wording import on_one_line
 from training import output, run_folder
 from training.recipe import Recipe
 from training.run_folder import Epoch
@@ -73,7 +74,7 @@ class Trackers:
             action()
         except Exception as error:  # of any kind: a server, a network, a disk, a library
             if name not in self._warned:
-                reason = " ".join(str(error).split())[:200] or type(error).__name__
+                reason = on_one_line(error)[:200] or type(error).__name__
                 output.warn(f"{name} got nothing: {reason}; this goes on without it")
             self._warned.add(name)
 
